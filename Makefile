@@ -1,0 +1,60 @@
+# Everything here needs nothing but python3 (3.11 or newer) and a package index.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format bench schema lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+demo: $(VENV)/.worker  ## worker and gateway on this machine, with a ready key (Ctrl-C stops both)
+	@exec $(BIN)/gateway demo
+
+test: $(VENV)/.dev  ## every test, in parallel
+	$(BIN)/pytest -q
+
+check: $(VENV)/.dev  ## format, lint, types, import contracts, schema freshness
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/gateway schema --check policies/policy.schema.json
+	$(BIN)/gateway check policies
+
+format: $(VENV)/.dev  ## rewrite the sources as `check` wants them
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev  ## CPU per request against nginx, one table
+	$(BIN)/python -m tests.bench
+
+schema: $(VENV)/.dev  ## rewrite policies/policy.schema.json
+	$(BIN)/gateway schema > policies/policy.schema.json
+
+lock:  ## resolve the dependencies anew (needs uv); no index address is written
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header requirements/build.in -o requirements/build.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header pyproject.toml -o requirements/base.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header pyproject.toml --extra worker -o requirements/worker.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header pyproject.toml --extra worker --extra dev -o requirements/dev.txt
+
+clean:  ## remove what make made (not the model cache in your home)
+	rm -rf $(VENV) .demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; " + sys.executable + " is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else 0'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.worker: requirements/worker.txt requirements/build.txt pyproject.toml | $(BIN)/python
+	@echo "installing the locked dependencies into $(VENV) (about a minute the first time)"
+	$(PIP) install --require-hashes --only-binary :all: -r requirements/build.txt -r requirements/worker.txt
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt requirements/build.txt pyproject.toml | $(BIN)/python
+	@echo "installing the locked dependencies into $(VENV) (about a minute the first time)"
+	$(PIP) install --require-hashes --only-binary :all: -r requirements/build.txt -r requirements/dev.txt
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@ $(VENV)/.worker
