@@ -1,0 +1,106 @@
+"""Places that serve models, and facts about what they serve. The structs are the configuration's own shape."""
+
+from decimal import Decimal
+from typing import Annotated, Literal
+
+import msgspec
+
+from gateway.domain.usage import NANO_PER_USD, PriceTable
+
+Capability = Literal["tools", "json_schema", "vision", "audio", "logprobs", "seed", "stop"]
+"""What a request may need beyond plain text; routing keeps only targets that accept it."""
+
+Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
+ModelName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._:/@-]{1,128}$")]
+Price = Annotated[Decimal, msgspec.Meta(ge=0)]
+
+
+class Domains(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A backend's failure domains: what it has in common with others when something breaks."""
+
+    provider: str | None = None
+    """Who runs or licenses the model, for example `openai`. Azure's OpenAI models have the provider `openai` too."""
+    cloud: str | None = None
+    """Whose data centre, for example `aws`."""
+    accelerator: str | None = None
+    """The chip, for example `trainium` or `nvidia`."""
+    region: str | None = None
+
+
+class Prices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Prices in USD per million tokens."""
+
+    input: Price
+    output: Price
+    cached_input: Price | None = None
+    """Prompt tokens read from the backend's cache; the price of `input` when absent."""
+    cache_write: Price | None = None
+    """Prompt tokens written to the backend's cache; the price of `input` when absent."""
+
+    def table(self) -> PriceTable:
+        """The same prices as whole nano-dollars per million tokens, with a version that changes with any of them."""
+        parts = [self.input, self.cached_input, self.cache_write, self.output]
+        amounts = [int((self.input if part is None else part) * NANO_PER_USD) for part in parts]
+        version = "-".join(f"{amount:x}" for amount in amounts)
+        return PriceTable(
+            input=amounts[0], cached_input=amounts[1], cache_write=amounts[2], output=amounts[3], version=version
+        )
+
+
+class Quirks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Ways in which a server departs from its dialect. The defaults are the dialect's own."""
+
+    max_tokens_field: Literal["keep", "max_tokens", "max_completion_tokens"] = "keep"
+    """The name under which the server takes the output limit of a chat; `keep` sends the client's own."""
+    reports_stream_usage: bool = True
+    """Whether the server understands `stream_options: {include_usage: true}`."""
+    requires_finish_reason: bool = True
+    """Whether a stream without a finish_reason is cut short. Some servers never send one, only `[DONE]`."""
+
+
+class ServedModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Facts about one model at one backend."""
+
+    context: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    """Tokens that prompt and answer may have together; None when unknown, which excludes nothing."""
+    prices: Prices | None = None
+    """None counts as free."""
+    accepts: tuple[Capability, ...] = ("tools", "json_schema", "vision", "audio", "logprobs", "seed", "stop")
+    """What the model takes beyond plain text."""
+    quirks: Quirks = Quirks()
+
+
+class BearerCredential(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Sent as `Authorization: Bearer …`."""
+
+    bearer: str
+    """A reference: `env:NAME` or `file:PATH`. Never the secret itself."""
+
+
+class HeaderValue(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A header that carries a secret."""
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]{1,64}$")]
+    value: str
+    """A reference: `env:NAME` or `file:PATH`. Never the secret itself."""
+
+
+class HeaderCredential(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Sent as a header of the backend's own choosing."""
+
+    header: HeaderValue
+
+
+class Backend(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A place that serves models."""
+
+    dialect: Literal["openai"]
+    """The wire format it speaks."""
+    base_url: str
+    """`http(s)://host[:port]/path`, up to and including the version: `http://127.0.0.1:8090/v1`."""
+    models: dict[ModelName, ServedModel]
+    """The backend's own model names."""
+    credential: BearerCredential | HeaderCredential | None = None
+    allow_private: bool = False
+    """Whether the address may be private or loopback. Only the operator's word opens these."""
+    domains: Domains = Domains()

@@ -1,0 +1,102 @@
+"""What a backend did wrong, in our words, and what may be done about it. Pure."""
+
+from enum import StrEnum
+from typing import Literal
+
+import msgspec
+
+Phase = Literal["connect", "first_token", "idle", "progress", "total"]
+"""The wait a deadline belongs to; `param` of an `upstream_timeout`."""
+
+
+class FaultKind(StrEnum):
+    """The closed list of ways in which a backend fails a request."""
+
+    CONNECT = "connect"
+    """Refused, unresolvable, no TLS: no byte of the request was sent."""
+    STALE = "stale"
+    """A kept connection turned out to be closed before it took the request."""
+    TIMEOUT = "timeout"
+    """A deadline passed; `phase` says which."""
+    LOST = "lost"
+    """The connection broke after the request was sent."""
+    PROTOCOL = "protocol"
+    """An answer that is not HTTP, not JSON, or not of the dialect."""
+    TRUNCATED = "truncated"
+    """A stream that ended without its end."""
+    SERVER_ERROR = "server_error"
+    """The backend says that it failed."""
+    OVERLOADED = "overloaded"
+    """The backend says that it is too busy."""
+    RATE_LIMITED = "rate_limited"
+    """The backend limits our credential for now."""
+    QUOTA = "quota"
+    """The credential has no money left; waiting does not help."""
+    AUTH = "auth"
+    """The backend refuses our credential."""
+    MODEL_MISSING = "model_missing"
+    """The backend does not have the model that the configuration names."""
+    REJECTED = "rejected"
+    """The backend finds the client's request wrong; any other would too."""
+    CONTEXT = "context"
+    """The prompt is too long for the model."""
+    CONTENT_FILTER = "content_filter"
+    """The backend refuses the content."""
+
+
+class Recourse(StrEnum):
+    """What may be tried after a fault, before any content was delivered."""
+
+    SAME_ONCE = "same_once"
+    """The same backend once more: it never saw the request."""
+    ELSEWHERE = "elsewhere"
+    """Another backend."""
+    NONE = "none"
+    """Nothing: the fault is the request's own."""
+
+
+RECOURSE: dict[FaultKind, Recourse] = {
+    FaultKind.CONNECT: Recourse.ELSEWHERE,
+    FaultKind.STALE: Recourse.SAME_ONCE,
+    FaultKind.TIMEOUT: Recourse.ELSEWHERE,
+    FaultKind.LOST: Recourse.ELSEWHERE,
+    FaultKind.PROTOCOL: Recourse.ELSEWHERE,
+    FaultKind.TRUNCATED: Recourse.ELSEWHERE,
+    FaultKind.SERVER_ERROR: Recourse.ELSEWHERE,
+    FaultKind.OVERLOADED: Recourse.ELSEWHERE,
+    FaultKind.RATE_LIMITED: Recourse.ELSEWHERE,
+    FaultKind.QUOTA: Recourse.ELSEWHERE,
+    FaultKind.AUTH: Recourse.ELSEWHERE,
+    FaultKind.MODEL_MISSING: Recourse.ELSEWHERE,
+    FaultKind.REJECTED: Recourse.NONE,
+    FaultKind.CONTEXT: Recourse.NONE,
+    FaultKind.CONTENT_FILTER: Recourse.NONE,
+}
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
+    """One backend's failure at one attempt."""
+
+    kind: FaultKind
+    message: str
+    """For operators and, sanitised by the dialect, for clients of rejected requests. Never a prompt or a key."""
+    status: int | None = None
+    """The HTTP status, when there was one."""
+    code: str | None = None
+    """The backend's own error code."""
+    param: str | None = None
+    """The request field the backend complains about."""
+    retry_after_s: float | None = None
+    """Seconds the backend asks us to wait, as it said them."""
+    phase: Phase | None = None
+    """For TIMEOUT: which wait ran out."""
+
+    @property
+    def recourse(self) -> Recourse:
+        """What may be tried next, as long as no content was delivered."""
+        return RECOURSE[self.kind]
+
+    @property
+    def error_type(self) -> str:
+        """`error.type` of the attempt's span: the status, else one of a closed list."""
+        return str(self.status) if self.status is not None else self.kind.value

@@ -1,0 +1,84 @@
+"""What a class of tenants may do: models and how they are served, limits, timeouts, retries."""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from gateway.domain.backend import ModelName
+
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=3600)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000_000)]
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a tenant may take at once and per minute. Absent means unlimited."""
+
+    requests_per_minute: Count | None = None
+    tokens_per_minute: Count | None = None
+    """Prompt and completion tokens together."""
+    concurrency: Count | None = None
+    """Requests in flight at the same time."""
+
+    def overridden_by(self, other: "Limits") -> "Limits":
+        """These limits with every limit that `other` names taken from it."""
+        return Limits(
+            requests_per_minute=other.requests_per_minute or self.requests_per_minute,
+            tokens_per_minute=other.tokens_per_minute or self.tokens_per_minute,
+            concurrency=other.concurrency or self.concurrency,
+        )
+
+
+class Timeouts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long each wait may take, in seconds."""
+
+    connect: Seconds = 2.0
+    """To a connection that takes the request (TCP and TLS)."""
+    first_token: Seconds = 20.0
+    """From sending a streamed request to its first content; headers and pings do not count."""
+    idle: Seconds = 15.0
+    """Between two reads of a stream that has begun."""
+    progress: Seconds = 60.0
+    """Between two pieces of content, though pings arrive."""
+    total: Seconds = 600.0
+    """From accepting the request to its end, all attempts together. The only bound, after connecting, of an unstreamed
+    answer, which comes in one piece."""
+
+
+class Retries(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How often a request may be tried."""
+
+    attempts: Annotated[int, msgspec.Meta(ge=1, le=3)] = 3
+    """Tries in all, the first one included."""
+
+
+class Strategy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How targets are ordered."""
+
+    mode: Literal["priority", "weighted"] = "priority"
+    """`priority`: in the order they are listed. `weighted`: drawn by weight, without replacement."""
+
+
+class TargetRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A candidate by name: one model at one backend."""
+
+    backend: str
+    model: ModelName
+    weight: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1
+    """Share of first tries relative to the other targets; only `weighted` reads it."""
+
+
+class ModelRoute(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How one public model is served."""
+
+    targets: Annotated[tuple[TargetRef, ...], msgspec.Meta(min_length=1, max_length=64)]
+    strategy: Strategy = Strategy()
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a class of tenants may do."""
+
+    models: dict[ModelName, ModelRoute]
+    """Public model name → how it is served."""
+    limits: Limits = Limits()
+    timeouts: Timeouts = Timeouts()
+    retries: Retries = Retries()

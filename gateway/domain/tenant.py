@@ -1,0 +1,57 @@
+"""Who pays, and what proves it."""
+
+import datetime as dt
+from typing import Annotated
+
+import msgspec
+
+from gateway.domain.backend import ModelName
+from gateway.domain.policy import Limits
+
+KeyName = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+
+
+class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
+    """What the gateway keeps of a key: never the key."""
+
+    public_id: str
+    """May appear in logs, spans and limits."""
+    tenant: str
+    digest: bytes
+    """SHA-256 of the whole key, 32 bytes."""
+    name: str = ""
+    models: tuple[str, ...] | None = None
+    """Public models the key may use; None is every model of the policy."""
+    expires_at: float | None = None
+    """Seconds since the epoch; None never expires."""
+
+
+class Tenant(msgspec.Struct, frozen=True, kw_only=True):
+    """Who pays."""
+
+    id: str
+    policy: str
+    limits: Limits
+    """What holds for this tenant: its policy's limits with its own overrides."""
+
+
+class KeyEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A key as the configuration names it."""
+
+    name: KeyName
+    sha256: Digest
+    """Hex SHA-256 of the whole key."""
+    models: tuple[ModelName, ...] | None = None
+    """Public models the key may use; absent means every model of the policy."""
+    expires: dt.date | None = None
+    """The first day (UTC) on which the key no longer works."""
+
+
+class TenantEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A tenant as the configuration names it."""
+
+    policy: str
+    limits: Limits = Limits()
+    """Overrides of the policy's limits, field by field."""
+    keys: tuple[KeyEntry, ...] = ()

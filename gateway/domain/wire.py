@@ -1,0 +1,57 @@
+"""HTTP as values: what is sent to a backend and what comes back, without a socket."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from gateway.domain.fault import Fault
+
+Headers = Sequence[tuple[bytes, bytes]]
+"""Header fields in order; names in lower case."""
+
+
+class WireRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One HTTP request to a backend, built from an allow-list. Encoding the same request twice gives the same value."""
+
+    method: str
+    path: str
+    """Below the backend's base URL, with a leading slash: `/chat/completions`."""
+    headers: Headers = ()
+    """Content headers only. The transport adds host, credential, length and the fixed headers of every request."""
+    body: bytes = b""
+
+
+class Receiver(Protocol):
+    """What a transport tells of one call, in this order: `sent`? `head`? `data`* then exactly one of `ended`, `failed`.
+
+    Called on the event loop, never from inside the call that started the request, and never again after `abort`.
+    """
+
+    def sent(self) -> None:
+        """Take note that the request was handed to a live connection: the backend may have seen it from here on."""
+
+    def head(self, status: int, headers: Headers) -> None:
+        """Take the status and the header fields of the answer."""
+
+    def data(self, data: bytes) -> None:
+        """Take the next bytes of the body, as many as one read brought."""
+
+    def ended(self) -> None:
+        """Take note that the answer is whole."""
+
+    def failed(self, fault: Fault) -> None:
+        """Take note that no more will come; `fault.kind` is CONNECT, STALE, LOST or PROTOCOL."""
+
+
+class Call(Protocol):
+    """A request on its way."""
+
+    def abort(self) -> None:
+        """Give up at once: closes the connection unless the answer is whole. Does nothing the second time."""
+
+    def pause(self) -> None:
+        """Stop reading the answer: the backend is held back by TCP."""
+
+    def resume(self) -> None:
+        """Go on reading."""
