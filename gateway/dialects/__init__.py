@@ -1,0 +1,11 @@
+"""Wire formats: bytes to domain values and back, one folder a dialect. Does no I/O."""
+
+from gateway.dialects import openai
+from gateway.dialects.protocols import UpstreamDialect
+
+_UPSTREAM: dict[str, UpstreamDialect] = {"openai": openai.UPSTREAM}
+
+
+def upstream_dialect(name: str) -> UpstreamDialect:
+    """The dialect that a backend's configuration names; the configuration's own check guarantees that it exists."""
+    return _UPSTREAM[name]

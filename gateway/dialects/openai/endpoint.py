@@ -1,0 +1,198 @@
+"""OpenAI's endpoints as clients call them: reads requests, writes answers. Does no I/O."""
+
+import re
+from collections.abc import Sequence
+from typing import Annotated, Final
+
+import msgspec
+
+from gateway.dialects.openai.wire import fields_decoder, messages_decoder
+from gateway.domain.backend import Capability
+from gateway.domain.chat import ChatReply, ChatRequest, Chunk, EndpointName
+from gateway.domain.errors import InvalidRequest, UnknownModel, UnsupportedParameter
+
+_MAX_MODEL_NAME = 128
+_TOKENS_PER_MESSAGE = 3
+
+_DANGEROUS: Final = frozenset(
+    {
+        "api_base", "base_url", "api_key", "api_version", "extra_headers", "extra_body", "custom_llm_provider",
+        "organization", "mock_response", "proxy", "aws_access_key_id", "aws_secret_access_key", "aws_session_token",
+        "aws_region_name", "aws_profile_name", "aws_role_name",
+    }
+)  # fmt: skip
+"""Fields that other gateways let a caller redirect requests with. None of them ever leaves."""
+
+_Flag = bool | None
+_Limit = Annotated[int, msgspec.Meta(ge=1, le=100_000_000)] | None
+_Choices = Annotated[int, msgspec.Meta(ge=1, le=128)] | None
+
+
+class _Form(msgspec.Struct):
+    type: str | None = None
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+_DECODERS: Final[dict[object, msgspec.json.Decoder[object]]] = {
+    kind: msgspec.json.Decoder(kind) for kind in (str, _Flag, _Limit, _Choices, _Form | None, _StreamOptions | None)
+}
+_NO_MESSAGES: Final = re.compile(rb"[^\[]|\[\s*\]")
+"""Matches where a prompt is not a list, or an empty one. The messages themselves are the backend's to judge."""
+
+
+class OpenAIEndpoint:
+    """One of OpenAI's endpoints. They differ in where the prompt stands."""
+
+    end_of_stream = b"data: [DONE]\n\n"
+
+    def __init__(self, name: EndpointName, *, operation: str, prompt_fields: tuple[str, ...]) -> None:
+        self.name = name
+        self.operation = operation
+        self._prompt_fields = prompt_fields
+
+    def decode_request(self, body: bytes) -> ChatRequest:
+        """The request, its values kept as they came.
+
+        Decoding into a mapping leaves one value of a repeated key, and only that one is sent on: what we judged is
+        what the backend reads.
+        """
+        try:
+            if not body.isascii():
+                body.decode("utf-8")  # Values are kept unread, so nothing else would notice.
+            fields = fields_decoder.decode(body)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            raise InvalidRequest("The body is not a JSON object.", code="invalid_json") from None
+        for name in fields.keys() & _DANGEROUS:
+            raise InvalidRequest(f"`{name}` is not accepted: where requests go is the operator's to say.", param=name)
+        if "gateway" in fields:
+            raise UnsupportedParameter("`gateway` preferences are not supported by this version.", param="gateway")
+        prompt = self._prompt(fields)
+        stream = bool(_field(fields, "stream", _Flag))
+        return ChatRequest(
+            endpoint=self.name,
+            model=_model(fields),
+            stream=stream,
+            wants_usage=_wants_usage(fields, stream=stream),
+            max_output_tokens=self._max_output_tokens(fields),
+            choices=int(_field(fields, "n", _Choices) or 1),  # type: ignore[call-overload]  # decoded as int | None
+            needs=_needs(fields, prompt),
+            prompt_bytes=sum(len(memoryview(fields[name])) for name in self._prompt_fields if name in fields),
+            fields=fields,
+        )
+
+    def prompt_texts(self, request: ChatRequest) -> Sequence[str]:
+        """The texts of the prompt, tools as their JSON, and a little for the frame around each message.
+
+        OpenAI's cookbook: 3 tokens a message, 1 for a name, 3 to start the answer. The frame counts as words here.
+        """
+        texts: list[str] = []
+        for name in self._prompt_fields:
+            raw = request.fields.get(name)
+            if raw is None:
+                continue
+            if name != "messages":
+                texts.append(bytes(raw).decode("utf-8", "replace"))
+                continue
+            try:
+                messages = messages_decoder.decode(raw)
+            except (msgspec.DecodeError, RecursionError):
+                texts.append(bytes(raw).decode("utf-8", "replace"))
+                continue
+            for message in messages:
+                texts.append(" a" * _TOKENS_PER_MESSAGE)
+                if isinstance(message.content, str):
+                    texts.append(message.content)
+                elif message.content is not None:
+                    texts.extend(part.text for part in message.content if part.text)
+                if message.tool_calls is not None:
+                    texts.append(bytes(message.tool_calls).decode("utf-8", "replace"))
+            texts.append(" a" * _TOKENS_PER_MESSAGE)
+        return texts
+
+    def encode_reply(self, reply: ChatReply) -> bytes:
+        """The backend's own bytes: it speaks the client's dialect."""
+        return reply.raw
+
+    def encode_chunk(self, chunk: Chunk) -> bytes:
+        """The backend's own bytes: it speaks the client's dialect."""
+        return chunk.raw
+
+    def _prompt(self, fields: dict[str, msgspec.Raw]) -> bytes:
+        required = self._prompt_fields[0]
+        raw = fields.get(required)
+        if raw is None:
+            raise InvalidRequest(f"`{required}` is missing.", param=required)
+        prompt = bytes(raw)
+        if required == "messages" and _NO_MESSAGES.match(prompt):
+            raise InvalidRequest("`messages` must be a list with at least one message.", param="messages")
+        return prompt
+
+    def _max_output_tokens(self, fields: dict[str, msgspec.Raw]) -> int | None:
+        names = ("max_completion_tokens", "max_tokens") if self.name == "chat" else ("max_tokens",)
+        limits = [value for name in names if isinstance(value := _field(fields, name, _Limit), int)]
+        return min(limits) if limits else None
+
+
+def _field(fields: dict[str, msgspec.Raw], name: str, kind: object) -> object:
+    """The value of an optional field. Raises InvalidRequest naming the field when it is of another kind."""
+    raw = fields.get(name)
+    if raw is None:
+        return None
+    try:
+        return _DECODERS[kind].decode(raw)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidRequest(f"`{name}`: {error}", param=name) from None
+
+
+def _model(fields: dict[str, msgspec.Raw]) -> str:
+    model = _field(fields, "model", str)
+    if not isinstance(model, str) or not model:
+        raise InvalidRequest("`model` is missing: name one of the models that GET /v1/models lists.", param="model")
+    if len(model) > _MAX_MODEL_NAME or not model.isascii():
+        shown = ascii(model[:64])
+        raise UnknownModel(f"The model {shown} does not exist.", param="model")
+    return model
+
+
+def _wants_usage(fields: dict[str, msgspec.Raw], *, stream: bool) -> bool:
+    options = _field(fields, "stream_options", _StreamOptions | None)
+    if options is None:
+        return False
+    if not stream:
+        raise InvalidRequest("`stream_options` is only allowed when `stream` is true.", param="stream_options")
+    return isinstance(options, _StreamOptions) and bool(options.include_usage)
+
+
+def _needs(fields: dict[str, msgspec.Raw], prompt: bytes) -> frozenset[Capability]:
+    """What the target must be able to do. Content parts are found by their quoted names, which text cannot contain."""
+    needs: set[Capability] = set()
+    if _present(fields, "tools") or _present(fields, "functions"):
+        needs.add("tools")
+    form = _field(fields, "response_format", _Form | None)
+    if isinstance(form, _Form) and form.type not in {None, "text"}:
+        needs.add("json_schema")
+    if _present(fields, "logprobs") or _present(fields, "top_logprobs"):
+        needs.add("logprobs")
+    if _present(fields, "seed"):
+        needs.add("seed")
+    if _present(fields, "stop"):
+        needs.add("stop")
+    if b'"image_url"' in prompt:
+        needs.add("vision")
+    if b'"input_audio"' in prompt:
+        needs.add("audio")
+    return frozenset(needs)
+
+
+def _present(fields: dict[str, msgspec.Raw], name: str) -> bool:
+    raw = fields.get(name)
+    return raw is not None and bytes(raw) not in {b"null", b"false", b"[]"}
+
+
+CHAT: Final = OpenAIEndpoint(
+    "chat", operation="chat", prompt_fields=("messages", "tools", "functions", "response_format")
+)
+COMPLETIONS: Final = OpenAIEndpoint("completions", operation="text_completion", prompt_fields=("prompt",))

@@ -1,0 +1,110 @@
+"""What an OpenAI-like backend means by an error: tables of codes and statuses. Does no I/O."""
+
+import re
+from typing import Final
+
+import msgspec
+
+from gateway.dialects.openai.wire import WireError, error_decoder
+from gateway.domain.fault import Fault, FaultKind
+from gateway.domain.wire import Headers
+
+_MAX_MESSAGE = 500
+
+_BY_WORD: Final = {
+    "insufficient_quota": FaultKind.QUOTA,
+    "credit_balance_exhausted": FaultKind.QUOTA,
+    "billing_hard_limit_reached": FaultKind.QUOTA,
+    "invalid_api_key": FaultKind.AUTH,
+    "authentication_error": FaultKind.AUTH,
+    "permission_error": FaultKind.AUTH,
+    "content_filter": FaultKind.CONTENT_FILTER,
+    "content_policy_violation": FaultKind.CONTENT_FILTER,
+    "context_length_exceeded": FaultKind.CONTEXT,
+    "model_not_found": FaultKind.MODEL_MISSING,
+    "slow_down": FaultKind.RATE_LIMITED,
+    "rate_limit_exceeded": FaultKind.RATE_LIMITED,
+    "rate_limit_error": FaultKind.RATE_LIMITED,
+    "overloaded": FaultKind.OVERLOADED,
+    "overloaded_error": FaultKind.OVERLOADED,
+}
+"""Error codes and types that say more than their status does. The code is asked before the type."""
+
+_BY_STATUS: Final = {
+    401: FaultKind.AUTH,
+    402: FaultKind.QUOTA,
+    403: FaultKind.AUTH,
+    404: FaultKind.MODEL_MISSING,
+    408: FaultKind.SERVER_ERROR,
+    409: FaultKind.SERVER_ERROR,
+    429: FaultKind.RATE_LIMITED,
+    503: FaultKind.OVERLOADED,
+    529: FaultKind.OVERLOADED,
+}
+
+_BY_CLASS: Final = {
+    3: FaultKind.PROTOCOL,  # Never followed: a redirect could lead anywhere.
+    4: FaultKind.REJECTED,
+}
+
+_TOO_LONG: Final = re.compile(
+    r"context.{0,20}(length|window)|maximum context|too many tokens|prompt is too long", re.IGNORECASE
+)
+"""How servers without error codes say that the prompt does not fit (vLLM, TensorRT-LLM, SGLang)."""
+
+_SECRET: Final = re.compile(r"\b(sk|nvapi|key|gk|ga)[-_][A-Za-z0-9_*.-]{6,}")
+
+
+def fault_of(status: int, error: msgspec.Raw | None, headers: Headers = ()) -> Fault:
+    """What an error object and the status it came with mean together.
+
+    A 429 may mean "later" or "never", a 400 "too long" or "wrong"; an error event inside a stream has the status 200,
+    and then only its words count.
+    """
+    wire = _decoded(error)
+    code = str(wire.code) if wire.code not in {None, ""} else None
+    message = _clean(wire.message)
+    kind = next((_BY_WORD[word] for word in (code, wire.type) if word in _BY_WORD), None)
+    if kind is None:
+        kind = _BY_STATUS.get(status) or _BY_CLASS.get(status // 100, FaultKind.SERVER_ERROR)
+        if wire.type == "invalid_request_error" and kind is FaultKind.SERVER_ERROR:
+            kind = FaultKind.REJECTED
+        if kind is FaultKind.REJECTED and _TOO_LONG.search(message):
+            kind = FaultKind.CONTEXT
+    return Fault(
+        kind=kind, status=status, code=code, param=wire.param, message=message, retry_after_s=_retry_after(headers)
+    )
+
+
+def _decoded(error: msgspec.Raw | None) -> WireError:
+    if error is None:
+        return WireError()
+    try:
+        return error_decoder.decode(error)
+    except msgspec.DecodeError:
+        return WireError()  # A plain string or another shape: the status has to do.
+
+
+def _clean(message: str | None) -> str:
+    """A backend's message fit for a client: bounded, printable, without anything that looks like a key."""
+    if not message:
+        return "the backend gave no reason"
+    printable = "".join(char if char.isprintable() else " " for char in message[:_MAX_MESSAGE])
+    return _SECRET.sub("[redacted]", printable)
+
+
+def _retry_after(headers: Headers) -> float | None:
+    """Seconds the backend asks for, as it said them: `retry-after-ms` first, then `retry-after`; None when unreadable.
+
+    A date is unreadable here: it needs a clock, and the default wait serves as well.
+    """
+    for name, unit in ((b"retry-after-ms", 0.001), (b"retry-after", 1.0)):
+        for field, value in headers:
+            if field == name:
+                try:
+                    seconds = float(value) * unit
+                except ValueError:
+                    continue
+                if 0 <= seconds < float("inf"):
+                    return seconds
+    return None

@@ -1,0 +1,136 @@
+"""OpenAI's streamed answers: a decoder that is also the judge of whether a stream is whole. Does no I/O."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from gateway.dialects.openai.faults import fault_of
+from gateway.dialects.openai.wire import Answer, Delta, answer_decoder
+from gateway.dialects.protocols import StreamEvent
+from gateway.dialects.sse import EventSplitter, EventTooLong, payload
+from gateway.domain.chat import Chunk, EndOfStream, MalformedEvent
+from gateway.domain.fault import Fault, FaultKind
+
+
+class OpenAIStreamDecoder:
+    """Decodes one stream of chat or completion chunks.
+
+    A stream is whole when every choice has its finish_reason, or `[DONE]` came from a server known to send none. A
+    clean end without either is TRUNCATED: to the official clients it would look like success.
+    """
+
+    __slots__ = (
+        "_choices",
+        "_ended",
+        "_finished",
+        "_requires_finish_reason",
+        "_splitter",
+        "finish_reasons",
+        "id",
+        "model",
+    )
+
+    def __init__(self, *, choices: int, requires_finish_reason: bool) -> None:
+        self._choices = choices
+        self._requires_finish_reason = requires_finish_reason
+        self._splitter = EventSplitter()
+        self._finished: set[int] = set()
+        self._ended = False
+        self.finish_reasons: list[str] = []
+        self.model: str | None = None
+        self.id: str | None = None
+
+    def feed(self, data: bytes) -> Sequence[StreamEvent]:
+        """Events that `data` completes; nothing after the end or a fault."""
+        events: list[StreamEvent] = []
+        try:
+            for raw in self._splitter.feed(data):
+                if self._ended:
+                    break  # What follows [DONE] is no part of the answer.
+                event = self._event(raw)
+                events.append(event)
+                self._ended = isinstance(event, EndOfStream | Fault)
+        except EventTooLong:
+            self._ended = True
+            events.append(Fault(kind=FaultKind.PROTOCOL, status=200, message="an event of the stream is too long"))
+        return events
+
+    def close(self) -> EndOfStream | Fault:
+        """Whole without `[DONE]` if every choice finished: some servers forget it."""
+        if self._is_whole() or (self._ended and not self._requires_finish_reason):
+            return EndOfStream()
+        return Fault(kind=FaultKind.TRUNCATED, status=200, message="the stream ended before the answer did")
+
+    def _is_whole(self) -> bool:
+        return len(self._finished) >= self._choices
+
+    def _event(self, raw: bytes) -> StreamEvent:
+        kind, data = payload(raw)
+        if data is None:
+            return Chunk(raw=raw)  # A comment: keeps the connection alive, says nothing.
+        if data == b"[DONE]":
+            return self._done()
+        try:
+            answer = answer_decoder.decode(data)
+        except (msgspec.DecodeError, RecursionError):
+            return self._unreadable(raw, data)
+        if answer.error is not None and bytes(answer.error) != b"null":
+            return fault_of(200, answer.error)
+        if kind == b"error":
+            return fault_of(200, msgspec.Raw(data))
+        return self._chunk(raw, answer)
+
+    def _done(self) -> EndOfStream | Fault:
+        if self._is_whole() or not self._requires_finish_reason:
+            return EndOfStream()
+        return Fault(kind=FaultKind.TRUNCATED, status=200, message="the stream ended without a finish_reason")
+
+    def _unreadable(self, raw: bytes, data: bytes) -> StreamEvent:
+        """JSON of a shape we do not know passes as content; anything else is malformed."""
+        try:
+            msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+        except (msgspec.DecodeError, RecursionError):
+            return MalformedEvent(size=len(raw))
+        return Chunk(raw=raw, has_content=True)
+
+    def _chunk(self, raw: bytes, answer: Answer) -> Chunk:
+        if answer.id:
+            self.id = answer.id
+        if answer.model:
+            self.model = answer.model
+        text = ""
+        has_content = False
+        for choice in answer.choices or ():
+            delta = choice.delta
+            if delta is not None:
+                if isinstance(delta.content, str) and delta.content:
+                    text += delta.content
+                    has_content = True
+                elif (more := _beyond_content(delta)) is not None:
+                    text += more
+                    has_content = True
+            if choice.text:
+                text += choice.text
+                has_content = True
+            if choice.finish_reason:
+                self._finished.add(choice.index)
+                self.finish_reasons.append(choice.finish_reason)
+                has_content = True  # An empty answer is an answer, too.
+        usage = answer.usage.buckets() if answer.usage is not None else None
+        return Chunk(
+            raw=raw,
+            text=text,
+            has_content=has_content,
+            is_usage_only=usage is not None and not answer.choices,
+            usage=usage,
+        )
+
+
+def _beyond_content(delta: Delta) -> str | None:
+    """Generated text that is not plain content; None when the delta bears nothing (a role alone, for example)."""
+    text = delta.reasoning_content or delta.reasoning or delta.refusal or ""
+    parts = [*(delta.tool_calls or ()), *(delta.content if isinstance(delta.content, list) else ())]
+    parts += [part for part in (delta.function_call, delta.audio) if part is not None and bytes(part) != b"null"]
+    if not text and not parts:
+        return None
+    return text + b"".join(map(bytes, parts)).decode("utf-8", "replace")

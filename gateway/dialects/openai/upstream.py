@@ -1,0 +1,105 @@
+"""OpenAI's dialect as backends speak it: encodes requests, reads replies, streams and faults. Does no I/O."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from gateway.dialects.openai.faults import fault_of
+from gateway.dialects.openai.stream import OpenAIStreamDecoder
+from gateway.dialects.openai.wire import Delta, answer_decoder
+from gateway.dialects.protocols import UpstreamDialect
+from gateway.domain.chat import ChatReply, ChatRequest
+from gateway.domain.fault import Fault, FaultKind
+from gateway.domain.plan import Target
+from gateway.domain.wire import Headers, WireRequest
+
+_CONTENT: Final = ((b"content-type", b"application/json"),)
+_PATHS: Final = {"chat": "/chat/completions", "completions": "/completions"}
+_WITH_USAGE: Final = msgspec.Raw(b'{"include_usage":true}')
+
+
+class _OpenAI:
+    """Stateless: one instance serves every backend of the dialect."""
+
+    def encode_request(self, request: ChatRequest, target: Target) -> WireRequest:
+        """The client's fields with the backend's model name: patched, not rebuilt.
+
+        Not in place: a retry encodes the same request for another target.
+        """
+        fields = dict(request.fields)
+        fields["model"] = msgspec.Raw(msgspec.json.encode(target.model))
+        quirks = target.facts.quirks
+        if request.stream and quirks.reports_stream_usage and not request.wants_usage:
+            fields["stream_options"] = _with_usage(fields.get("stream_options"))
+        if request.endpoint == "chat" and quirks.max_tokens_field != "keep":
+            limits = [fields.pop(name) for name in ("max_completion_tokens", "max_tokens") if name in fields]
+            if limits:
+                fields[quirks.max_tokens_field] = limits[0]
+        return WireRequest(
+            method="POST", path=_PATHS[request.endpoint], headers=_CONTENT, body=msgspec.json.encode(fields)
+        )
+
+    def decode_reply(self, request: ChatRequest, body: bytes) -> ChatReply | Fault:
+        """The answer and its usage; a fault when it is no answer, or an error that came with a 200."""
+        del request
+        try:
+            answer = answer_decoder.decode(body)
+        except (msgspec.DecodeError, RecursionError):
+            return Fault(kind=FaultKind.PROTOCOL, status=200, message="the answer is not JSON of the OpenAI dialect")
+        if answer.error is not None:
+            return fault_of(200, answer.error)
+        if not answer.choices:
+            return Fault(kind=FaultKind.PROTOCOL, status=200, message="the answer has no choices")
+        return ChatReply(
+            raw=body,
+            usage=answer.usage.buckets() if answer.usage else None,
+            finish_reasons=tuple(choice.finish_reason for choice in answer.choices if choice.finish_reason),
+            model=answer.model,
+            id=answer.id,
+            text="".join(choice.text or text_of(choice.message) for choice in answer.choices),
+        )
+
+    def decode_fault(self, status: int, headers: Headers, body: bytes) -> Fault:
+        """What the status, the error code and Retry-After say together."""
+        try:
+            error = answer_decoder.decode(body).error
+        except (msgspec.DecodeError, RecursionError):
+            error = None  # An HTML page, for example; nothing of it reaches the client.
+        return fault_of(status, error, headers)
+
+    def stream_decoder(self, request: ChatRequest, target: Target) -> OpenAIStreamDecoder:
+        """A decoder for one streamed answer."""
+        return OpenAIStreamDecoder(
+            choices=request.choices,
+            requires_finish_reason=target.facts.quirks.requires_finish_reason,
+        )
+
+
+def text_of(delta: Delta | None) -> str:
+    """All generated text of a delta or a message: content, reasoning, refusal and tool arguments."""
+    if delta is None:
+        return ""
+    text = delta.content if isinstance(delta.content, str) else _joined(delta.content)
+    for more in (delta.reasoning_content or delta.reasoning, delta.refusal):
+        if more:
+            text += more
+    if delta.tool_calls:
+        text += _joined(delta.tool_calls)
+    return text
+
+
+def _joined(parts: Sequence[msgspec.Raw] | None) -> str:
+    return b"".join(map(bytes, parts)).decode("utf-8", "replace") if parts else ""
+
+
+def _with_usage(options: msgspec.Raw | None) -> msgspec.Raw:
+    """The client's `stream_options` with the usage chunk asked for; the client is not shown it unless it asked."""
+    if options is None or bytes(options) == b"null":
+        return _WITH_USAGE
+    merged = msgspec.json.decode(options, type=dict[str, msgspec.Raw])
+    merged["include_usage"] = msgspec.Raw(b"true")
+    return msgspec.Raw(msgspec.json.encode(merged))
+
+
+UPSTREAM: Final[UpstreamDialect] = _OpenAI()

@@ -1,0 +1,58 @@
+"""What a dialect must be able to do. Two faces: towards backends (upstream) and towards clients (downstream)."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from gateway.domain.chat import ChatReply, ChatRequest, Chunk, EndOfStream, MalformedEvent
+from gateway.domain.fault import Fault
+from gateway.domain.plan import Target
+from gateway.domain.wire import Headers, WireRequest
+
+StreamEvent = Chunk | EndOfStream | MalformedEvent | Fault
+
+
+class StreamDecoder(Protocol):
+    """Turns a backend's event stream into events. One per attempt; any split of the bytes gives the same events."""
+
+    def feed(self, data: bytes) -> Sequence[StreamEvent]:
+        """Events that `data` completes. Nothing comes after EndOfStream or a Fault."""
+
+    def close(self) -> EndOfStream | Fault:
+        """What the end of the bytes means: a whole answer, or a Fault of kind TRUNCATED."""
+
+
+class UpstreamDialect(Protocol):
+    """How we speak to a backend. Pure: the same request encoded twice gives the same bytes, as a retry needs."""
+
+    def encode_request(self, request: ChatRequest, target: Target) -> WireRequest:
+        """The request in the backend's words."""
+
+    def decode_reply(self, request: ChatRequest, body: bytes) -> ChatReply | Fault:
+        """The answer, or a PROTOCOL fault when the body is not one."""
+
+    def decode_fault(self, status: int, headers: Headers, body: bytes) -> Fault:
+        """What an answer with an error status means."""
+
+    def stream_decoder(self, request: ChatRequest, target: Target) -> StreamDecoder:
+        """A decoder for one streamed answer."""
+
+
+class Endpoint(Protocol):
+    """How a client speaks to us at one path: a codec on the one pipeline."""
+
+    operation: str
+    """`gen_ai.operation.name` of its attempts: `chat` or `text_completion`."""
+    end_of_stream: bytes
+    """What tells the client that a stream is whole."""
+
+    def decode_request(self, body: bytes) -> ChatRequest:
+        """The request. Raises InvalidRequest, saying what is wrong and in which field."""
+
+    def prompt_texts(self, request: ChatRequest) -> Sequence[str]:
+        """The texts a model will read, for counting tokens. Cannot fail: what is unreadable counts as its raw text."""
+
+    def encode_reply(self, reply: ChatReply) -> bytes:
+        """A whole answer in the client's dialect."""
+
+    def encode_chunk(self, chunk: Chunk) -> bytes:
+        """One event in the client's dialect."""

@@ -1,0 +1,72 @@
+"""The conversation as the gateway sees it: what a request asks for, and the pieces of its answer.
+
+The hub is OpenAI Chat's own shape. A request keeps its fields as the client wrote them, so that a backend of the same
+dialect gets them unread and unchanged.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from gateway.domain.backend import Capability
+from gateway.domain.usage import Usage
+
+EndpointName = Literal["chat", "completions"]
+
+
+class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What routing, admission and encoding need to know of one request."""
+
+    endpoint: EndpointName
+    model: str
+    """The public model name."""
+    stream: bool
+    wants_usage: bool
+    """Whether the client asked for a usage chunk at the end of the stream."""
+    max_output_tokens: int | None
+    choices: int
+    """How many answers are asked for (`n`)."""
+    needs: frozenset[Capability]
+    prompt_bytes: int
+    """Bytes of the fields that become the prompt, as they came."""
+    fields: dict[str, msgspec.Raw]
+    """The top-level fields of the body, their values as the client wrote them. Each name occurs once."""
+
+
+class ChatReply(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole answer."""
+
+    raw: bytes
+    """The body as the backend wrote it, in the backend's dialect."""
+    usage: Usage | None
+    """None when the backend reported none: absent is not zero."""
+    finish_reasons: tuple[str, ...]
+    model: str | None
+    id: str | None
+    text: str
+    """Generated text, for counting when no usage was reported."""
+
+
+class Chunk(msgspec.Struct, kw_only=True):
+    """One event of a streamed answer."""
+
+    raw: bytes
+    """The event as the backend wrote it, blank line included, in the backend's dialect."""
+    text: str = ""
+    """Generated text in this event (content, reasoning, tool arguments), for counting when no usage comes."""
+    has_content: bool = False
+    """Whether it bears content: from here on the answer belongs to this backend."""
+    is_usage_only: bool = False
+    """Whether it exists only to report usage; dropped when the client did not ask for it."""
+    usage: Usage | None = None
+
+
+class EndOfStream(msgspec.Struct, kw_only=True):
+    """The backend said that its stream is whole."""
+
+
+class MalformedEvent(msgspec.Struct, kw_only=True):
+    """An event that cannot be read. One is skipped, a second one breaks the stream."""
+
+    size: int
+    """Bytes; the content is not kept, it may be anything."""
