@@ -14,6 +14,13 @@ StreamEvent = Chunk | EndOfStream | MalformedEvent | Fault
 class StreamDecoder(Protocol):
     """Turns a backend's event stream into events. One per attempt; any split of the bytes gives the same events."""
 
+    finish_reasons: list[str]
+    """Of the choices that have ended so far."""
+    model: str | None
+    """The model that the backend says it is, once it said so."""
+    id: str | None
+    """The answer's id, once it came."""
+
     def feed(self, data: bytes) -> Sequence[StreamEvent]:
         """Events that `data` completes. Nothing comes after EndOfStream or a Fault."""
 

@@ -57,7 +57,7 @@ class OpenAIStreamDecoder:
 
     def close(self) -> EndOfStream | Fault:
         """Whole without `[DONE]` if every choice finished: some servers forget it."""
-        if self._is_whole() or (self._ended and not self._requires_finish_reason):
+        if self._is_whole():
             return EndOfStream()
         return Fault(kind=FaultKind.TRUNCATED, status=200, message="the stream ended before the answer did")
 

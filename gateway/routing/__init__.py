@@ -1,0 +1,1 @@
+"""Where a request may go and in which order. Decides; sends nothing."""
