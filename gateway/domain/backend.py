@@ -12,7 +12,7 @@ Capability = Literal["tools", "json_schema", "vision", "audio", "logprobs", "see
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
 ModelName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._:/@-]{1,128}$")]
-Price = Annotated[Decimal, msgspec.Meta(ge=0)]
+Price = Annotated[Decimal, msgspec.Meta(ge=0, le=1_000_000)]
 
 
 class Domains(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
