@@ -23,9 +23,12 @@ class Outcome(StrEnum):
 
 
 class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt's row. `(request_id, attempt)` is unique; writing a row twice changes nothing."""
+    """One attempt's row. `(exchange, attempt)` is unique; writing a row twice changes nothing."""
 
+    exchange: str
+    """Our own id of the request, also its decision's. A client may choose its request id, and choose one twice."""
     request_id: str
+    """What the client was told in `x-request-id`."""
     attempt: int
     """1 for the first try; 0 when the request ended before any was made."""
     at: float

@@ -1,0 +1,70 @@
+"""What the exchange asks its driver to do. Plain values; the driver turns them into I/O and decides nothing."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from gateway.admission.limits import Dimension
+from gateway.domain.errors import GatewayError
+from gateway.domain.ledger import LedgerEntry
+from gateway.domain.plan import Target
+from gateway.domain.wire import WireRequest
+
+
+class Reserve(msgspec.Struct, frozen=True):
+    """Take all dimensions or none; answer with `reserved` or `denied`."""
+
+    reservation: str
+    dimensions: Sequence[Dimension]
+    ttl_s: float
+
+
+class Dispatch(msgspec.Struct, frozen=True):
+    """Start a try; answer with `sent`, `head`, `data`, then `ended` or `failed`, each naming the attempt."""
+
+    attempt: int
+    target: Target
+    request: WireRequest
+    traceparent: bytes | None
+    """For the backend, when it is one that our traces go on in."""
+
+
+class Abort(msgspec.Struct, frozen=True):
+    """Close a try at once; nothing more is heard of it."""
+
+    attempt: int
+
+
+class Respond(msgspec.Struct, frozen=True):
+    """Send the head of a successful answer."""
+
+    content_type: bytes
+    streaming: bool
+
+
+class Send(msgspec.Struct, frozen=True):
+    """Send bytes of the body."""
+
+    data: bytes
+
+
+class Fail(msgspec.Struct, frozen=True):
+    """Tell the client what went wrong: as the whole answer, or as an event when a stream has begun."""
+
+    error: GatewayError
+
+
+class Finish(msgspec.Struct, frozen=True):
+    """The answer is over. The last action."""
+
+
+class Settle(msgspec.Struct, frozen=True):
+    """Close the reservation and write the ledger rows; answer with `settled`. Cannot be cancelled."""
+
+    reservation: str
+    tokens: int
+    """What the tenant really used, against its tokens-per-minute."""
+    entries: Sequence[LedgerEntry]
+
+
+Action = Reserve | Dispatch | Abort | Respond | Send | Fail | Finish | Settle

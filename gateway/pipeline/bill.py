@@ -1,0 +1,70 @@
+"""Who used what, and who pays it: from the attempts of a request to its ledger rows. Pure."""
+
+from collections.abc import Callable, Sequence
+
+from gateway.domain.fault import FaultKind
+from gateway.domain.ledger import LedgerEntry, Outcome
+from gateway.domain.usage import NO_USAGE, Usage, UsageSource
+from gateway.pipeline.attempt import Attempt
+from gateway.pipeline.entry import Job
+
+_DELIVERED = frozenset({Outcome.OK, Outcome.INTERRUPTED, Outcome.CLIENT_GONE, Outcome.SHUTDOWN})
+"""Outcomes of the attempt whose answer was the client's: these the tenant pays."""
+
+_MAYBE_BILLED = frozenset({FaultKind.TIMEOUT, FaultKind.LOST, FaultKind.PROTOCOL, FaultKind.TRUNCATED})
+"""Faults after which a backend that saw the request may still bill it. One that said no does not."""
+
+
+def usage_of(attempt: Attempt, *, prompt_tokens: Callable[[], int], count: Callable[[str], int]) -> Usage:
+    """What the attempt used, by the best witness there is.
+
+    The backend's own report, where it is one that can be: an explicit zero is zero. Else our count of the text it sent.
+    Else, where it may have worked on the prompt, the prompt alone. Else nothing.
+    """
+    if attempt.usage is not None:
+        return attempt.usage
+    if attempt.text:
+        return Usage(
+            input_tokens=prompt_tokens(), output_tokens=count("".join(attempt.text)), source=UsageSource.COUNTED
+        )
+    if not attempt.was_sent():
+        return NO_USAGE
+    if attempt.outcome in _DELIVERED or (attempt.fault is not None and attempt.fault.kind in _MAYBE_BILLED):
+        return Usage(input_tokens=prompt_tokens(), source=UsageSource.ESTIMATED)
+    return NO_USAGE
+
+
+def charged(attempts: Sequence[Attempt]) -> Usage | None:
+    """What the tenant pays: the usage of the attempt whose answer was theirs. The other attempts' cost is ours."""
+    return next((attempt.usage for attempt in attempts if attempt.outcome in _DELIVERED), None)
+
+
+def rows(
+    job: Job, attempts: Sequence[Attempt], *, exchange_id: str, request_id: str, outcome: Outcome, wall_now: float
+) -> list[LedgerEntry]:
+    """One row per attempt, each with its usage decided; a single row 0 when the request ended before any was made."""
+
+    def row(attempt: Attempt | None) -> LedgerEntry:
+        usage = attempt.usage if attempt is not None and attempt.usage is not None else NO_USAGE
+        target = attempt.target if attempt is not None else None
+        ended_as = attempt.outcome if attempt is not None and attempt.outcome is not None else outcome
+        cost = target.prices.charge(usage) if target is not None else 0
+        return LedgerEntry(
+            exchange=exchange_id,
+            request_id=request_id,
+            attempt=attempt.number if attempt is not None else 0,
+            at=wall_now,
+            tenant=job.caller.tenant.id,
+            key=job.caller.key.public_id,
+            model=job.request.model,
+            backend=target.backend if target is not None else "",
+            upstream_model=target.model if target is not None else "",
+            outcome=ended_as,
+            usage=usage,
+            charge_nano_usd=cost if ended_as in _DELIVERED else 0,
+            cost_nano_usd=cost,
+            price_version=target.prices.version if target is not None else "",
+            policy=job.caller.policy.label,
+        )
+
+    return [row(attempt) for attempt in attempts] if attempts else [row(None)]

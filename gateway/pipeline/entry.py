@@ -1,0 +1,127 @@
+"""The way in: from a key and a body to a job that may be reserved and tried. Each step needs what the former made."""
+
+import dataclasses
+from collections.abc import Callable
+
+from gateway.admission.counting import TokenCounter
+from gateway.admission.estimate import Estimator
+from gateway.auth.directory import Directory
+from gateway.auth.keys import extract_credential
+from gateway.config.policies import PolicyBook, PolicySnapshot
+from gateway.dialects.protocols import Endpoint
+from gateway.domain.chat import ChatRequest
+from gateway.domain.errors import Forbidden, GatewayError, UnknownModel
+from gateway.domain.plan import Decision, Plan
+from gateway.domain.tenant import ApiKey, Tenant
+from gateway.domain.usage import Estimate
+from gateway.domain.wire import Headers
+from gateway.routing.choose import choose, refusal
+from gateway.routing.fleet import Fleet
+from gateway.telemetry.tracing import Tracing
+
+_COUNT_UP_TO_BYTES = 16 << 10
+"""A prompt up to this size is counted on the event loop where it must be; a longer one is estimated by its size."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Collaborators:
+    """What the pipeline asks. All of it answers at once, from memory."""
+
+    directory: Directory
+    book: Callable[[], PolicyBook]
+    """The configuration of now; a request keeps the one it started with."""
+    fleet: Fleet
+    estimator: Estimator
+    counter: TokenCounter
+    tracing: Tracing
+    new_id: Callable[[], str]
+    """128 random bits as 32 hex digits."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, and what holds for them."""
+
+    key: ApiKey
+    tenant: Tenant
+    policy: PolicySnapshot
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Job:
+    """A request that is ready to be reserved and tried."""
+
+    caller: Caller
+    request: ChatRequest
+    estimate: Estimate
+    counted_prompt: int | None
+    """Our count of the prompt's tokens, where the estimate needed one."""
+    plan: Plan
+    decision: Decision
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Unroutable:
+    """A request that no target can take."""
+
+    request: ChatRequest
+    decision: Decision
+    error: GatewayError
+
+
+def identify(house: Collaborators, book: PolicyBook, headers: Headers, wall: float) -> Caller:
+    """Step 1: key → tenant → policy. `wall` is seconds since the epoch, for expiry. Raises Unauthenticated, Forbidden.
+
+    The credential goes nowhere else: from here on there is only its public id.
+    """
+    key = house.directory.authenticate(extract_credential(headers), wall)
+    tenant = book.tenants.get(key.tenant)
+    if tenant is None:
+        raise Forbidden("The key's tenant is not in the gateway's configuration.")
+    return Caller(key, tenant, book.policies[tenant.policy])
+
+
+def prepare(
+    house: Collaborators, caller: Caller, endpoint: Endpoint, body: bytes, exchange_id: str
+) -> Job | Unroutable:
+    """Steps 2 to 4: decode, look up the model, estimate, choose. Raises InvalidRequest or UnknownModel."""
+    request = endpoint.decode_request(body)
+    route = caller.policy.routes.get(request.model)
+    if route is None or (caller.key.models is not None and request.model not in caller.key.models):
+        raise UnknownModel(
+            f"The model {request.model[:64]!a} does not exist, or this key may not use it. "
+            "GET /v1/models lists those it may.",
+            param="model",
+        )
+    tenant = caller.tenant.id
+    is_known = house.estimator.knows(tenant, request.model)
+    counted = None if is_known else count_prompt(house.counter, endpoint, request)
+    estimate = house.estimator.estimate(
+        tenant,
+        request.model,
+        prompt_bytes=request.prompt_bytes,
+        max_output_tokens=request.max_output_tokens,
+        choices=request.choices,
+        counted=counted,
+    )
+    plan, decision = choose(
+        request,
+        estimate,
+        policy=caller.policy.policy,
+        policy_label=caller.policy.label,
+        strategy=route.strategy,
+        targets=route.targets,
+        fleet=house.fleet.view(),
+        seed=int(exchange_id[:8], 16),
+        decision_id=exchange_id,
+    )
+    if plan is None:
+        return Unroutable(request, decision, refusal(decision))
+    return Job(caller, request, estimate, counted, plan, decision)
+
+
+def count_prompt(counter: TokenCounter, endpoint: Endpoint, request: ChatRequest) -> int | None:
+    """Tokens of the prompt; None when it is too long to count here, or the counter is still loading."""
+    if not counter.loaded or request.prompt_bytes > _COUNT_UP_TO_BYTES:
+        return None
+    return sum(counter.count(text) for text in endpoint.prompt_texts(request))

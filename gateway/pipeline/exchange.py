@@ -1,0 +1,461 @@
+"""One request's way: authenticate, decode, estimate, choose, reserve, attempt, settle. A state machine without I/O.
+
+The driver tells what happened by calling a method with the time; the exchange appends what must be done to `actions`.
+Each step needs the value that the former one made. Whatever happens, once a reservation was granted it is settled
+exactly once, and the client sees exactly one ending: a whole answer, an error, or an error event in a broken stream.
+The ending waits for `settled`: what the client takes for success is in the ledger by then.
+"""
+
+import dataclasses
+import enum
+from collections.abc import Sequence
+
+from gateway.admission.limits import Denied, Granted, Level
+from gateway.admission.reservation import dimensions_of, refusal_of
+from gateway.dialects import upstream_dialect
+from gateway.dialects.protocols import Endpoint, StreamEvent, UpstreamDialect
+from gateway.domain.chat import Chunk, EndOfStream, MalformedEvent
+from gateway.domain.errors import GatewayError, InternalError, Overloaded, StreamInterrupted
+from gateway.domain.fault import Fault, FaultKind, Recourse
+from gateway.domain.ledger import Outcome
+from gateway.domain.plan import Decision
+from gateway.domain.usage import Usage
+from gateway.domain.wire import Headers
+from gateway.pipeline import bill
+from gateway.pipeline.actions import Abort, Action, Dispatch, Fail, Finish, Reserve, Respond, Send, Settle
+from gateway.pipeline.attempt import MAX_FAULT_BYTES, MAX_REPLY_BYTES, Attempt, AttemptReason
+from gateway.pipeline.entry import Caller, Collaborators, Unroutable, count_prompt, identify, prepare
+from gateway.pipeline.verdict import interruption, verdict
+from gateway.telemetry.context import TraceContext, format_traceparent
+
+_LEASE_MARGIN_S = 30.0
+_JSON = b"application/json"
+_EVENT_STREAM = b"text/event-stream; charset=utf-8"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RequestHead:
+    """What is known before the body."""
+
+    headers: Headers
+    request_id: str | None = None
+    """The client's own, if it sent a sane one."""
+    traceparent: bytes | None = None
+
+
+class State(enum.Enum):
+    """Where the exchange stands."""
+
+    OPEN = enum.auto()
+    """Nothing was taken yet."""
+    RESERVING = enum.auto()
+    ATTEMPTING = enum.auto()
+    """No content has come: failover is free and invisible."""
+    RELAYING = enum.auto()
+    """Content was sent: the answer is one backend's."""
+    SETTLING = enum.auto()
+    """The ending is decided and waits for the ledger."""
+    DONE = enum.auto()
+
+
+class Exchange:
+    """One request. Not reentrant: a method may not be called while another one of the same exchange runs."""
+
+    __slots__ = (
+        "_book",
+        "_endpoint",
+        "_gone",
+        "_held",
+        "_house",
+        "_stale_retried",
+        "_tried",
+        "actions",
+        "attempts",
+        "caller",
+        "decided_at",
+        "decision",
+        "denied",
+        "ended_at",
+        "ending",
+        "error",
+        "head",
+        "id",
+        "job",
+        "levels",
+        "model",
+        "outcome",
+        "request_id",
+        "reserved_at",
+        "settle_asked_at",
+        "started_at",
+        "state",
+        "total_by",
+        "trace",
+        "usage",
+        "wall_started",
+    )
+
+    def __init__(self, house: Collaborators, endpoint: Endpoint, head: RequestHead, *, now: float, wall: float) -> None:
+        self._house = house
+        self._endpoint = endpoint
+        self._book = house.book()
+        self.id = house.new_id()
+        self.head = head
+        self.request_id = head.request_id or f"req-{self.id}"
+        self.trace: TraceContext | None = house.tracing.begin(head.traceparent)
+        self.state = State.OPEN
+        self.actions: list[Action] = []
+        """What the driver must do next; it takes them out."""
+        self.caller: Caller | None = None
+        self.model = ""
+        """The public name asked for, once known to be one of the caller's."""
+        self.decision: Decision | None = None
+        self.denied: Denied | None = None
+        self.levels: Sequence[Level] = ()
+        self.attempts: list[Attempt] = []
+        self.usage: Usage | None = None
+        """What the tenant pays, once it is decided."""
+        self.outcome: Outcome | None = None
+        self.error: GatewayError | None = None
+        self.ending: list[Action] = []
+        """What the client gets once the ledger has the rows."""
+        self.started_at = now
+        self.wall_started = wall
+        self.total_by = float("inf")
+        self.decided_at = self.reserved_at = self.settle_asked_at = self.ended_at = 0.0
+        self._tried = 0
+        """Targets of the plan that had their turn."""
+        self._stale_retried = False
+        self._held: list[bytes] = []
+        """Events that came before the first content; they go out with it, or not at all."""
+        self._gone = False
+
+    # The way in: from a key to a reservation.
+
+    def authenticate(self, wall: float) -> None:
+        """Step 1, before the body is read: who is asking? `wall` is seconds since the epoch."""
+        try:
+            self.caller = identify(self._house, self._book, self.head.headers, wall)
+        except GatewayError as error:
+            self.refuse(error)
+
+    def accept(self, body: bytes, now: float) -> None:
+        """Steps 2 to 5: decode the body, look up the model, estimate, choose targets, ask for a reservation."""
+        if self.caller is None or self.state is not State.OPEN:
+            return
+        try:
+            job = prepare(self._house, self.caller, self._endpoint, body, self.id)
+        except GatewayError as error:
+            self.refuse(error)
+            return
+        self.decided_at = now
+        self.model = job.request.model
+        self.decision = job.decision
+        if isinstance(job, Unroutable):
+            self.refuse(job.error)
+            return
+        self.job = job
+        self.total_by = self.started_at + job.plan.timeouts.total
+        self.state = State.RESERVING
+        dimensions = dimensions_of(self.caller.tenant, job.estimate)
+        self.actions.append(Reserve(self.id, dimensions, job.plan.timeouts.total + _LEASE_MARGIN_S))
+
+    def reserved(self, granted: Granted, now: float) -> None:
+        """Everything was granted: from here on the exchange must settle."""
+        self.reserved_at = now
+        self.levels = granted.levels
+        self.state = State.ATTEMPTING
+        if self._gone:
+            self._end(Outcome.CLIENT_GONE, [Finish()], now)
+        else:
+            self._try_next(now)
+
+    def denied_by(self, denied: Denied, now: float) -> None:
+        """A limit said no. Nothing was taken."""
+        self.reserved_at = now
+        self.denied = denied
+        self.levels = denied.levels
+        self.refuse(refusal_of(denied))
+
+    def refuse(self, error: GatewayError) -> None:
+        """Answer with an error before anything was taken."""
+        self.error = error
+        self.state = State.DONE
+        self.actions += (Fail(error), Finish())
+
+    # The attempts: each event of the one that is running.
+
+    def sent(self, number: int, now: float) -> None:
+        """The request is on the wire."""
+        if (attempt := self._running(number)) is not None:
+            attempt.note_sent(now, streaming=self.job.request.stream)
+
+    def answered(self, number: int, status: int, headers: Headers, now: float) -> None:
+        """Status and headers of the backend's answer."""
+        attempt = self._running(number)
+        if attempt is None:
+            return
+        attempt.note_head(status, now)
+        if status >= 300:  # noqa: PLR2004  # the body that follows says why
+            attempt.headers = headers
+        elif self.job.request.stream:
+            content_type = next((value for name, value in headers if name == b"content-type"), b"")
+            if content_type and b"event-stream" not in content_type.lower():
+                fault = Fault(kind=FaultKind.PROTOCOL, status=status, message="not an event stream")
+                self._attempt_failed(attempt, fault, now, abort=True)
+                return
+            attempt.decoder = _dialect(attempt).stream_decoder(self.job.request, attempt.target)
+
+    def data(self, number: int, data: bytes, now: float) -> None:
+        """Bytes of the body: relayed if they are a stream's, kept otherwise."""
+        attempt = self._running(number)
+        if attempt is None:
+            return
+        if attempt.decoder is not None:
+            attempt.note_bytes(now)
+            self._relay(attempt, attempt.decoder.feed(data), now)
+        elif attempt.headers is not None:
+            if not attempt.keep(data, MAX_FAULT_BYTES):
+                self._attempt_failed(attempt, _read_fault(attempt), now, abort=True)
+        elif not attempt.keep(data, MAX_REPLY_BYTES):
+            fault = Fault(kind=FaultKind.PROTOCOL, status=attempt.status, message="the answer is too large")
+            self._attempt_failed(attempt, fault, now, abort=True)
+
+    def ended(self, number: int, now: float) -> None:
+        """The body is over."""
+        attempt = self._running(number)
+        if attempt is None:
+            return
+        if attempt.decoder is not None:
+            self._relay(attempt, [attempt.decoder.close()], now)
+        elif attempt.headers is not None:
+            self._attempt_failed(attempt, _read_fault(attempt), now)
+        else:
+            self._reply(attempt, now)
+
+    def failed(self, number: int, fault: Fault, now: float) -> None:
+        """The connection failed."""
+        attempt = self._running(number)
+        if attempt is None:
+            return
+        if attempt.decoder is not None and fault.kind is FaultKind.LOST:
+            close = attempt.decoder.close()
+            if isinstance(close, EndOfStream):  # The answer was whole already; how the connection ends is no matter.
+                self._relay(attempt, [close], now)
+                return
+        self._attempt_failed(attempt, fault, now)
+
+    # What may happen at any time.
+
+    @property
+    def wake_at(self) -> float | None:
+        """When `tick` must be called at the latest; None when nothing is awaited."""
+        if self.state is State.ATTEMPTING or self.state is State.RELAYING:
+            return min(self.total_by, self.attempts[-1].deadline)
+        return None
+
+    def tick(self, now: float) -> None:
+        """Time has passed: give up what has lasted too long."""
+        wake_at = self.wake_at
+        if wake_at is None or now < wake_at:
+            return
+        attempt = self.attempts[-1]
+        phase = "total" if now >= self.total_by else attempt.phase
+        fault = Fault(kind=FaultKind.TIMEOUT, phase=phase, message=f"the {phase} timeout passed")
+        self._attempt_failed(attempt, fault, now, abort=True)
+
+    def client_gone(self, now: float) -> None:
+        """The client hung up: stop the backend, charge what was delivered."""
+        self._gone = True
+        if self.state is State.OPEN:
+            self.outcome = Outcome.CLIENT_GONE
+            self.state = State.DONE
+            self.actions.append(Finish())
+        elif self.state is State.ATTEMPTING or self.state is State.RELAYING:
+            self._stop(Outcome.CLIENT_GONE, [Finish()], now)
+        elif self.state is State.SETTLING:
+            self.ending = [Finish()]  # Its answer was complete: this is a success that nobody waits for.
+
+    def shutdown(self, now: float) -> None:
+        """The gateway stops and will not wait any longer."""
+        message = "The gateway is shutting down."
+        if self.state is State.RELAYING:
+            error: GatewayError = StreamInterrupted(message, code="gateway_draining", retry_after_s=1.0)
+        else:
+            error = Overloaded(message, code="gateway_draining", retry_after_s=1.0)
+        self._break(error, now)
+
+    def crash(self, now: float) -> None:
+        """We made a mistake: the driver caught an exception that nobody expected."""
+        self._break(InternalError("The gateway failed to handle this request; its operators have the details."), now)
+
+    def settled(self, error: Exception | None, now: float) -> None:
+        """The ledger has the rows, or cannot have them: then the answer may not pass for a success."""
+        if self.state is not State.SETTLING:
+            return
+        if error is not None and self.error is None:
+            self.error = Overloaded("The ledger cannot record this request.", retry_after_s=1.0)
+            self.ending = [Fail(self.error), Finish()]
+        self.state = State.DONE
+        self.ended_at = now
+        self.actions += self.ending
+
+    # Decisions of the way out.
+
+    def _try_next(self, now: float, failed: Attempt | None = None) -> bool:
+        """Start the next try that the plan and the last fault allow; False when there is none."""
+        plan = self.job.plan
+        reason: AttemptReason
+        recourse = failed.fault.recourse if failed is not None and failed.fault is not None else Recourse.ELSEWHERE
+        if now >= self.total_by:
+            return False
+        if failed is not None and recourse is Recourse.SAME_ONCE and not self._stale_retried:
+            # The backend never saw it: another connection to the same place costs nothing and is no real retry.
+            self._stale_retried = True
+            target, reason = failed.target, "retry"
+        elif self._tried < min(plan.attempts, len(plan.targets)) and recourse is not Recourse.NONE:
+            target, reason = plan.targets[self._tried], "initial" if failed is None else "failover"
+            self._tried += 1
+            self._stale_retried = False
+        else:
+            return False
+        tracing = self._house.tracing
+        span_id = tracing.child_span_id() if self.trace is not None and self.trace.sampled else None
+        attempt = Attempt(len(self.attempts) + 1, target, reason, plan.timeouts, now=now, span_id=span_id)
+        self.attempts.append(attempt)
+        traceparent = None
+        if self.trace is not None and span_id is not None and target.place.allow_private:
+            traceparent = format_traceparent(self.trace, span_id)  # Only our own machines: third parties learn no ids.
+        request = _dialect(attempt).encode_request(self.job.request, target)
+        self.actions.append(Dispatch(attempt.number, target, request, traceparent))
+        return True
+
+    def _relay(self, attempt: Attempt, events: Sequence[StreamEvent], now: float) -> None:
+        """Pass on what is content or belongs to it; commit to the backend with its first content."""
+        out: list[bytes] = []
+        final: EndOfStream | Fault | None = None
+        for event in events:
+            if isinstance(event, Chunk):
+                if event.usage is not None:
+                    attempt.usage = event.usage
+                if event.text:
+                    attempt.text.append(event.text)
+                if event.has_content:
+                    attempt.note_content(now)
+                if not event.is_usage_only or self.job.request.wants_usage:
+                    out.append(self._endpoint.encode_chunk(event))
+            elif isinstance(event, MalformedEvent):
+                attempt.skipped_events += 1
+                if attempt.skipped_events > 1:
+                    final = Fault(kind=FaultKind.PROTOCOL, status=200, message="the stream has unreadable events")
+                    break
+            else:
+                final = event
+                break
+        if self.state is State.RELAYING:
+            if out:
+                self.actions.append(Send(b"".join(out)))
+        elif attempt.committed_at is not None:
+            self.state = State.RELAYING
+            attempt.note_bytes(now)
+            self.actions += (Respond(_EVENT_STREAM, streaming=True), Send(b"".join([*self._held, *out])))
+        else:
+            self._held += out
+        if isinstance(final, EndOfStream):
+            attempt.end(Outcome.OK, now)
+            self._end(Outcome.OK, [Send(self._endpoint.end_of_stream), Finish()], now)
+        elif final is not None:
+            self._attempt_failed(attempt, final, now, abort=True)
+
+    def _reply(self, attempt: Attempt, now: float) -> None:
+        """A whole unstreamed answer came, or something that only looks like one."""
+        reply = _dialect(attempt).decode_reply(self.job.request, b"".join(attempt.body))
+        if isinstance(reply, Fault):
+            self._attempt_failed(attempt, reply, now)
+            return
+        attempt.note_content(now)
+        attempt.usage = reply.usage
+        attempt.text.append(reply.text)
+        attempt.end(Outcome.OK, now)
+        attempt.finish_reasons, attempt.reply_id, attempt.reply_model = reply.finish_reasons, reply.id, reply.model
+        body = self._endpoint.encode_reply(reply)
+        self._end(Outcome.OK, [Respond(_JSON, streaming=False), Send(body), Finish()], now)
+
+    def _attempt_failed(self, attempt: Attempt, fault: Fault, now: float, *, abort: bool = False) -> None:
+        """A try is over without an answer: go elsewhere if nothing was delivered, say so honestly if not."""
+        if abort:
+            self.actions.append(Abort(attempt.number))
+        if self.state is State.RELAYING:
+            attempt.end(Outcome.INTERRUPTED, now, fault)
+            self.error = interruption(fault)
+            self._end(Outcome.INTERRUPTED, [Fail(self.error), Finish()], now)
+            return
+        rejected = fault.recourse is Recourse.NONE
+        attempt.end(Outcome.REJECTED if rejected else Outcome.FAILED, now, fault)
+        self._held.clear()
+        if not self._try_next(now, attempt):
+            faults = [each.fault for each in self.attempts if each.fault is not None]
+            self.error = verdict(faults, self.model)
+            self._end(Outcome.REJECTED if rejected else Outcome.FAILED, [Fail(self.error), Finish()], now)
+
+    def _break(self, error: GatewayError, now: float) -> None:
+        if self.state in {State.OPEN, State.RESERVING}:
+            self.refuse(error)
+        elif self.state in {State.ATTEMPTING, State.RELAYING}:
+            self.error = error
+            self._stop(Outcome.SHUTDOWN, [Fail(error), Finish()], now)
+
+    def _stop(self, outcome: Outcome, ending: list[Action], now: float) -> None:
+        attempt = self.attempts[-1]
+        self.actions.append(Abort(attempt.number))
+        attempt.end(outcome, now)
+        self._end(outcome, ending, now)
+
+    def _end(self, outcome: Outcome, ending: list[Action], now: float) -> None:
+        """Decide the ending, price every attempt, and have it all written before the client hears of it."""
+        self.outcome = outcome
+        self.ending = ending
+        self.state = State.SETTLING
+        self.settle_asked_at = now
+        for attempt in self.attempts:
+            attempt.usage = bill.usage_of(attempt, prompt_tokens=self._prompt_tokens, count=self._house.counter.count)
+        self.usage = bill.charged(self.attempts)
+        if self.usage is not None and outcome is Outcome.OK:
+            request = self.job.request
+            self._house.estimator.observe(
+                self.job.caller.tenant.id,
+                self.model,
+                prompt_bytes=request.prompt_bytes,
+                usage=self.usage,
+                choices=request.choices,
+            )
+        entries = bill.rows(
+            self.job,
+            self.attempts,
+            exchange_id=self.id,
+            request_id=self.request_id,
+            outcome=outcome,
+            wall_now=self.wall_started + (now - self.started_at),
+        )
+        self.actions.append(Settle(self.id, self.usage.total_tokens if self.usage is not None else 0, entries))
+
+    def _running(self, number: int) -> Attempt | None:
+        """The attempt of that number if it still runs; a late event of an older one means nothing."""
+        if not self.attempts or self.attempts[-1].number != number or self.attempts[-1].is_over():
+            return None
+        return self.attempts[-1]
+
+    def _prompt_tokens(self) -> int:
+        """The prompt's tokens where no backend reported them: counted if it is small enough, else as estimated."""
+        counted = self.job.counted_prompt
+        if counted is None:
+            counted = count_prompt(self._house.counter, self._endpoint, self.job.request)
+        return self.job.estimate.prompt_tokens if counted is None else counted
+
+
+def _dialect(attempt: Attempt) -> UpstreamDialect:
+    return upstream_dialect(attempt.target.place.dialect)
+
+
+def _read_fault(attempt: Attempt) -> Fault:
+    return _dialect(attempt).decode_fault(attempt.status or 0, attempt.headers or (), b"".join(attempt.body))
