@@ -1,0 +1,1 @@
+"""What the operator wrote, files and environment, as checked and immutable values. Knows nothing of requests."""

@@ -1,0 +1,233 @@
+"""Files → `PolicyBook`: everything the operator configured, checked, resolved and immutable.
+
+Reads the files; everything else here is pure. A request keeps the book it started with; a reload makes a new one, and a
+broken file makes none.
+"""
+
+import datetime as dt
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from operator import attrgetter
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+import msgspec
+
+from gateway.config import rules
+from gateway.config.checking import INVALID, Checker, Visit
+from gateway.config.problems import ConfigurationError, Problem, Report
+from gateway.config.schema import Document
+from gateway.config.shapes import Table, record
+from gateway.config.yaml_file import MAX_BYTES, Tree, parse
+from gateway.domain.backend import Backend, Prices
+from gateway.domain.plan import Target
+from gateway.domain.policy import Policy, Strategy, TargetRef
+from gateway.domain.tenant import ApiKey, Tenant, TenantEntry
+
+FREE: Final = Prices(input=Decimal(0), output=Decimal(0))
+SUFFIXES: Final = frozenset({".yaml", ".yml"})
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How one public model is served, with every name looked up."""
+
+    strategy: Strategy
+    targets: tuple[Target, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySnapshot:
+    """A policy at one revision."""
+
+    name: str
+    revision: str
+    """8 hex digits that change with anything that can change what the policy does, its backends included."""
+    label: str
+    """`name@revision`."""
+    policy: Policy
+    routes: Mapping[str, Route]
+    """Public model → how it is served."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyBook:
+    """The whole configuration at one moment."""
+
+    backends: Mapping[str, Backend]
+    policies: Mapping[str, PolicySnapshot]
+    tenants: Mapping[str, Tenant]
+    keys: tuple[ApiKey, ...]
+    """The keys that stand in the files. Those in the key store are not here."""
+    revision: str
+    """8 hex digits that change with anything in it."""
+    warnings: tuple[Problem, ...]
+
+
+def load(paths: Sequence[Path]) -> PolicyBook:
+    """The configuration in these files and folders; a folder is its *.yaml files, without those of its own folders.
+
+    ConfigurationError, with every mistake in all of them, when there is any.
+    """
+    report = Report()
+    visits: list[Visit] = []
+    sections: dict[str, dict[str, object]] = {"backends": {}, "policies": {}, "tenants": {}}
+    raw: dict[str, dict[str, object]] = {name: {} for name in sections}
+    homes: dict[tuple[str, str], str] = {}
+    complete = True
+    for path in _files(paths, report):
+        tree = _read(path, report)
+        complete = complete and isinstance(tree, dict)
+        if isinstance(tree, dict):
+            _collect(tree, Checker(str(path), report, visits), sections, raw, homes)
+    complete = complete and not any(problem.path == "" for problem in report.mistakes)
+    rules.apply(visits, rules.names_in(raw, complete=complete), report)
+    if report.mistakes:
+        raise ConfigurationError(sorted(report.mistakes, key=attrgetter("file")))
+    return _book(
+        {name: entry for name, entry in sections["backends"].items() if isinstance(entry, Backend)},
+        {name: entry for name, entry in sections["policies"].items() if isinstance(entry, Policy)},
+        {name: entry for name, entry in sections["tenants"].items() if isinstance(entry, TenantEntry)},
+        report.warnings,
+    )
+
+
+def _files(paths: Sequence[Path], report: Report) -> Iterator[Path]:
+    if not paths:
+        report.mistake("configuration", None, "no path was given; use --config or GATEWAY_CONFIG")
+    seen: set[Path] = set()
+    for path in paths:
+        found = _files_in(path, report) if path.is_dir() else [path]
+        for file in found:
+            if file.resolve() not in seen:
+                seen.add(file.resolve())
+                yield file
+
+
+def _files_in(folder: Path, report: Report) -> list[Path]:
+    try:
+        # Hidden files are the editors' and, in a mounted ConfigMap, the machinery's.
+        found = sorted(
+            file for file in folder.iterdir() if file.suffix in SUFFIXES and file.name[0] != "." and file.is_file()
+        )
+    except OSError as error:
+        report.mistake(str(folder), None, f"cannot be read ({error.strerror})")
+        return []
+    if not found:
+        report.mistake(str(folder), None, "holds no *.yaml file")
+    return found
+
+
+def _read(path: Path, report: Report) -> Tree:
+    try:
+        with path.open("rb") as file:
+            source = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        report.mistake(str(path), None, f"cannot be read ({error.strerror})")
+        return None
+    before = len(report.mistakes)
+    tree = parse(source, str(path), report)
+    if not isinstance(tree, dict) and len(report.mistakes) == before:
+        report.mistake(str(path), (), "expected fields (version, backends, policies, tenants)")
+    return tree
+
+
+def _collect(
+    tree: dict[str, Tree],
+    checker: Checker,
+    sections: dict[str, dict[str, object]],
+    raw: dict[str, dict[str, object]],
+    homes: dict[tuple[str, str], str],
+) -> None:
+    """Check one file and add its entries to those of the others."""
+    top = record(Document)
+    # The entries are checked one by one below: a mistake in one must not hide the others from the rules.
+    shell: dict[str, Tree] = {
+        name: {} if name in sections and isinstance(subtree, dict) else subtree for name, subtree in tree.items()
+    }
+    checker.check(shell, top, ())
+    for section, entries in sections.items():
+        subtree, shape = tree.get(section), top.fields[section].shape
+        if not isinstance(subtree, dict) or not isinstance(shape, Table):
+            continue
+        for name, entry in subtree.items():
+            path = (section, name)
+            if path in homes:
+                checker.report.mistake(checker.file, path, f"stands in {homes[path]} too")
+            homes.setdefault(path, checker.file)
+            raw[section].setdefault(name, entry)
+            key = checker.check(name, shape.name, path)
+            value = checker.check(entry, shape.entry, path)
+            entries[name] = INVALID if key is INVALID else value
+
+
+def _book(
+    backends: dict[str, Backend],
+    policies: dict[str, Policy],
+    tenants: dict[str, TenantEntry],
+    warnings: Sequence[Problem],
+) -> PolicyBook:
+    """The immutable book of a configuration without mistakes."""
+    targets: dict[TargetRef, Target] = {}
+    snapshots = {name: _snapshot(name, policy, backends, targets) for name, policy in policies.items()}
+    people = {
+        name: Tenant(id=name, policy=entry.policy, limits=policies[entry.policy].limits.overridden_by(entry.limits))
+        for name, entry in tenants.items()
+    }
+    return PolicyBook(
+        backends=MappingProxyType(backends),
+        policies=MappingProxyType(snapshots),
+        tenants=MappingProxyType(people),
+        keys=tuple(key for name, entry in tenants.items() for key in _keys(name, entry)),
+        revision=_revision([backends, policies, tenants]),
+        warnings=tuple(warnings),
+    )
+
+
+def _snapshot(
+    name: str, policy: Policy, backends: Mapping[str, Backend], targets: dict[TargetRef, Target]
+) -> PolicySnapshot:
+    routes = {
+        model: Route(route.strategy, tuple(_target(ref, backends, targets) for ref in route.targets))
+        for model, route in policy.models.items()
+    }
+    places = {target.backend: target.place for route in routes.values() for target in route.targets}
+    revision = _revision([policy, places])
+    return PolicySnapshot(name, revision, f"{name}@{revision}", policy, MappingProxyType(routes))
+
+
+def _target(ref: TargetRef, backends: Mapping[str, Backend], targets: dict[TargetRef, Target]) -> Target:
+    """The target that `ref` names; the same object wherever the same one is named."""
+    if ref not in targets:
+        place = backends[ref.backend]
+        facts = place.models[ref.model]
+        targets[ref] = Target(
+            backend=ref.backend,
+            model=ref.model,
+            weight=ref.weight,
+            place=place,
+            facts=facts,
+            prices=(facts.prices or FREE).table(),
+        )
+    return targets[ref]
+
+
+def _keys(tenant: str, entry: TenantEntry) -> Iterator[ApiKey]:
+    for key in entry.keys:
+        midnight = None if key.expires is None else dt.datetime.combine(key.expires, dt.time(), dt.UTC)
+        yield ApiKey(
+            # The key itself is not known here, so its own public id is not either.
+            public_id=key.sha256[:12],
+            tenant=tenant,
+            digest=bytes.fromhex(key.sha256),
+            name=key.name,
+            models=key.models,
+            expires_at=None if midnight is None else midnight.timestamp(),
+        )
+
+
+def _revision(content: object) -> str:
+    return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()[:8]

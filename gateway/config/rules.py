@@ -1,0 +1,164 @@
+"""What makes a configuration sound beyond the shape of each value: references, addresses, secrets, keys.
+
+Works on whatever could be read, so that a mistake in one place does not hide those in another. The only I/O is the look
+whether a secret is there.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.config.addresses import base_url_mistake
+from gateway.config.checking import Visit
+from gateway.config.problems import Path, Report, shown
+from gateway.config.settings import REFERENCE, read_secret
+from gateway.domain.backend import Backend, BearerCredential, HeaderValue
+from gateway.domain.policy import ModelRoute, TargetRef
+from gateway.domain.tenant import KeyEntry, TenantEntry
+
+OWN_HEADERS: Final = frozenset(
+    {
+        "accept-encoding",
+        "connection",
+        "content-length",
+        "content-type",
+        "cookie",
+        "expect",
+        "host",
+        "keep-alive",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "user-agent",
+    }
+)
+"""Headers that the transport writes itself; a credential under one of these names would break the request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Everything that can be referred to, sound or not: what exists with a mistake is not missing too."""
+
+    backends: Mapping[str, frozenset[str]]
+    """Backend → its models."""
+    policies: Mapping[str, frozenset[str]]
+    """Policy → its public models."""
+    complete: bool
+    """False when a file could not be read: then a name that is not here may stand there."""
+
+
+def apply(visits: Sequence[Visit], names: Names, report: Report) -> None:
+    """Note every mistake that takes more than one value to see."""
+    digests: dict[str, str] = {}
+    for visit in visits:
+        check_struct(visit, names, report)
+        if visit.type is KeyEntry and isinstance(digest := visit.fields.get("sha256"), str):
+            here = f"{visit.path[1]}"
+            if digest in digests:
+                owner = digests[digest]
+                message = "the same key stands in this tenant twice" if owner == here else f"is also a key of `{owner}`"
+                report.mistake(visit.file, (*visit.path, "sha256"), message)
+            digests.setdefault(digest, here)
+    used = {visit.fields.get("policy") for visit in visits if visit.type is TenantEntry}
+    for visit in visits:
+        # A policy's own visit is the one right below the section.
+        if visit.path[:1] == ("policies",) and len(visit.path) == 2 and visit.path[1] not in used:  # noqa: PLR2004
+            report.warn(visit.file, visit.path, "no tenant uses this policy")
+
+
+def check_struct(visit: Visit, names: Names, report: Report) -> None:
+    """Note what is wrong with one struct and what it refers to."""
+    fields, rule = visit.fields, RULES.get(visit.type)
+    if rule is not None:
+        rule(visit.file, visit.path, fields, names, report)
+
+
+def _backend(file: str, path: Path, fields: Mapping[str, object], _: Names, report: Report) -> None:
+    url = fields.get("base_url")
+    allow_private = bool(fields.get("allow_private", False))
+    if isinstance(url, str) and (mistake := base_url_mistake(url, allow_private=allow_private)):
+        report.mistake(file, (*path, "base_url"), mistake)
+
+
+def _bearer(file: str, path: Path, fields: Mapping[str, object], _: Names, report: Report) -> None:
+    _reference(file, (*path, "bearer"), fields.get("bearer"), report)
+
+
+def _header(file: str, path: Path, fields: Mapping[str, object], _: Names, report: Report) -> None:
+    _reference(file, (*path, "value"), fields.get("value"), report)
+    name = fields.get("name")
+    if name in OWN_HEADERS:
+        report.mistake(file, (*path, "name"), f"`{name}` is a header that the gateway writes itself")
+
+
+def _reference(file: str, path: Path, reference: object, report: Report) -> None:
+    if not isinstance(reference, str):
+        return
+    if not REFERENCE.fullmatch(reference):
+        # Not shown: it may be the secret itself.
+        report.mistake(file, path, "is not a reference; write env:NAME or file:PATH, never the secret itself")
+        return
+    try:
+        read_secret(reference)
+    except LookupError as error:
+        backend = path[1]
+        report.warn(file, path, f"{error.args[0]}; `{backend}` is left out until it is there")
+
+
+def _target(file: str, path: Path, fields: Mapping[str, object], names: Names, report: Report) -> None:
+    backend, model = fields.get("backend"), fields.get("model")
+    if not isinstance(backend, str):
+        return
+    if backend not in names.backends:
+        if names.complete:
+            report.mistake(file, (*path, "backend"), f"names backend `{shown(backend)}`, which is not in `backends`")
+    elif isinstance(model, str) and model not in names.backends[backend]:
+        report.mistake(file, (*path, "model"), f"names model `{model}`, which backend `{backend}` does not list")
+
+
+def _route(file: str, path: Path, fields: Mapping[str, object], _: Names, report: Report) -> None:
+    targets = fields.get("targets")
+    seen: set[tuple[str, str]] = set()
+    for index, target in enumerate(targets if isinstance(targets, tuple) else ()):
+        if (target.backend, target.model) in seen:
+            report.mistake(file, (*path, "targets", index), "stands here twice; give one entry the whole weight")
+        seen.add((target.backend, target.model))
+
+
+def _tenant(file: str, path: Path, fields: Mapping[str, object], names: Names, report: Report) -> None:
+    policy, keys = fields.get("policy"), fields.get("keys")
+    if not isinstance(policy, str):
+        return
+    if policy not in names.policies:
+        if names.complete:
+            report.mistake(file, (*path, "policy"), f"names policy `{shown(policy)}`, which is not in `policies`")
+        return
+    for index, key in enumerate(keys if isinstance(keys, tuple) else ()):
+        for place, model in enumerate(key.models or ()):
+            if model not in names.policies[policy]:
+                where = (*path, "keys", index, "models", place)
+                report.mistake(file, where, f"names model `{model}`, which policy `{policy}` does not offer")
+
+
+RULES: Final = {
+    Backend: _backend,
+    BearerCredential: _bearer,
+    HeaderValue: _header,
+    TargetRef: _target,
+    ModelRoute: _route,
+    TenantEntry: _tenant,
+}
+
+
+def names_in(sections: Mapping[str, Mapping[str, object]], *, complete: bool) -> Names:
+    """The names in the raw sections, `section → name → tree`."""
+
+    def models(section: str) -> dict[str, frozenset[str]]:
+        found = {}
+        for name, tree in sections[section].items():
+            entries = tree.get("models") if isinstance(tree, dict) else None
+            found[name] = frozenset(entries) if isinstance(entries, dict) else frozenset()
+        return found
+
+    return Names(models("backends"), models("policies"), complete)

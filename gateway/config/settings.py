@@ -1,0 +1,118 @@
+"""The process's own settings. The only file that reads the environment, and the one place that resolves secrets."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+REFERENCE: Final = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]{0,127}|file:[^\x00-\x1f\x7f]{1,1024}")
+"""How the configuration names a secret."""
+MAX_SECRET_BYTES: Final = 64 * 1024
+PRINTABLE: Final = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
+"""What an HTTP header can carry as it is."""
+
+
+class SettingsError(Exception):
+    """Raised when an option or an environment variable cannot be used; the message names it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a process is told when it starts."""
+
+    config: tuple[Path, ...]
+    """Files and folders of the configuration; from `--config` or GATEWAY_CONFIG (separated like PATH)."""
+    host: str
+    port: int
+    store: Path
+    """The ledger's SQLite file."""
+    exports_traces: bool
+    """Whether OpenTelemetry's standard variables name a collector."""
+
+    @property
+    def key_store(self) -> Path:
+        """The SQLite file of keys, next to the ledger. Apart from it, so that the ledger keeps a single writer."""
+        return key_store_beside(self.store)
+
+
+def read(
+    environ: Mapping[str, str] = os.environ,
+    *,
+    config: Sequence[Path] = (),
+    store: str | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+) -> Settings:
+    """What the command line says, else the environment, else the defaults; SettingsError when one of them is bad."""
+    given = tuple(config) or tuple(Path(part) for part in environ.get("GATEWAY_CONFIG", "").split(os.pathsep) if part)
+    if not 0 <= port <= 65535:  # noqa: PLR2004  # the range of TCP ports
+        raise SettingsError(f"port {port} is not between 0 and 65535")
+    endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    return Settings(
+        config=given,
+        host=host,
+        port=port,
+        store=store_path(store or environ.get("GATEWAY_STORE") or None, environ),
+        exports_traces=any(environ.get(name) for name in endpoints)
+        and environ.get("OTEL_SDK_DISABLED", "").lower() != "true",
+    )
+
+
+def store_path(url: str | None, environ: Mapping[str, str] = os.environ) -> Path:
+    """The file that a store URL names: `sqlite:///var/lib/gateway.sqlite` is /var/lib/gateway.sqlite.
+
+    None is the user's own state folder. The path is absolute; a fourth slash, as some tools write it, changes nothing.
+    """
+    if url is None:
+        state = environ.get("XDG_STATE_HOME", "")
+        # The XDG specification: a relative path there is to be ignored.
+        folder = Path(state) if Path(state).is_absolute() else Path.home() / ".local" / "state"
+        return folder / "llm-gateway" / "gateway.sqlite"
+    parts = urlsplit(url)
+    if parts.scheme.startswith(("redis", "rediss")):
+        raise SettingsError("the store cannot be Redis in this version; use sqlite:///path, or leave it out")
+    path = unquote(parts.path)
+    if parts.scheme != "sqlite" or parts.netloc or parts.query or parts.fragment or not path.strip("/"):
+        # Not the URL itself: it may hold a password.
+        raise SettingsError("the store has to be a URL such as sqlite:///var/lib/llm-gateway/gateway.sqlite")
+    return Path("/" + path.lstrip("/"))
+
+
+def key_store_beside(store: Path) -> Path:
+    """`gateway.sqlite` → `gateway-keys.sqlite` in the same folder."""
+    return store.with_name(f"{store.stem}-keys{store.suffix}")
+
+
+def read_secret(reference: str) -> str:
+    """The secret behind `env:NAME` or `file:PATH`, without one trailing line break.
+
+    LookupError, naming the reference and never the value, when it is absent, empty or cannot stand in an HTTP header.
+    """
+    if not REFERENCE.fullmatch(reference):
+        # Not shown: what is no reference may be the secret itself.
+        raise LookupError("a secret is named as env:NAME or file:PATH")
+    kind, _, name = reference.partition(":")
+    if kind == "env":
+        secret = os.environ.get(name)
+        if not secret:
+            raise LookupError(f"{reference}: the environment variable is not set")
+    else:
+        secret = _read_file(name, reference)
+    secret = secret.removesuffix("\n").removesuffix("\r")
+    if not PRINTABLE.fullmatch(secret):
+        raise LookupError(f"{reference}: is empty, or holds characters that an HTTP header cannot carry")
+    return secret
+
+
+def _read_file(name: str, reference: str) -> str:
+    try:
+        with Path(name).open("rb") as file:
+            content = file.read(MAX_SECRET_BYTES + 1)
+    except OSError as error:
+        raise LookupError(f"{reference}: cannot be read ({error.strerror})") from error
+    if len(content) > MAX_SECRET_BYTES:
+        raise LookupError(f"{reference}: is larger than {MAX_SECRET_BYTES // 1024} KiB")
+    return content.decode("latin-1")
