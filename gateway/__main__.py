@@ -1,0 +1,114 @@
+"""The command line: a thin face on the rooms below. Parses, calls, prints; decides nothing.
+
+Exit codes: 0 done; 1 what was asked cannot be done (why: on stderr; the mistakes that `check` finds: on stdout);
+2 wrong usage. What a program may read goes to stdout, what a person should know to stderr. Every command imports what it
+needs when it runs, so that `--help` and `check` stay quick.
+"""
+
+# ruff: noqa: T201  # printing is the job
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from gateway import __version__
+from gateway.control import commands as operator
+from gateway.control.commands import CONFIG_HELP, CommandError, Commands, config_paths
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    parsed = build_parser().parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] = parsed.run
+    try:
+        code = run(parsed)
+        sys.stdout.flush()
+    except CommandError as error:
+        print(f"gateway: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # The reader (`| head`) has seen enough. Python would complain again while closing stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="gateway", description="A router gateway for language models: one OpenAI-compatible door to many backends."
+    )
+    parser.add_argument("--version", action="version", version=f"gateway {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_check(commands)
+    _add_schema(commands)
+    operator.add_keys(commands)
+    operator.add_ledger(commands)
+    return parser
+
+
+def _add_check(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "check",
+        help="validate configuration",
+        description="Reads the configuration as `serve` would and names every mistake at once, each with its file and "
+        "place. Exits with 1 when there is one. Contacts no backend. What is only worth a warning, such as a secret "
+        "that is not set in this environment, does not count.",
+    )
+    parser.add_argument("config", nargs="*", type=Path, metavar="PATH", help=CONFIG_HELP)
+    parser.set_defaults(run=_check)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from gateway.config import policies
+    from gateway.config.problems import ConfigurationError
+
+    try:
+        book = policies.load(config_paths(arguments))
+    except ConfigurationError as error:
+        for problem in error.problems:
+            print(problem)
+        print(_count(len(error.problems), "mistake"))
+        return 1
+    for problem in book.warnings:
+        print(f"warning: {problem}")
+    sizes = [(book.backends, "backend"), (book.policies, "policy"), (book.tenants, "tenant")]
+    print(f"ok: {', '.join(_count(len(entries), noun) for entries, noun in sizes)} (revision {book.revision})")
+    return 0
+
+
+def _add_schema(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "schema",
+        help="print the configuration's JSON Schema",
+        description="Prints the JSON Schema of a configuration file, which editors use to complete and explain fields.",
+    )
+    parser.add_argument("--check", type=Path, metavar="FILE", help="compare with FILE instead; exit 1 when it is stale")
+    parser.set_defaults(run=_schema)
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    from gateway.config import schema
+
+    rendered = schema.render()
+    if arguments.check is None:
+        print(rendered, end="")
+        return 0
+    try:
+        found = arguments.check.read_text(encoding="utf-8")
+    except OSError as error:
+        raise CommandError(f"{arguments.check} cannot be read ({error.strerror}); run: make schema") from error
+    if found != rendered:
+        raise CommandError(f"{arguments.check} is stale; run: make schema")
+    return 0
+
+
+def _count(number: int, noun: str) -> str:
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number} {noun if number == 1 else plural}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,237 @@
+"""The operator's commands that need no running gateway: `keys …` and `ledger …`, and what all commands share.
+
+Parses and prints; what is done stands in `keys` and in the rooms below. Imports them when a command runs.
+"""
+
+# ruff: noqa: T201  # printing is the job
+
+import argparse
+import datetime as dt
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+if TYPE_CHECKING:
+    from gateway.auth.store import StoredKey
+    from gateway.config.policies import PolicyBook
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001  # argparse gives it no public name
+"""Where a command adds itself."""
+
+CONFIG_HELP: Final = "configuration: a YAML file or a folder of them, may be repeated (default: $GATEWAY_CONFIG)"
+STORE_HELP: Final = "sqlite:///path of the ledger, keys lie next to it (default: $GATEWAY_STORE, or your state folder)"
+
+
+class CommandError(Exception):
+    """Raised when a command cannot do what was asked; the message is for the person who typed it."""
+
+
+def add_keys(commands: Commands) -> None:
+    """Add `gateway keys create | list | revoke`."""
+    parser = commands.add_parser(
+        "keys",
+        help="make, list and revoke API keys",
+        description="API keys of tenants, in the key store next to the ledger. Running gateways that use the same "
+        "store follow every change within 5 seconds, without a restart. Keys in the configuration are not shown.",
+    )
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+
+    create = verbs.add_parser(
+        "create",
+        help="make a key and print it once",
+        description="Makes a key. The key alone goes to stdout, so it can be piped; it is not kept and cannot be shown "
+        "again. When a configuration is given, the tenant and the models have to be in it.",
+    )
+    create.add_argument("tenant", metavar="TENANT", help="who pays for what the key does")
+    create.add_argument("--name", default="", help="what the key is for, for your own lists")
+    create.add_argument(
+        "--models", type=_names, metavar="A,B", help="public models it may use (default: all of the policy)"
+    )
+    create.add_argument("--expires", type=_date, metavar="DATE", help="first day (UTC) on which it no longer works")
+    create.add_argument("--config", action="append", type=Path, metavar="PATH", help=CONFIG_HELP)
+    create.set_defaults(run=_keys_create)
+
+    listing = verbs.add_parser("list", help="show every key, without its secret")
+    listing.set_defaults(run=_keys_list)
+
+    revoke = verbs.add_parser("revoke", help="refuse a key from now on, for good")
+    revoke.add_argument("public_id", metavar="PUBLIC_ID", help="as `keys list` shows it: sk-gw-<public id>-…")
+    revoke.set_defaults(run=_keys_revoke)
+
+    for verb in (create, listing, revoke):
+        verb.add_argument("--store", metavar="URL", help=STORE_HELP)
+
+
+def _keys_create(arguments: argparse.Namespace) -> int:
+    import secrets
+    import time
+
+    from gateway.auth.keys import SECRET_BYTES
+    from gateway.control import keys
+
+    store = key_store_path(arguments)
+    config = config_paths(arguments)
+    with _refusals():
+        new = keys.create(
+            store,
+            arguments.tenant,
+            random_bytes=secrets.token_bytes(SECRET_BYTES),
+            now=time.time(),
+            name=arguments.name,
+            models=arguments.models,
+            expires=arguments.expires,
+            book=configuration(config) if config else None,
+        )
+    if not config:
+        print("no configuration was given, so the tenant's name was not checked", file=sys.stderr)
+    print(f"key {new.key.public_id} for {new.key.tenant}; kept as a digest in {store}", file=sys.stderr)
+    print("This is the only time it is shown. Running gateways honour it within 5 seconds.", file=sys.stderr)
+    print(new.secret)
+    return 0
+
+
+def _keys_list(arguments: argparse.Namespace) -> int:
+    import time
+
+    from gateway.control import keys
+
+    with _refusals():
+        rows = keys.listed(key_store_path(arguments))
+    now = time.time()
+    lines = [("PUBLIC ID", "TENANT", "NAME", "MODELS", "CREATED", "EXPIRES", "STATE")]
+    for row in rows:
+        models = "all" if row.key.models is None else ",".join(row.key.models)
+        created, expires = _day(row.created_at), "never" if row.key.expires_at is None else _day(row.key.expires_at)
+        lines.append((row.key.public_id, row.key.tenant, row.key.name, models, created, expires, _state(row, now)))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    return 0
+
+
+def _keys_revoke(arguments: argparse.Namespace) -> int:
+    import time
+
+    from gateway.control import keys
+
+    with _refusals():
+        row = keys.revoke(key_store_path(arguments), arguments.public_id, now=time.time())
+    print(f"key {row.key.public_id} of {row.key.tenant} is revoked", file=sys.stderr)
+    print("Running gateways refuse it within 5 seconds; answers under way are finished.", file=sys.stderr)
+    return 0
+
+
+def _state(row: "StoredKey", now: float) -> str:
+    if row.revoked_at is not None:
+        return f"revoked {_day(row.revoked_at)}"
+    return "expired" if row.key.expires_at is not None and now >= row.key.expires_at else "active"
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Turns what the key store refuses into messages."""
+    import sqlite3
+
+    from gateway.auth.store import KeyStoreUnreadable
+    from gateway.control.keys import KeyRefused
+
+    try:
+        yield
+    except (KeyRefused, KeyStoreUnreadable) as error:
+        raise CommandError(str(error)) from error
+    except (sqlite3.Error, OSError) as error:
+        raise CommandError(f"the key store cannot be used: {error}") from error
+
+
+def add_ledger(commands: Commands) -> None:
+    """Add `gateway ledger export`."""
+    parser = commands.add_parser("ledger", help="read what was used and what it cost")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    export = verbs.add_parser(
+        "export",
+        help="print entries as JSON lines",
+        description="Prints the ledger, one JSON object for each attempt, in the order in which attempts ended. "
+        "May run beside a gateway.",
+    )
+    export.add_argument("--tenant", metavar="NAME", help="only this tenant's")
+    export.add_argument("--request-id", metavar="ID", help="only this request's attempts")
+    export.add_argument("--since", type=_instant, metavar="TIME", help="only from this date or time on (ISO 8601, UTC)")
+    export.add_argument("--store", metavar="URL", help=STORE_HELP)
+    export.set_defaults(run=_ledger_export)
+
+
+def _ledger_export(arguments: argparse.Namespace) -> int:
+    from gateway.accounting import statement
+    from gateway.accounting.database import JournalUnusable
+
+    path = ledger_path(arguments)
+    asked = {"tenant": arguments.tenant, "request_id": arguments.request_id}
+    try:
+        for entry in statement.rows(path, since=arguments.since, **asked):
+            sys.stdout.buffer.write(statement.as_json_line(entry))
+    except JournalUnusable as error:
+        raise CommandError(str(error)) from error
+    return 0
+
+
+def configuration(paths: Sequence[Path]) -> "PolicyBook":
+    """The configuration; its mistakes are the command's failure."""
+    from gateway.config import policies
+    from gateway.config.problems import ConfigurationError
+
+    try:
+        return policies.load(paths)
+    except ConfigurationError as error:
+        raise CommandError(f"the configuration has mistakes:\n{error}") from error
+
+
+def config_paths(arguments: argparse.Namespace) -> tuple[Path, ...]:
+    """The configuration that the command line names, else the environment; empty when neither does."""
+    from gateway.config import settings
+
+    return settings.read(config=arguments.config or ()).config
+
+
+def ledger_path(arguments: argparse.Namespace) -> Path:
+    """The ledger's file."""
+    from gateway.config import settings
+
+    try:
+        return settings.read(store=arguments.store).store
+    except settings.SettingsError as error:
+        raise CommandError(str(error)) from error
+
+
+def key_store_path(arguments: argparse.Namespace) -> Path:
+    """The key store's file, next to the ledger."""
+    from gateway.config import settings
+
+    return settings.key_store_beside(ledger_path(arguments))
+
+
+def _day(at: float) -> str:
+    return dt.datetime.fromtimestamp(at, dt.UTC).date().isoformat()
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
+
+
+def _date(text: str) -> dt.date:
+    try:
+        return dt.date.fromisoformat(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a date such as 2030-01-31") from error
+
+
+def _instant(text: str) -> float:
+    """Seconds since the epoch; a time without a zone is UTC."""
+    try:
+        moment = dt.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a time such as 2030-01-31 or 2030-01-31T12:00:00Z"
+        ) from error
+    return (moment if moment.tzinfo is not None else moment.replace(tzinfo=dt.UTC)).timestamp()
