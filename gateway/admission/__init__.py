@@ -1,0 +1,1 @@
+"""What a request may take: estimates, reservations and limits. Knows no backend, no HTTP and no ledger."""
