@@ -10,6 +10,7 @@ MAX_CHARS = 256
 """Longest string in a log field or an attribute (security K1)."""
 
 _SECRET = re.compile(r"(?i)(\bsk-|\bbearer\s+|\bbasic\s+|[?&](?:api[-_]?)?key=|//[^/@\s:]*:)[^\s\"'&@]{8,}")
+_SHORTEST_SECRET = 11
 
 
 def clean(text: str) -> str:
@@ -19,7 +20,8 @@ def clean(text: str) -> str:
     handed to telemetry.
     """
     # Cut last: half a key no longer looks like one. Mask first: an escape before a key would hide where it begins.
-    text = _SECRET.sub(r"\1***", text[: 4 * MAX_CHARS])
+    if len(text) >= _SHORTEST_SECRET:
+        text = _SECRET.sub(r"\1***", text[: 4 * MAX_CHARS])
     if not text.isprintable():  # controls, U+2028, bidirectional overrides, lone surrogates (which break protobuf)
         text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return text if len(text) <= MAX_CHARS else text[: MAX_CHARS - 1] + "…"
