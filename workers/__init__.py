@@ -1,0 +1,1 @@
+"""Inference workers of our own: each its own process behind its own HTTP server."""

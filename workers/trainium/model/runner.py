@@ -1,0 +1,170 @@
+"""The seam between the engine and the device: compiles shapes ahead of time and runs batches.
+
+Owns every device array. `compile` is called from the loading thread, `run` from the engine's; an executable is added
+to the table once it is whole, so a run sees it or not. A shape that is not in the table raises instead of compiling.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+
+from workers.trainium.engine.scheduler import Batch, Controls, Decode, Prefill
+from workers.trainium.engine.shapes import Shape
+from workers.trainium.model import llama
+from workers.trainium.model.gguf import GgufFile
+from workers.trainium.model.sampling import sample
+from workers.trainium.model.weights import load_params, read_architecture
+
+_DTYPES: Final = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+_Executable: TypeAlias = Callable[..., tuple[jax.Array, llama.Caches]]
+_IntArray: TypeAlias = npt.NDArray[np.int32]
+_FloatArray: TypeAlias = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """How much the runner holds."""
+
+    slots: int
+    max_len: int
+    """Positions per slot."""
+
+
+def use_compilation_cache(directory: Path) -> None:
+    """Keep compiled executables between starts; the key holds jaxlib's version and the CPU's features."""
+    directory.mkdir(parents=True, exist_ok=True)
+    options: dict[str, str | float] = {
+        "jax_compilation_cache_dir": str(directory),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    for name, value in options.items():
+        jax.config.update(name, value)  # type: ignore[no-untyped-call]  # JAX leaves it untyped
+
+
+class JaxRunner:
+    """Runs a Llama model through JAX, on whichever platform JAX was started with."""
+
+    def __init__(self, arch: llama.Architecture, params: llama.Params, capacity: Capacity) -> None:
+        self.arch = arch
+        self.capacity = capacity
+        self._params = params
+        self._device = next(iter(params.norm.devices()))
+        # One slot more than there are: padding rows write to it. An index out of range would be clamped on a CPU and
+        # is an error on other devices.
+        shape = (capacity.slots + 1, arch.kv_heads, capacity.max_len, arch.head_dim)
+        zeros = np.zeros(shape, params.norm.dtype)
+        self._caches = llama.Caches(
+            keys=[jax.device_put(zeros, self._device, may_alias=False) for _ in range(arch.layers)],
+            values=[jax.device_put(zeros, self._device, may_alias=False) for _ in range(arch.layers)],
+        )
+        self._cache_shapes = jax.tree.map(lambda array: _spec(array.shape, array.dtype), self._caches)
+        self._executables: dict[Shape, _Executable] = {}
+
+    @classmethod
+    def load(cls, file: GgufFile, capacity: Capacity, *, dtype: str, report: Callable[[int, int], None]) -> "JaxRunner":
+        """Read the weights onto the first device; `report(done, total)` counts layers."""
+        arch = read_architecture(file)
+        device = jax.devices()[0]
+        params = load_params(
+            file, arch, length=capacity.max_len, dtype=jnp.dtype(_DTYPES[dtype]), device=device, report=report
+        )
+        return cls(arch, params, capacity)
+
+    @property
+    def device_name(self) -> str:
+        """Platform and kind of the device, for people."""
+        return f"{self._device.platform}:{self._device.device_kind}"
+
+    @property
+    def ready(self) -> frozenset[Shape]:
+        """Shapes that can run."""
+        return frozenset(self._executables)
+
+    def lower(self, shape: Shape) -> jax.stages.Lowered:
+        """The graph of one shape, before the device's compiler sees it; the caches are donated."""
+        arch, context = self.arch, shape.context
+        if shape.kind == "prefill":
+
+            def step(params: llama.Params, caches: llama.Caches, *inputs: jax.Array) -> tuple[jax.Array, llama.Caches]:
+                tokens, where, controls = inputs
+                logits, caches = llama.prefill(arch, params, caches, tokens, where, context=context)
+                return sample(logits, controls), caches
+
+            inputs = [_spec((shape.size,), np.int32), _spec((3,), np.int32), _spec((3, 1), np.float32)]
+        else:
+
+            def step(params: llama.Params, caches: llama.Caches, *inputs: jax.Array) -> tuple[jax.Array, llama.Caches]:
+                rows, controls = inputs
+                logits, caches = llama.decode(arch, params, caches, rows, context=context)
+                return sample(logits, controls), caches
+
+            inputs = [_spec((3, shape.size), np.int32), _spec((3, shape.size), np.float32)]
+        return jax.jit(step, donate_argnums=1).lower(self._params, self._cache_shapes, *inputs)
+
+    def compile(self, shape: Shape) -> float:
+        """Make the shape runnable; returns the seconds it took."""
+        started = time.perf_counter()
+        executable: _Executable = self.lower(shape).compile()
+        self._executables = {**self._executables, shape: executable}
+        return time.perf_counter() - started
+
+    def run(self, batch: Batch) -> list[int]:
+        """Run one step and wait for its tokens: one for a chunk, one per row for a decode step.
+
+        Raises `ValueError` when the batch would touch memory outside its slots, `KeyError` when its shape is not
+        compiled.
+        """
+        executable = self._executables[batch.shape]
+        if isinstance(batch, Prefill):
+            tokens, self._caches = executable(self._params, self._caches, *self._prefill_inputs(batch))
+            return [int(np.asarray(tokens)[0])]
+        tokens, self._caches = executable(self._params, self._caches, *self._decode_inputs(batch))
+        return [int(token) for token in np.asarray(tokens)[: len(batch.rows)]]
+
+    def _prefill_inputs(self, batch: Prefill) -> tuple[_IntArray, _IntArray, _FloatArray]:
+        size = len(batch.tokens)
+        if not 0 < size <= batch.shape.size or batch.start < 0 or batch.start + batch.shape.size > batch.shape.context:
+            raise ValueError(f"{size} tokens at {batch.start} do not fit into {batch.shape}")
+        self._check(batch.slot, batch.tokens)
+        tokens = np.zeros(batch.shape.size, np.int32)
+        tokens[:size] = batch.tokens
+        return tokens, np.array([batch.slot, batch.start, size - 1], np.int32), _controls([batch.controls], 1)
+
+    def _decode_inputs(self, batch: Decode) -> tuple[_IntArray, _FloatArray]:
+        if not 0 < len(batch.rows) <= batch.shape.size:
+            raise ValueError(f"{len(batch.rows)} rows do not fit into {batch.shape}")
+        rows = np.zeros((3, batch.shape.size), np.int32)
+        rows[2] = self.capacity.slots
+        for index, row in enumerate(batch.rows):
+            if not 0 <= row.position < batch.shape.context:
+                raise ValueError(f"position {row.position} is outside {batch.shape}")
+            self._check(row.slot, (row.token,))
+            rows[:, index] = row.token, row.position, row.slot
+        return rows, _controls([row.controls for row in batch.rows], batch.shape.size)
+
+    def _check(self, slot: int, tokens: tuple[int, ...]) -> None:
+        """Indices out of range are clamped in silence on a CPU and end the run on other devices."""
+        if not 0 <= slot < self.capacity.slots or min(tokens) < 0 or max(tokens) >= self.arch.vocab:
+            raise ValueError(f"slot {slot} or a token id is out of range")
+
+
+def _spec(shape: tuple[int, ...], dtype: npt.DTypeLike) -> jax.ShapeDtypeStruct:
+    """Shape and type of an input, without the input; it lands on the first device, as the weights do."""
+    return jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[no-untyped-call]  # JAX leaves it untyped
+
+
+def _controls(rows: list[Controls], size: int) -> _FloatArray:
+    """Columns of temperature, top_p and uniform; padding is greedy."""
+    table = np.zeros((3, size), np.float32)
+    for index, row in enumerate(rows):
+        table[:, index] = row.temperature, row.top_p, row.uniform
+    return table

@@ -1,0 +1,111 @@
+"""Everything that is different on AWS Neuron devices: finding them, telling real packages from placeholders, settings.
+
+The names of AWS's packages exist on the public index as placeholders of 2 kB; the real ones come from AWS's own index.
+Not yet run on a device by us: the graphs keep to what Neuron's JAX documents as supported, and tests check that.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+from workers.trainium.config import DeviceChoice
+from workers.trainium.errors import DeviceUnavailable
+
+_PLUGIN: Final = "libneuronxla"
+_FIRST_REAL_MAJOR: Final = 2
+"""Placeholders of the plugin are version 1.0 and below."""
+_HOW_TO_INSTALL: Final = (
+    "On the instance, install AWS's packages from the Neuron package repository (not from the public index): "
+    "`jax-neuronx[stable]`, as the Neuron documentation's JAX set-up page shows, or start from AWS's Neuron images."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """All that the rest of the worker needs to know of the device; the only place where platforms differ."""
+
+    platform: str
+    """JAX's name for it."""
+    dtype: str
+    prefill: tuple[int, ...]
+    """Tokens per prompt chunk, ascending."""
+    environment: Mapping[str, str]
+    """Variables that must be set before JAX is imported; the user's own settings win."""
+
+
+_CPU: Final = Backend(
+    platform="cpu",
+    # bfloat16 is 13 times slower on this kind of CPU.
+    dtype="float32",
+    prefill=(64, 256),
+    environment={
+        "JAX_PLATFORMS": "cpu",
+        # Loading a cached executable logs pages about `prefer-no-gather`, which is a compiler hint, not a CPU feature.
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    },
+)
+_NEURON: Final = Backend(
+    platform="neuron",
+    dtype="bfloat16",
+    prefill=(128, 512),
+    environment={
+        "JAX_PLATFORMS": "neuron,cpu",
+        # Eager operations would compile one executable each.
+        "NEURON_RT_STOCHASTIC_ROUNDING_EN": "0",
+        "NEURON_RUN_TRIVIAL_COMPUTATION_ON_CPU": "1",
+        "NEURON_CC_FLAGS": "--model-type=transformer --auto-cast=none",
+    },
+)
+
+
+def installed_version(package: str) -> str | None:
+    """The version of an installed package, or None."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def has_device_node(root: Path = Path("/dev")) -> bool:
+    """Whether the kernel driver shows a Neuron device."""
+    return any(root.glob("neuron[0-9]*"))
+
+
+def choose_backend(
+    wanted: DeviceChoice,
+    *,
+    version_of: Callable[[str], str | None] = installed_version,
+    device_present: Callable[[], bool] = has_device_node,
+) -> Backend:
+    """The backend for `--device`; `auto` takes a Neuron device when plugin and device are both there.
+
+    Raises `DeviceUnavailable` when `neuron` was asked for and something is missing; the message says what to install.
+    """
+    if wanted == "cpu":
+        return _CPU
+    missing = _what_is_missing(version_of(_PLUGIN), is_present=device_present())
+    if missing is None:
+        return _NEURON
+    if wanted == "auto":
+        return _CPU
+    raise DeviceUnavailable(f"--device neuron: {missing} {_HOW_TO_INSTALL}")
+
+
+def prepare_environment(backend: Backend) -> None:
+    """Set what must be set before JAX is imported."""
+    for name, value in backend.environment.items():
+        os.environ.setdefault(name, value)
+
+
+def _what_is_missing(version: str | None, *, is_present: bool) -> str | None:
+    if version is None:
+        return f"the package `{_PLUGIN}` is not installed."
+    major = version.split(".")[0]
+    if not major.isdigit() or int(major) < _FIRST_REAL_MAJOR:
+        return f"`{_PLUGIN}` {version} is the public index's placeholder, not the plugin."
+    if not is_present:
+        return "this machine shows no Neuron device (/dev/neuron0); is it an Inf2 or Trn instance with the driver?"
+    return None

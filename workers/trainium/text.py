@@ -1,0 +1,145 @@
+"""Text to tokens and back: tokenizer and chat template from a GGUF file's metadata, and the incremental reader.
+
+Does no tensor work. The reader never gives out half a UTF-8 character, nor text that may turn out to be the start of a
+stop string.
+"""
+
+import codecs
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final, NoReturn, TypedDict
+
+from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from workers.trainium.errors import InvalidRequest, ModelUnavailable
+from workers.trainium.model.gguf import GgufFile
+
+_CONTROL: Final = 3
+"""GGUF token type of tokens that mark structure and are never shown."""
+
+
+class Message(TypedDict):
+    """One turn of a conversation, as chat templates want it."""
+
+    role: str
+    content: str
+
+
+class Vocabulary:
+    """A byte-level BPE vocabulary: encodes text, and knows the bytes and the role of every token."""
+
+    def __init__(self, file: GgufFile) -> None:
+        """Build it from the metadata; raises `ModelUnavailable` for a kind of tokenizer this worker does not know."""
+        kind, flavour = file.text("tokenizer.ggml.model"), file.text("tokenizer.ggml.pre")
+        if (kind, flavour) != ("gpt2", "smollm"):
+            raise ModelUnavailable(f"{file.path} has tokenizer `{kind}`/`{flavour}`; this worker knows `gpt2`/`smollm`")
+        tokens = [str(token) for token in file.list("tokenizer.ggml.tokens")]
+        control = {i for i, role in enumerate(file.list("tokenizer.ggml.token_type")) if role == _CONTROL}
+        pairs = [str(merge).split(" ", 1) for merge in file.list("tokenizer.ggml.merges")]
+        model = models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=[(left, right) for left, right in pairs])
+        tokenizer = Tokenizer(model)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
+        tokenizer.decoder = decoders.ByteLevel()
+        tokenizer.add_special_tokens([AddedToken(tokens[i], special=True, normalized=False) for i in sorted(control)])
+        self._tokenizer = tokenizer
+        table = _byte_of_character()
+        self._bytes = [
+            b"" if i in control else bytes(table[character] for character in token) for i, token in enumerate(tokens)
+        ]
+        self.size = len(tokens)
+        self.end_tokens = frozenset({file.integer("tokenizer.ggml.eos_token_id")})
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Token ids of the text; control tokens spelled in it become themselves, nothing is added around it."""
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def bytes_of(self, token: int) -> bytes:
+        """The token's part of the text, perhaps not whole characters; nothing for control tokens."""
+        return self._bytes[token]
+
+
+class ChatTemplate:
+    """A model's own chat template; runs in Jinja's immutable sandbox, as it comes with the weights."""
+
+    def __init__(self, source: str) -> None:
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, autoescape=False
+        )  # the output is a prompt, not HTML
+        environment.globals["raise_exception"] = _refuse
+        environment.globals["strftime_now"] = lambda form: datetime.now(UTC).strftime(form)
+        self._template = environment.from_string(source)
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The prompt for the assistant's next turn; raises `InvalidRequest` when the template refuses."""
+        try:
+            return self._template.render(messages=messages, add_generation_prompt=True)
+        except TemplateError as error:
+            raise InvalidRequest(f"the model's chat template refused: {error}", param="messages") from error
+
+
+class StreamReader:
+    """Tokens in, certain text out; implements `engine.sequences.Reader`."""
+
+    def __init__(self, vocabulary: Vocabulary, stops: Sequence[str]) -> None:
+        self._vocabulary = vocabulary
+        self._stops = tuple(stops)
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._held = ""
+        self._is_stopped = False
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether a stop string was met; neither it nor anything after it is given out."""
+        return self._is_stopped
+
+    def push(self, token: int) -> str:
+        """Text that became certain with this token."""
+        return self._take(self._decoder.decode(self._vocabulary.bytes_of(token)))
+
+    def close(self) -> str:
+        """Everything still held back; an unfinished character becomes U+FFFD."""
+        text = self._take(self._decoder.decode(b"", final=True))
+        if self._is_stopped:
+            return text
+        text, self._held = text + self._held, ""
+        return text
+
+    def _take(self, new: str) -> str:
+        if self._is_stopped:
+            return ""
+        text = self._held + new
+        hits = [at for at in (text.find(stop) for stop in self._stops) if at >= 0]
+        if hits:
+            self._is_stopped = True
+            self._held = ""
+            return text[: min(hits)]
+        keep = max((_overlap(text, stop) for stop in self._stops), default=0)
+        cut = len(text) - keep
+        self._held = text[cut:]
+        return text[:cut]
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that begins `stop`."""
+    for size in range(min(len(text), len(stop) - 1), 0, -1):
+        if stop.startswith(text[-size:]):
+            return size
+    return 0
+
+
+def _byte_of_character() -> dict[str, int]:
+    """The byte each character of a byte-level vocabulary stands for.
+
+    GPT-2's table: printable bytes stand for themselves, the others for the characters from U+0100 on, in order.
+    """
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
+
+
+def _refuse(message: str) -> NoReturn:
+    raise TemplateError(message)

@@ -1,0 +1,222 @@
+"""OpenAI's request bodies, checked: what this worker does becomes a `Generate`, the rest is refused by name.
+
+A parameter we do not know, or one whose value asks for something we do not do, is a 400 that names it; a value that
+changes nothing (null, the default, a note for the provider's records) is accepted. Does no I/O.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeVar
+
+import msgspec
+
+from workers.trainium.errors import InvalidRequest, UnsupportedParameter
+from workers.trainium.text import Message
+
+_PATH: Final = re.compile(r"(.*) - at `\$\.?(.*)`$", re.DOTALL)
+
+
+class _StreamOptions(msgspec.Struct, frozen=True):
+    include_usage: bool | None = None
+
+
+class _TextPart(msgspec.Struct, frozen=True):
+    type: str
+    text: str | None = None
+
+
+class _Message(msgspec.Struct, frozen=True):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[_TextPart]
+
+
+class _Common(msgspec.Struct, frozen=True, kw_only=True):
+    model: str
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+
+
+class _Chat(_Common, frozen=True, kw_only=True):
+    messages: list[_Message]
+    max_completion_tokens: int | None = None
+
+
+class _Completion(_Common, frozen=True, kw_only=True):
+    prompt: str | list[str | int]
+
+
+_Body = TypeVar("_Body", bound=_Common)
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """One request, whatever endpoint it came to."""
+
+    model: str
+    prompt: tuple[Message, ...] | str | tuple[int, ...]
+    """A conversation, a text, or token ids."""
+    max_tokens: int | None
+    """None: as many as fit."""
+    temperature: float
+    top_p: float
+    seed: int | None
+    stop: tuple[str, ...]
+    is_stream: bool
+    include_usage: bool
+    """Whether the stream ends with a usage chunk."""
+
+
+def _anything(_: object) -> bool:
+    return True
+
+
+def _is(*values: object) -> Callable[[object], bool]:
+    # By type as well: in Python `True == 1`.
+    return lambda value: any(type(value) is type(one) and value == one for one in values)
+
+
+_HARMLESS: Final[dict[str, Callable[[object], bool]]] = {
+    # Notes for the provider's own records, and hints to caches and schedulers this worker does not have.
+    "metadata": _anything,
+    "prompt_cache_key": _anything,
+    "cache_salt": _anything,
+    "safety_identifier": _anything,
+    "user": _anything,
+    "service_tier": _is("auto", "default"),
+    "store": _is(False),
+    # Values that say "do not".
+    "best_of": _is(1),
+    "echo": _is(False),
+    "frequency_penalty": _is(0, 0.0),
+    "functions": _is([]),
+    "logit_bias": _is({}),
+    "logprobs": _is(False),
+    "modalities": _is(["text"]),
+    "n": _is(1),
+    "parallel_tool_calls": lambda value: isinstance(value, bool),
+    "presence_penalty": _is(0, 0.0),
+    "response_format": _is({"type": "text"}),
+    "suffix": _is(""),
+    "tool_choice": _is("none", "auto"),
+    "tools": _is([]),
+    "top_logprobs": _is(0),
+}
+"""Parameter → whether its value changes nothing here."""
+
+_HARMLESS_IN_MESSAGE: Final = frozenset({"name"})
+
+
+def parse_chat(body: bytes) -> Generate:
+    """A `/v1/chat/completions` body. Raises `InvalidRequest`, naming the parameter."""
+    fields = _fields(body, _Chat)
+    messages = fields.get("messages")
+    if isinstance(messages, list):
+        for index, message in enumerate(messages):
+            _check_message(message, f"messages[{index}]")
+    chat = _convert(fields, _Chat)
+    if not chat.messages:
+        raise InvalidRequest("`messages` is empty", param="messages")
+    limit = chat.max_completion_tokens if chat.max_completion_tokens is not None else chat.max_tokens
+    prompt = tuple(_plain(message, f"messages[{index}]") for index, message in enumerate(chat.messages))
+    return _generate(chat, prompt, limit)
+
+
+def parse_completion(body: bytes) -> Generate:
+    """A `/v1/completions` body. Raises `InvalidRequest`, naming the parameter."""
+    fields = _fields(body, _Completion)
+    completion = _convert(fields, _Completion)
+    prompt = completion.prompt
+    if isinstance(prompt, str):
+        return _generate(completion, prompt, completion.max_tokens)
+    tokens = tuple(item for item in prompt if isinstance(item, int))
+    if len(tokens) == len(prompt):
+        return _generate(completion, tokens, completion.max_tokens)
+    if len(prompt) == 1 and isinstance(prompt[0], str):
+        return _generate(completion, prompt[0], completion.max_tokens)
+    raise UnsupportedParameter(
+        "`prompt` must be one text, a list with one text, or a list of token ids", param="prompt"
+    )
+
+
+def _fields(body: bytes, shape: type[_Common]) -> dict[str, Any]:
+    """The body's fields that `shape` has; the others have been checked to be harmless."""
+    try:
+        decoded = msgspec.json.decode(body)
+    except msgspec.DecodeError as error:
+        raise InvalidRequest(f"the request body is not JSON: {error}") from error
+    if not isinstance(decoded, dict):
+        raise InvalidRequest("the request body is not a JSON object")
+    known = set(shape.__struct_fields__)
+    for name, value in decoded.items():
+        if name in known or value is None:
+            continue
+        is_harmless = _HARMLESS.get(name)
+        if is_harmless is None or not is_harmless(value):
+            raise UnsupportedParameter(f"this model does not support `{name}` with this value", param=name)
+    return {name: value for name, value in decoded.items() if name in known}
+
+
+def _check_message(message: object, path: str) -> None:
+    """Refuse what a message may carry and this worker cannot express, such as tool calls."""
+    if not isinstance(message, dict):
+        return
+    role = message.get("role")
+    if role in ("tool", "function"):
+        raise UnsupportedParameter(f"this model does not support messages of role `{role}`", param=f"{path}.role")
+    for name, value in message.items():
+        if name not in ("role", "content", *_HARMLESS_IN_MESSAGE) and value not in (None, [], ""):
+            raise UnsupportedParameter(f"this model does not support `{name}` in messages", param=f"{path}.{name}")
+
+
+def _plain(message: _Message, path: str) -> Message:
+    role = "system" if message.role == "developer" else message.role
+    if isinstance(message.content, str):
+        return Message(role=role, content=message.content)
+    for index, part in enumerate(message.content):
+        if part.type != "text" or part.text is None:
+            raise UnsupportedParameter(
+                f"this model reads text only, not a `{part.type}` part", param=f"{path}.content[{index}]"
+            )
+    return Message(role=role, content="".join(part.text or "" for part in message.content))
+
+
+def _convert(fields: dict[str, Any], shape: type[_Body]) -> _Body:
+    try:
+        return msgspec.convert(fields, shape)
+    except msgspec.ValidationError as error:
+        match = _PATH.match(str(error))
+        message, path = (match[1], match[2]) if match else (str(error), "")
+        missing = re.search(r"missing required field `(\w+)`", message)
+        if missing:
+            path = f"{path}.{missing[1]}" if path else missing[1]
+        raise InvalidRequest(f"`{path}` is wrong: {message}", param=path or None) from error
+
+
+def _generate(body: _Common, prompt: tuple[Message, ...] | str | tuple[int, ...], limit: int | None) -> Generate:
+    stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
+    _require(limit is None or limit >= 1, "max_tokens", "at least 1")
+    _require(body.temperature is None or 0 <= body.temperature <= 2, "temperature", "between 0 and 2")  # noqa: PLR2004  # the API's range
+    _require(body.top_p is None or 0 <= body.top_p <= 1, "top_p", "between 0 and 1")
+    _require(len(stop) <= 4 and all(stop), "stop", "at most 4 texts, none of them empty")  # noqa: PLR2004  # the API's limit
+    return Generate(
+        model=body.model,
+        prompt=prompt,
+        max_tokens=limit,
+        temperature=1.0 if body.temperature is None else body.temperature,
+        top_p=1.0 if body.top_p is None else body.top_p,
+        seed=body.seed,
+        stop=stop,
+        is_stream=bool(body.stream),
+        include_usage=body.stream_options is not None and bool(body.stream_options.include_usage),
+    )
+
+
+def _require(holds: bool, param: str, expected: str) -> None:  # noqa: FBT001  # reads as an assertion
+    if not holds:
+        raise InvalidRequest(f"`{param}` must be {expected}", param=param)

@@ -1,0 +1,144 @@
+"""One worker process put together: its state, how it comes up, and how it goes down."""
+
+import time
+from dataclasses import dataclass, field
+
+import anyio
+import structlog
+
+from workers.trainium.config import Settings
+from workers.trainium.driver import Driver
+from workers.trainium.engine.scheduler import Scheduler
+from workers.trainium.engine.shapes import Shape
+from workers.trainium.errors import EngineFailed, Overloaded, WorkerError
+from workers.trainium.loading import Loaded, Loading, Stopped
+from workers.trainium.metrics import Gauges, Metrics
+from workers.trainium.neuron import Backend
+from workers.trainium.readiness import Progress, Readiness
+from workers.trainium.tracing import NoTracing, Tracing
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What requests need, once it exists."""
+
+    loaded: Loaded
+    driver: Driver
+
+
+@dataclass(slots=True)
+class Worker:
+    """State of the process. Everything but the loading itself happens on the event loop."""
+
+    settings: Settings
+    backend: Backend
+    tracing: Tracing = field(default_factory=NoTracing)
+    readiness: Readiness = field(default_factory=Readiness)
+    metrics: Metrics = field(default_factory=Metrics)
+    started: int = field(default_factory=lambda: int(time.time()))
+    """Unix seconds."""
+    serving: Serving | None = None
+    _loading: Loading | None = None
+
+    @property
+    def model(self) -> str:
+        """The name clients use."""
+        if self.serving is not None:
+            return self.serving.loaded.model
+        return self.settings.model.rsplit("/", 1)[-1].removesuffix(".gguf")
+
+    @property
+    def progress(self) -> Progress:
+        """How far the worker is; notices when the device has failed."""
+        failure = self.serving.driver.failure if self.serving is not None else None
+        if failure is not None:
+            self.readiness.failed(f"the device failed: {failure}; restart the worker")
+        return self.readiness.now
+
+    def require_serving(self) -> Serving:
+        """What requests need. Raises `Overloaded` while loading or draining, `EngineFailed` after a failure."""
+        progress = self.progress
+        if progress.status == "ready" and self.serving is not None:
+            return self.serving
+        self.metrics.refused += 1
+        if progress.status == "failed":
+            raise EngineFailed(progress.detail)
+        if progress.status == "draining":
+            raise Overloaded("the worker is shutting down", retry_after_s=1)
+        raise Overloaded(f"the model is not ready yet: {progress.stage}, {progress.detail}", retry_after_s=2)
+
+    def load_headers(self) -> list[tuple[bytes, bytes]]:
+        """How busy the worker is, for whoever chooses between workers: fresher than a scrape."""
+        driver = self.serving.driver if self.serving is not None else None
+        waiting, free = (driver.waiting, driver.free_slots) if driver is not None else (0, 0)
+        return [(b"x-worker-queue-depth", b"%d" % waiting), (b"x-worker-free-slots", b"%d" % free)]
+
+    def gauges(self) -> Gauges:
+        """What is true now, for `/metrics`."""
+        if self.serving is None:
+            return Gauges(0, 0, 0, 0.0, 0, 0)
+        driver, loaded = self.serving.driver, self.serving.loaded
+        ready = len(loaded.runner.ready)
+        return Gauges(
+            running=driver.running,
+            waiting=driver.waiting,
+            free_slots=driver.free_slots,
+            cache_usage=driver.cache_usage,
+            ready_executables=ready,
+            pending_executables=len(loaded.buckets.shapes()) - ready,
+        )
+
+    async def bring_up(self) -> None:
+        """Load the model, begin to serve, and go on compiling. Raises `WorkerError` when that is not possible."""
+        self._loading = Loading(self.settings, self.backend, self.readiness, self._note_compiled)
+        try:
+            loaded = await anyio.to_thread.run_sync(self._loading.load, abandon_on_cancel=True)
+            self.begin(loaded)
+            await anyio.to_thread.run_sync(self._loading.compile_rest, loaded, abandon_on_cancel=True)
+        except Stopped:
+            log.info("loading.stopped")
+        except WorkerError as error:
+            self.readiness.failed(str(error))
+            raise
+
+    def begin(self, loaded: Loaded) -> None:
+        """Take requests from now on."""
+        scheduler = Scheduler(self.settings.slots, self.settings.max_len)
+        driver = Driver(loaded.runner, scheduler, self.metrics, max_waiting=self.settings.max_waiting)
+        driver.start()
+        self.serving = Serving(loaded, driver)
+        ready, total = len(loaded.runner.ready), len(loaded.buckets.shapes())
+        self.readiness.ready(ready, total, "serving")
+        log.info("worker.ready", model=loaded.model, device=loaded.runner.device_name, dtype=self.backend.dtype)
+
+    async def drain(self) -> None:
+        """Refuse new requests, and let the running ones finish for as long as the settings allow."""
+        self.readiness.draining()
+        self._stop_loading()
+        if self.serving is None:
+            return
+        driver = self.serving.driver
+        log.info("worker.draining", open=driver.open)
+        with anyio.move_on_after(self.settings.drain_timeout_s):
+            await driver.wait_until_idle()
+        if driver.open:
+            log.warning("worker.drain_timed_out", open=driver.open)
+            driver.abort_all()
+
+    async def close(self) -> None:
+        """End the engine's thread and send the last spans."""
+        self._stop_loading()
+        with anyio.move_on_after(5, shield=True):
+            if self.serving is not None:
+                await self.serving.driver.stop()
+            await anyio.to_thread.run_sync(self.tracing.close)
+
+    def _stop_loading(self) -> None:
+        if self._loading is not None:
+            self._loading.stop()
+
+    def _note_compiled(self, shape: Shape, seconds: float) -> None:
+        # From the loading thread; a dict entry is set in one step.
+        self.metrics.compile_s[str(shape)] = seconds
