@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -312,11 +312,6 @@ asyncio.run(main())
 """
 
 
-def acknowledged(lines: Iterable[bytes]) -> list[str]:
-    """The names in whole lines; the last may be cut by the kill."""
-    return [line.decode().strip() for line in lines if line.endswith(b"\n")]
-
-
 def test_killing_the_process_loses_no_acknowledged_row_and_doubles_none(path: Path) -> None:
     """`kill -9` at several instants, one journal after the other's death; each row is there exactly once."""
     promised: list[str] = []
@@ -327,7 +322,7 @@ def test_killing_the_process_loses_no_acknowledged_row_and_doubles_none(path: Pa
             lines = [process.stdout.readline() for _ in range(least)]
             process.send_signal(signal.SIGKILL)
             lines += process.stdout.readlines()
-        promised += acknowledged(lines)
+        promised += [line.decode().strip() for line in lines if line.endswith(b"\n")]  # the kill may cut the last
     written = [(row.exchange, row.attempt) for row in rows(path)]
     assert len(promised) >= 1374
     assert len(written) == len(set(written))
