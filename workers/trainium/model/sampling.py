@@ -72,9 +72,9 @@ def _draw(weights: jax.Array, uniform: jax.Array) -> jax.Array:
 def _pass(cumulated: jax.Array, weights: jax.Array, goal: jax.Array) -> jax.Array:
     """The first index with weight whose cumulated weight exceeds `goal`.
 
-    The last index with weight when rounding leaves none. Asking for weight matters: rounding in the cumulated sums could
-    otherwise stop at a token outside the nucleus.
-
+    The last index with weight when rounding leaves none. Asking for weight matters: rounding in the cumulated sums
+    could otherwise stop at a token outside the nucleus.
+    """
     has_weight = weights > 0
     index = lax.broadcasted_iota(jnp.int32, weights.shape, 0)
     last = jnp.max(jnp.where(has_weight, index, jnp.int32(0)), axis=0)
