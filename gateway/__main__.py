@@ -1,8 +1,8 @@
 """The command line: a thin face on the rooms below. Parses, calls, prints; decides nothing.
 
 Exit codes: 0 done; 1 what was asked cannot be done (why: on stderr; the mistakes that `check` finds: on stdout);
-2 wrong usage. What a program may read goes to stdout, what a person should know to stderr. Every command imports what it
-needs when it runs, so that `--help` and `check` stay quick.
+2 wrong usage. What a program may read goes to stdout, what a person should know to stderr. Every command imports what
+it needs when it runs, so that `--help` and `check` stay quick.
 """
 
 # ruff: noqa: T201  # printing is the job
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from gateway import __version__
 from gateway.control import commands as operator
-from gateway.control.commands import CONFIG_HELP, CommandError, Commands, config_paths
+from gateway.control.commands import CONFIG_HELP, STORE_HELP, CommandError, Commands, config_paths
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,11 +42,52 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"gateway {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_serve(commands)
     _add_check(commands)
     _add_schema(commands)
     operator.add_keys(commands)
     operator.add_ledger(commands)
     return parser
+
+
+def _add_serve(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "serve",
+        help="run the gateway",
+        description="Runs the gateway until SIGTERM or Ctrl-C. Then it takes no new connections, lets running requests "
+        "finish within the drain time, ends the others with an error event, and leaves when every ledger row is "
+        "written. Traces go out over OTLP when OTEL_EXPORTER_OTLP_ENDPOINT is set.",
+    )
+    parser.add_argument("--config", action="append", type=Path, metavar="PATH", help=CONFIG_HELP)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8080, help="port to listen on (default: %(default)s)")
+    parser.add_argument("--store", metavar="URL", help=STORE_HELP)
+    parser.add_argument(
+        "--drain", type=float, default=30.0, metavar="SECONDS", help="time for running requests (default: %(default)s)"
+    )
+    parser.set_defaults(run=_serve)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from gateway.accounting.database import JournalUnusable
+    from gateway.config import policies, settings
+    from gateway.config.problems import ConfigurationError
+    from gateway.serve import PortTaken, serve
+    from gateway.telemetry.tracing import parse_settings
+
+    try:
+        told = settings.read(
+            config=config_paths(arguments), store=arguments.store, host=arguments.host, port=arguments.port
+        )
+        book = policies.load(told.config)
+        serve(told, book, tracing=parse_settings(os.environ), drain_s=arguments.drain)
+    except ConfigurationError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        raise CommandError(f"the configuration has {_count(len(error.problems), 'mistake')}") from error
+    except (settings.SettingsError, PortTaken, JournalUnusable) as error:
+        raise CommandError(str(error)) from error
+    return 0
 
 
 def _add_check(commands: Commands) -> None:

@@ -1,7 +1,7 @@
 """What a dialect must be able to do. Two faces: towards backends (upstream) and towards clients (downstream)."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 from gateway.domain.chat import ChatReply, ChatRequest, Chunk, EndOfStream, MalformedEvent
 from gateway.domain.fault import Fault
@@ -47,7 +47,7 @@ class UpstreamDialect(Protocol):
 class Endpoint(Protocol):
     """How a client speaks to us at one path: a codec on the one pipeline."""
 
-    operation: str
+    operation: Literal["chat", "text_completion"]
     """`gen_ai.operation.name` of its attempts: `chat` or `text_completion`."""
     end_of_stream: bytes
     """What tells the client that a stream is whole."""

@@ -8,6 +8,7 @@ pays what, `actions.py` what a driver must do.
 from gateway.pipeline.actions import Abort, Action, Dispatch, Fail, Finish, Reserve, Respond, Send, Settle
 from gateway.pipeline.entry import Collaborators
 from gateway.pipeline.exchange import Exchange, RequestHead
+from gateway.pipeline.report import record_of
 
 __all__ = [
     "Abort",
@@ -22,4 +23,5 @@ __all__ = [
     "Respond",
     "Send",
     "Settle",
+    "record_of",
 ]

@@ -39,7 +39,8 @@ class Respond(msgspec.Struct, frozen=True):
     """Send the head of a successful answer."""
 
     content_type: bytes
-    streaming: bool
+    length: int | None
+    """Bytes of the whole body; None for a stream."""
 
 
 class Send(msgspec.Struct, frozen=True):

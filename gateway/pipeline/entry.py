@@ -10,7 +10,7 @@ from gateway.auth.keys import extract_credential
 from gateway.config.policies import PolicyBook, PolicySnapshot
 from gateway.dialects.protocols import Endpoint
 from gateway.domain.chat import ChatRequest
-from gateway.domain.errors import Forbidden, GatewayError, UnknownModel
+from gateway.domain.errors import Forbidden, GatewayError, Overloaded, UnknownModel
 from gateway.domain.plan import Decision, Plan
 from gateway.domain.tenant import ApiKey, Tenant
 from gateway.domain.usage import Estimate
@@ -19,6 +19,7 @@ from gateway.routing.choose import choose, refusal
 from gateway.routing.fleet import Fleet
 from gateway.telemetry.tracing import Tracing
 
+_LEDGER_RETRY_AFTER_S = 2.0
 _COUNT_UP_TO_BYTES = 16 << 10
 """A prompt up to this size is counted on the event loop where it must be; a longer one is estimated by its size."""
 
@@ -34,6 +35,8 @@ class Collaborators:
     estimator: Estimator
     counter: TokenCounter
     tracing: Tracing
+    ledger_is_healthy: Callable[[], bool]
+    """Whether rows can be written: what cannot be recorded is not begun."""
     new_id: Callable[[], str]
     """128 random bits as 32 hex digits."""
 
@@ -84,7 +87,9 @@ def identify(house: Collaborators, book: PolicyBook, headers: Headers, wall: flo
 def prepare(
     house: Collaborators, caller: Caller, endpoint: Endpoint, body: bytes, exchange_id: str
 ) -> Job | Unroutable:
-    """Steps 2 to 4: decode, look up the model, estimate, choose. Raises InvalidRequest or UnknownModel."""
+    """Steps 2 to 4: decode, look up the model, estimate, choose. Raises InvalidRequest, UnknownModel, Overloaded."""
+    if not house.ledger_is_healthy():
+        raise Overloaded("The ledger cannot be written at present.", retry_after_s=_LEDGER_RETRY_AFTER_S)
     request = endpoint.decode_request(body)
     route = caller.policy.routes.get(request.model)
     if route is None or (caller.key.models is not None and request.model not in caller.key.models):

@@ -26,9 +26,11 @@ from gateway.pipeline.actions import Abort, Action, Dispatch, Fail, Finish, Rese
 from gateway.pipeline.attempt import MAX_FAULT_BYTES, MAX_REPLY_BYTES, Attempt, AttemptReason
 from gateway.pipeline.entry import Caller, Collaborators, Unroutable, count_prompt, identify, prepare
 from gateway.pipeline.verdict import interruption, verdict
-from gateway.telemetry.context import TraceContext, format_traceparent
+from gateway.telemetry.context import TraceContext
 
 _LEASE_MARGIN_S = 30.0
+_LEDGER_WAIT_S = 5.0
+_MOST_HELD_BYTES = 1 << 20
 _JSON = b"application/json"
 _EVENT_STREAM = b"text/event-stream; charset=utf-8"
 
@@ -252,12 +254,17 @@ class Exchange:
         """When `tick` must be called at the latest; None when nothing is awaited."""
         if self.state is State.ATTEMPTING or self.state is State.RELAYING:
             return min(self.total_by, self.attempts[-1].deadline)
+        if self.state is State.SETTLING:
+            return self.settle_asked_at + _LEDGER_WAIT_S
         return None
 
     def tick(self, now: float) -> None:
         """Time has passed: give up what has lasted too long."""
         wake_at = self.wake_at
         if wake_at is None or now < wake_at:
+            return
+        if self.state is State.SETTLING:
+            self.settled(TimeoutError(), now)  # The rows stay queued; only this answer does not wait for them.
             return
         attempt = self.attempts[-1]
         phase = "total" if now >= self.total_by else attempt.phase
@@ -325,7 +332,9 @@ class Exchange:
         self.attempts.append(attempt)
         traceparent = None
         if self.trace is not None and span_id is not None and target.place.allow_private:
-            traceparent = format_traceparent(self.trace, span_id)  # Only our own machines: third parties learn no ids.
+            traceparent = tracing.traceparent_for(
+                self.trace, span_id
+            )  # Only our own machines: third parties learn no ids.
         request = _dialect(attempt).encode_request(self.job.request, target)
         self.actions.append(Dispatch(attempt.number, target, request, traceparent))
         return True
@@ -336,14 +345,7 @@ class Exchange:
         final: EndOfStream | Fault | None = None
         for event in events:
             if isinstance(event, Chunk):
-                if event.usage is not None:
-                    attempt.usage = event.usage
-                if event.text:
-                    attempt.text.append(event.text)
-                if event.has_content:
-                    attempt.note_content(now)
-                if not event.is_usage_only or self.job.request.wants_usage:
-                    out.append(self._endpoint.encode_chunk(event))
+                out += self._absorbed(attempt, event, now)
             elif isinstance(event, MalformedEvent):
                 attempt.skipped_events += 1
                 if attempt.skipped_events > 1:
@@ -358,14 +360,28 @@ class Exchange:
         elif attempt.committed_at is not None:
             self.state = State.RELAYING
             attempt.note_bytes(now)
-            self.actions += (Respond(_EVENT_STREAM, streaming=True), Send(b"".join([*self._held, *out])))
+            self.actions += (Respond(_EVENT_STREAM, None), Send(b"".join([*self._held, *out])))
         else:
-            self._held += out
+            self._held += [raw for raw in out if not raw.startswith(b":")]
+            if sum(map(len, self._held)) > _MOST_HELD_BYTES and final is None:
+                final = Fault(kind=FaultKind.PROTOCOL, status=200, message="the stream does not come to its content")
         if isinstance(final, EndOfStream):
             attempt.end(Outcome.OK, now)
             self._end(Outcome.OK, [Send(self._endpoint.end_of_stream), Finish()], now)
         elif final is not None:
             self._attempt_failed(attempt, final, now, abort=True)
+
+    def _absorbed(self, attempt: Attempt, chunk: Chunk, now: float) -> Sequence[bytes]:
+        """Note what the chunk says; what of it goes to the client."""
+        if chunk.usage is not None:
+            attempt.usage = chunk.usage
+        if chunk.text:
+            attempt.text.append(chunk.text)
+        if chunk.has_content:
+            attempt.note_content(now)
+        if chunk.is_usage_only and not self.job.request.wants_usage:
+            return ()
+        return (self._endpoint.encode_chunk(chunk),)
 
     def _reply(self, attempt: Attempt, now: float) -> None:
         """A whole unstreamed answer came, or something that only looks like one."""
@@ -379,7 +395,7 @@ class Exchange:
         attempt.end(Outcome.OK, now)
         attempt.finish_reasons, attempt.reply_id, attempt.reply_model = reply.finish_reasons, reply.id, reply.model
         body = self._endpoint.encode_reply(reply)
-        self._end(Outcome.OK, [Respond(_JSON, streaming=False), Send(body), Finish()], now)
+        self._end(Outcome.OK, [Respond(_JSON, len(body)), Send(body), Finish()], now)
 
     def _attempt_failed(self, attempt: Attempt, fault: Fault, now: float, *, abort: bool = False) -> None:
         """A try is over without an answer: go elsewhere if nothing was delivered, say so honestly if not."""

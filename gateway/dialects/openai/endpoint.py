@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -48,9 +48,11 @@ class OpenAIEndpoint:
 
     end_of_stream = b"data: [DONE]\n\n"
 
-    def __init__(self, name: EndpointName, *, operation: str, prompt_fields: tuple[str, ...]) -> None:
+    def __init__(
+        self, name: EndpointName, *, operation: Literal["chat", "text_completion"], prompt_fields: tuple[str, ...]
+    ) -> None:
         self.name = name
-        self.operation = operation
+        self.operation: Literal["chat", "text_completion"] = operation
         self._prompt_fields = prompt_fields
 
     def decode_request(self, body: bytes) -> ChatRequest:

@@ -1,0 +1,61 @@
+"""The response headers that `contract.md` promises on every inference answer. Pure."""
+
+from collections.abc import Iterator, Sequence
+
+from gateway.admission.limits import Level
+from gateway.domain.ledger import Outcome
+from gateway.pipeline import Exchange
+
+_NAMES = {"requests": b"requests", "tokens": b"tokens"}
+
+
+def gateway_headers(exchange: Exchange, now: float, *, streaming: bool) -> Iterator[tuple[bytes, bytes]]:
+    """What the gateway did with this request, as far as it is known when the answer begins."""
+    yield b"x-request-id", exchange.request_id.encode()
+    if exchange.caller is not None:
+        yield b"x-gateway-policy", exchange.caller.policy.label.encode()
+    if exchange.model:
+        yield b"x-gateway-model", exchange.model.encode()
+    if exchange.decision is not None:
+        yield b"x-gateway-decision", exchange.decision.id.encode()
+        yield b"x-gateway-attempts", b"%d" % len(exchange.attempts)
+    if exchange.attempts:
+        yield b"x-gateway-backend", exchange.attempts[-1].target.backend.encode()
+        if not streaming and exchange.outcome is Outcome.OK:
+            yield b"x-gateway-overhead-ms", b"%.1f" % (overhead_s(exchange, now) * 1000)
+    yield from _limit_headers(exchange.levels)
+    if exchange.trace is not None and exchange.trace.sampled:
+        yield b"x-trace-id", exchange.trace.trace_id_hex.encode()
+
+
+def overhead_s(exchange: Exchange, now: float) -> float:
+    """Seconds since the request came that were ours, not a backend's."""
+    waited = sum((each.ended_at or now) - each.started_at for each in exchange.attempts)
+    return max(0.0, now - exchange.started_at - waited)
+
+
+def _limit_headers(levels: Sequence[Level]) -> Iterator[tuple[bytes, bytes]]:
+    """OpenAI's names; for each type the tightest limit."""
+    for kind, name in _NAMES.items():
+        of_kind = [level for level in levels if level.kind == kind]
+        if of_kind:
+            level = min(of_kind, key=lambda each: each.remaining / each.limit)
+            yield b"x-ratelimit-limit-" + name, b"%d" % level.limit
+            yield b"x-ratelimit-remaining-" + name, b"%d" % level.remaining
+            yield b"x-ratelimit-reset-" + name, go_duration(level.reset_s).encode()
+
+
+def go_duration(seconds: float) -> str:
+    """Seconds as Go prints a duration, to the millisecond, as OpenAI's reset headers do: `12ms`, `1s`, `6m0s`.
+
+    Rounded up: whoever waits that long must find the bucket full.
+    """
+    millis = max(0, -int(-seconds * 1000 // 1))
+    if millis < 1000:  # noqa: PLR2004  # below a second Go prints milliseconds
+        return f"{millis}ms" if millis else "0s"
+    minutes, millis = divmod(millis, 60_000)
+    hours, minutes = divmod(minutes, 60)
+    rest = f"{millis / 1000:g}s"
+    if hours:
+        return f"{hours}h{minutes}m{rest}"
+    return f"{minutes}m{rest}" if minutes else rest

@@ -1,0 +1,53 @@
+"""Is the gateway alive, and may it take traffic? Public, cheap, and silent about anything but states."""
+
+from typing import Any, Literal
+
+import msgspec
+from litestar import Request, Response, get
+from litestar.datastructures import State
+
+from gateway.api.machinery import Machinery
+
+
+class Health(msgspec.Struct, kw_only=True):
+    """The process runs and its event loop turns."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Readiness(msgspec.Struct, kw_only=True):
+    """Whether to send traffic here, and which parts are not well."""
+
+    status: Literal["ready", "degraded", "unready"]
+    parts: dict[str, str]
+    """Only what is not as it should be; empty when all is well."""
+
+
+@get("/healthz")
+async def healthz() -> Health:
+    """200 as long as the process can answer at all."""
+    return Health()
+
+
+@get("/readyz")
+async def readyz(request: Request[Any, Any, State]) -> Response[Readiness]:
+    """200 when traffic may come, with the degraded parts named; 503 when it must not."""
+    machinery: Machinery = request.app.state.machinery
+    parts: dict[str, str] = {}
+    blocking = False
+    if request.app.state.draining:
+        parts["gateway"] = "draining"
+        blocking = True
+    if not machinery.journal.healthy:
+        parts["ledger"] = "cannot be written"
+        blocking = True
+    if machinery.house.directory.degraded is not None:
+        parts["key_store"] = machinery.house.directory.degraded
+    if not machinery.house.counter.loaded:
+        parts["token_counter"] = "loading"  # noqa: S105  # tokens of text
+    unavailable = machinery.house.fleet.view().unavailable
+    parts |= {f"backend {name}": reason for name, reason in unavailable.items()}
+    if len(unavailable) == len(machinery.house.book().backends):
+        blocking = True
+    status: Literal["ready", "degraded", "unready"] = "unready" if blocking else "degraded" if parts else "ready"
+    return Response(Readiness(status=status, parts=parts), status_code=503 if blocking else 200)

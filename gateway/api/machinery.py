@@ -1,0 +1,31 @@
+"""What actions are carried out with. Made once, by the app."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from gateway.accounting.journal import Journal
+from gateway.admission.limits import Limiter
+from gateway.pipeline import Collaborators
+from gateway.telemetry.record import RequestRecord
+from gateway.upstream.destination import Destination
+from gateway.upstream.transport import Transport
+
+if TYPE_CHECKING:
+    from gateway.api.stream import Driver
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Machinery:
+    """What actions are carried out with. One for the process."""
+
+    house: Collaborators
+    limiter: Limiter
+    journal: Journal
+    transport: Transport
+    destinations: Mapping[str, Destination]
+    """Of the backends that requests may go to; the fleet knows the others as unavailable."""
+    report: Callable[[RequestRecord], None]
+    """Takes note of a finished request: spans, log line."""
+    live: "set[Driver]" = dataclasses.field(default_factory=set)
+    """The requests in flight."""

@@ -1,0 +1,142 @@
+"""OpenAI's endpoints: inference as raw ASGI, models as ordinary handlers. Each path works with and without `/v1`."""
+
+import re
+from typing import Any, Final, cast
+
+import msgspec
+from litestar import Request, Response, asgi, get
+from litestar.datastructures import State
+from litestar.handlers import ASGIRouteHandler
+from litestar.types import HTTPResponseBodyEvent, HTTPResponseStartEvent, HTTPScope, Receive, Scope, Send
+
+from gateway.api.errors import error_body, error_headers
+from gateway.api.machinery import Machinery
+from gateway.api.stream import Driver
+from gateway.auth.keys import extract_credential
+from gateway.dialects.openai import CHAT, COMPLETIONS
+from gateway.dialects.protocols import Endpoint
+from gateway.domain.errors import Forbidden, GatewayError, UnknownModel, UnsupportedMediaType
+from gateway.domain.wire import Headers
+from gateway.pipeline import RequestHead
+
+_SANE_ID: Final = re.compile(rb"[A-Za-z0-9_-]{8,64}")
+_NOT_ALLOWED: Final = b'{"error":{"message":"Only POST.","type":"invalid_request_error","param":null,"code":null}}'
+
+
+class Model(msgspec.Struct, kw_only=True):
+    """A public model, in OpenAI's shape."""
+
+    id: str
+    object: str = "model"
+    created: int
+    owned_by: str
+
+
+class ModelList(msgspec.Struct, kw_only=True):
+    """The models a key may use, in OpenAI's shape."""
+
+    object: str = "list"
+    data: list[Model]
+
+
+def inference(machinery: Machinery, endpoint: Endpoint, path: str) -> ASGIRouteHandler:
+    """The handler of one inference path: no middleware, no parsing by the framework."""
+    route = f"/v1{path}"
+
+    @asgi(path=[route, path], copy_scope=False)
+    async def handle(scope: Scope, receive: Receive, send: Send) -> None:
+        http = cast("HTTPScope", scope)
+        if http["method"] != "POST":
+            await _refuse_method(send)
+            return
+        headers = cast("Headers", http["headers"])
+        driver = Driver(machinery, endpoint, route, _head(headers))
+        if (problem := _media_problem(headers)) is not None:
+            driver.exchange.refuse(problem)
+        await driver.run(receive, send)
+
+    return handle
+
+
+def handlers(machinery: Machinery) -> list[Any]:
+    """All handlers of this file."""
+    return [
+        inference(machinery, CHAT, "/chat/completions"),
+        inference(machinery, COMPLETIONS, "/completions"),
+        list_models,
+        get_model,
+    ]
+
+
+@get(["/v1/models", "/models"])
+async def list_models(request: Request[Any, Any, State]) -> Response[ModelList]:
+    """The models that the caller's key may use."""
+    return Response(ModelList(data=_models(request)))
+
+
+@get(["/v1/models/{name:path}", "/models/{name:path}"])
+async def get_model(request: Request[Any, Any, State], name: str) -> Response[Model]:
+    """One model, if the caller's key may use it."""
+    wanted = name.removeprefix("/")
+    for model in _models(request):
+        if model.id == wanted:
+            return Response(model)
+    raise UnknownModel(f"The model {wanted[:64]!a} does not exist, or this key may not use it.", param="model")
+
+
+def _models(request: Request[Any, Any, State]) -> list[Model]:
+    machinery: Machinery = request.app.state.machinery
+    house = machinery.house
+    key = house.directory.authenticate(
+        extract_credential(cast("Headers", request.scope["headers"])), request.app.state.wall()
+    )
+    book = house.book()
+    tenant = book.tenants.get(key.tenant)
+    if tenant is None:
+        raise Forbidden("The key's tenant is not in the gateway's configuration.")
+    names = [name for name in book.policies[tenant.policy].routes if key.models is None or name in key.models]
+    return [Model(id=name, created=request.app.state.started_at, owned_by="gateway") for name in names]
+
+
+def _head(headers: Headers) -> RequestHead:
+    request_id: bytes | None = None
+    traceparents: list[bytes] = []
+    for name, value in headers:
+        if name == b"x-request-id":
+            request_id = value
+        elif name == b"traceparent":
+            traceparents.append(value)
+    sane = request_id is not None and _SANE_ID.fullmatch(request_id) is not None
+    return RequestHead(
+        headers=headers,
+        request_id=request_id.decode() if request_id is not None and sane else None,
+        traceparent=traceparents[0] if len(traceparents) == 1 else None,
+    )
+
+
+def _media_problem(headers: Headers) -> GatewayError | None:
+    kind = b""
+    for name, value in headers:
+        if name == b"content-type":
+            kind = value.partition(b";")[0].strip().lower()
+        elif name == b"content-encoding" and value.strip().lower() not in {b"", b"identity"}:
+            return UnsupportedMediaType("Compressed bodies are not accepted: send the JSON as it is.")
+    if kind != b"application/json":
+        return UnsupportedMediaType("Send JSON, and say so: `content-type: application/json`.")
+    return None
+
+
+async def _refuse_method(send: Send) -> None:
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"allow", b"POST"),
+        (b"content-length", b"%d" % len(_NOT_ALLOWED)),
+    ]
+    await send(HTTPResponseStartEvent(type="http.response.start", status=405, headers=headers))
+    await send(HTTPResponseBodyEvent(type="http.response.body", body=_NOT_ALLOWED, more_body=False))
+
+
+def error_response(_request: Request[Any, Any, State], error: GatewayError) -> Response[bytes]:
+    """What ordinary handlers answer when a GatewayError was raised."""
+    headers = {name.decode(): value.decode() for name, value in error_headers(error)}
+    return Response(error_body(error), status_code=error.http_status, media_type="application/json", headers=headers)

@@ -1,0 +1,143 @@
+"""The composition root: settings in, application out. Builds everything once and closes it in order."""
+
+import random
+import secrets
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from time import time
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import structlog
+from litestar import Litestar, Request, Response
+from litestar.datastructures import State
+from litestar.exceptions import HTTPException
+
+from gateway import __version__
+from gateway.accounting.journal import Journal
+from gateway.admission.counting import TokenCounter
+from gateway.admission.estimate import Estimator
+from gateway.admission.limits import MemoryLimiter
+from gateway.api import health, openai
+from gateway.api.errors import error_body
+from gateway.api.machinery import Machinery
+from gateway.auth.directory import Directory
+from gateway.auth.store import KeyStoreReader
+from gateway.config.policies import PolicyBook
+from gateway.config.settings import Settings, read_secret
+from gateway.domain.backend import Backend
+from gateway.domain.errors import GatewayError, InternalError, NotFound
+from gateway.pipeline import Collaborators
+from gateway.routing.fleet import Fleet
+from gateway.telemetry.logs import LogWriter, configure_logging
+from gateway.telemetry.record import RequestRecord
+from gateway.telemetry.tracing import Tracing, TracingSettings
+from gateway.upstream.credentials import CredentialUnusable, credential_headers
+from gateway.upstream.destination import Destination, destination_of
+from gateway.upstream.transport import Transport
+
+_SWEEP_S = 1.0
+_JOURNAL_CLOSE_S = 3.0
+
+log = structlog.get_logger()
+
+
+def create_app(settings: Settings, book: PolicyBook, *, tracing: TracingSettings | None = None) -> Litestar:
+    """The gateway as an ASGI application. Nothing is opened before the server starts it."""
+    destinations, unavailable = _destinations(book.backends)
+    directory = Directory(book.keys, store=KeyStoreReader(settings.key_store))
+    counter = TokenCounter()
+    journal = Journal(settings.store)
+    writer = LogWriter(sys.stderr.buffer)
+    tracer = Tracing(tracing, random=random.SystemRandom(), version=__version__)
+    transport = Transport()
+
+    def report(record: RequestRecord) -> None:
+        tracer.report(record)
+        writer.request_log(record)
+
+    machinery = Machinery(
+        house=Collaborators(
+            directory=directory,
+            book=lambda: book,
+            fleet=Fleet(unavailable),
+            estimator=Estimator(),
+            counter=counter,
+            tracing=tracer,
+            ledger_is_healthy=lambda: journal.healthy,
+            new_id=lambda: secrets.token_hex(16),
+        ),
+        limiter=MemoryLimiter(),
+        journal=journal,
+        transport=transport,
+        destinations=destinations,
+        report=report,
+    )
+
+    @asynccontextmanager
+    async def lifespan(_app: Litestar) -> AsyncIterator[None]:
+        """Opens from the ground up; the exit stack closes in the opposite order."""
+        async with AsyncExitStack() as stack:
+            writer.start()
+            stack.callback(writer.close)
+            configure_logging(writer)
+            for name, reason in unavailable.items():
+                log.warning("backend.left_out", backend=name, reason=reason)
+            stack.callback(tracer.shutdown)
+            journal.open()
+            stack.push_async_callback(journal.close, _JOURNAL_CLOSE_S)
+            stack.push_async_callback(transport.aclose)
+            directory.refresh()
+            stack.callback(directory.close)
+            tasks = await stack.enter_async_context(anyio.create_task_group())
+            stack.callback(tasks.cancel_scope.cancel)
+            tasks.start_soon(directory.watch)
+            tasks.start_soon(_sweep, machinery)
+            tasks.start_soon(anyio.to_thread.run_sync, counter.load)
+            log.info("gateway.started", version=__version__, revision=book.revision)
+            yield
+
+    return Litestar(
+        route_handlers=[*openai.handlers(machinery), health.healthz, health.readyz],
+        lifespan=[lifespan],
+        state=State({"machinery": machinery, "wall": time, "started_at": int(time()), "draining": False}),
+        exception_handlers={GatewayError: openai.error_response, HTTPException: _http_error, Exception: _crash},
+        openapi_config=None,  # The public listener describes nothing; the admin API has its own schema.
+        logging_config=None,
+    )
+
+
+def _destinations(backends: Mapping[str, Backend]) -> tuple[dict[str, Destination], dict[str, str]]:
+    """Where requests may go, and which backends are left out because their secret is missing."""
+    destinations: dict[str, Destination] = {}
+    unavailable: dict[str, str] = {}
+    for name, backend in backends.items():
+        try:
+            destinations[name] = destination_of(name, backend, credential_headers(name, backend, read_secret))
+        except CredentialUnusable:
+            unavailable[name] = "credential_missing"
+    return destinations, unavailable
+
+
+async def _sweep(machinery: Machinery) -> None:
+    """Look after clients that are too slow; one timer for all requests costs each of them nothing."""
+    while True:
+        await anyio.sleep(_SWEEP_S)
+        now = anyio.current_time()
+        for driver in tuple(machinery.live):
+            driver.sweep(now)
+
+
+def _http_error(_request: Request[Any, Any, State], error: HTTPException) -> Response[bytes]:
+    """The framework's own refusals (unknown path, wrong method) in the contract's shape."""
+    shown = NotFound("There is nothing at this path. Inference is under /v1, for example /v1/chat/completions.")
+    return Response(error_body(shown), status_code=error.status_code, media_type="application/json")
+
+
+def _crash(_request: Request[Any, Any, State], error: Exception) -> Response[bytes]:
+    """The edge of the process: whatever nobody expected is logged with its trace and told to nobody."""
+    log.error("request.crashed", exc_info=error)
+    shown = InternalError("The gateway failed to handle this request; its operators have the details.")
+    return Response(error_body(shown), status_code=500, media_type="application/json")

@@ -1,0 +1,137 @@
+"""What a finished exchange tells telemetry. Pure: from the exchange's own notes to a record."""
+
+import functools
+from urllib.parse import urlsplit
+
+from gateway.domain.fault import FaultKind
+from gateway.domain.ledger import Outcome
+from gateway.domain.usage import UsageSource
+from gateway.pipeline.attempt import Attempt
+from gateway.pipeline.exchange import Exchange
+from gateway.telemetry.record import (
+    AttemptRecord,
+    RequestRecord,
+    ReservationRecord,
+    RoutingRecord,
+    SettlementRecord,
+)
+from gateway.telemetry.semconv import AttemptDecision, Operation, RequestOutcome
+
+_OUTCOMES: dict[Outcome, RequestOutcome] = {
+    Outcome.OK: "ok",
+    Outcome.FAILED: "upstream_error",
+    Outcome.INTERRUPTED: "upstream_error",
+    Outcome.REJECTED: "rejected",
+    Outcome.CLIENT_GONE: "client_gone",
+    Outcome.SHUTDOWN: "internal",
+}
+
+
+def record_of(exchange: Exchange, *, route: str, operation: Operation, status: int | None, now: float) -> RequestRecord:
+    """The whole story of a request that is over. `status` is what the client was sent, None for nothing."""
+    caller = exchange.caller
+    job = getattr(exchange, "job", None)
+    record = RequestRecord(
+        request_id=exchange.request_id,
+        method="POST",
+        route=route,
+        started=exchange.started_at,
+        wall_started=exchange.wall_started,
+        trace=exchange.trace,
+        ended=exchange.ended_at or now,
+        status=status,
+        outcome=_outcome(exchange),
+        error_code=exchange.error.code if exchange.error is not None else None,
+        tenant=caller.tenant.id if caller is not None else None,
+        key_id=caller.key.public_id if caller is not None else None,
+        policy=caller.policy.label if caller is not None else None,
+        model=exchange.model or None,
+        stream=job is not None and job.request.stream,
+        usage=exchange.usage,
+    )
+    if exchange.decision is not None:
+        record.routing = RoutingRecord(
+            decision=exchange.decision, started=exchange.started_at, ended=exchange.decided_at or exchange.started_at
+        )
+    if job is None:
+        return record
+    reserved = job.estimate.total_tokens
+    denied = exchange.denied
+    if exchange.reserved_at:
+        record.reservation = ReservationRecord(
+            decision="denied" if denied is not None else "admitted",
+            started=exchange.decided_at,
+            ended=exchange.reserved_at,
+            estimate=job.estimate,
+            reserved_tokens=0 if denied is not None else reserved,
+            reservation_id=None if denied is not None else exchange.id,
+            dimension=denied.dimension.kind if denied is not None else None,
+            retry_after_s=denied.retry_after_s if denied is not None else None,
+        )
+    record.attempts = [_attempt(exchange, position, operation) for position in range(len(exchange.attempts))]
+    record.cost_nano_usd = sum(each.cost_nano_usd or 0 for each in record.attempts) if record.attempts else None
+    committed = next((each.committed_at for each in exchange.attempts if each.committed_at is not None), None)
+    if committed is not None:
+        record.ttft_s = committed - exchange.started_at
+    if exchange.settle_asked_at:
+        record.settlement = SettlementRecord(
+            started=exchange.settle_asked_at,
+            ended=exchange.ended_at or now,
+            reserved_tokens=reserved,
+            actual_tokens=exchange.usage.total_tokens if exchange.usage is not None else 0,
+            source=exchange.usage.source if exchange.usage is not None else UsageSource.ESTIMATED,
+        )
+        waited = sum((each.ended_at or now) - each.started_at for each in exchange.attempts)
+        record.overhead_s = max(0.0, record.ended - exchange.started_at - waited)
+    return record
+
+
+def _outcome(exchange: Exchange) -> RequestOutcome:
+    if exchange.error is not None and exchange.error.code == "internal_error":
+        return "internal"
+    return _OUTCOMES[exchange.outcome] if exchange.outcome is not None else "rejected"
+
+
+def _attempt(exchange: Exchange, position: int, operation: Operation) -> AttemptRecord:
+    attempt = exchange.attempts[position]
+    target = attempt.target
+    address, port = _address(target.place.base_url)
+    decision: AttemptDecision | None = None
+    if attempt.fault is not None:
+        follower = exchange.attempts[position + 1] if position + 1 < len(exchange.attempts) else None
+        decision = "give_up" if follower is None else "retry" if follower.reason == "retry" else "failover"
+    return AttemptRecord(
+        number=attempt.number,
+        reason=attempt.reason,
+        backend=target.backend,
+        model=target.model,
+        provider=target.place.domains.provider or target.backend,
+        operation=operation,
+        started=attempt.started_at,
+        server_address=address,
+        server_port=port,
+        max_tokens=exchange.job.request.max_output_tokens,
+        span_id=attempt.span_id,
+        ended=attempt.ended_at,
+        first_content_at=attempt.committed_at,
+        status=attempt.status,
+        fault=attempt.fault,
+        decision=decision,
+        bytes_forwarded=attempt.committed_at is not None and _reached_the_client(attempt),
+        usage=attempt.usage,
+        cost_nano_usd=target.prices.charge(attempt.usage) if attempt.usage is not None else None,
+        response_id=attempt.reply_id,
+        response_model=attempt.reply_model,
+        finish_reasons=attempt.finish_reasons,
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _address(base_url: str) -> tuple[str | None, int | None]:
+    parts = urlsplit(base_url)
+    return parts.hostname, parts.port or {"https": 443, "http": 80}.get(parts.scheme)
+
+
+def _reached_the_client(attempt: Attempt) -> bool:
+    """An unstreamed answer that could not be read was held back; everything else with content went out."""
+    return attempt.fault is None or attempt.fault.kind is not FaultKind.PROTOCOL or attempt.decoder is not None

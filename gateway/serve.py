@@ -1,0 +1,117 @@
+"""The serving process: socket, server, signals, drain. Knows nothing of requests."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+from litestar import Litestar
+
+from gateway.api.machinery import Machinery
+from gateway.app import create_app
+from gateway.config.policies import PolicyBook
+from gateway.config.settings import Settings
+from gateway.telemetry.tracing import TracingSettings
+
+_BACKLOG = 2048
+_KEEP_ALIVE_S = 75
+_LAST_RESORT_S = 2.0
+"""After the grace and the honest errors, what is left is cut."""
+
+
+class PortTaken(Exception):
+    """Raised when the port cannot be listened on; the message names it and what to do."""
+
+
+def serve(
+    settings: Settings, book: PolicyBook, *, tracing: TracingSettings | None = None, drain_s: float = 30.0
+) -> None:
+    """Serve until SIGTERM or SIGINT; return when every stream has ended and every ledger row is written.
+
+    After the signal, running requests have `drain_s` seconds; those that take longer get an error event. A second
+    SIGINT ends at once. Raises PortTaken, and `JournalUnusable` when the ledger belongs to another process.
+    """
+    listener = listen(settings.host, settings.port)
+    app = create_app(settings, book, tracing=tracing)
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",  # Opened below instead, where an error can be told in one line.
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=int(drain_s + _LAST_RESORT_S),
+    )
+    server = _Server(config, app, drain_s)
+
+    async def run() -> None:
+        async with app.lifespan():
+            await server.serve(sockets=[listener])
+
+    # uvicorn raises the signal again once everything is closed: that is how a stop is meant to end, not an error.
+    signal.signal(signal.SIGTERM, lambda _signal, _frame: None)
+    with listener, asyncio.Runner(loop_factory=_loop_factory()) as runner, contextlib.suppress(KeyboardInterrupt):
+        runner.run(run())
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound socket, so that a taken port is known before anything is opened. Port 0 takes any free one."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise PortTaken(
+            f"cannot listen on {host}:{port} ({error.strerror}); stop what uses it, or choose another with --port"
+        ) from error
+    return listener
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server that tells the application about the drain."""
+
+    def __init__(self, config: uvicorn.Config, app: Litestar, drain_s: float) -> None:
+        super().__init__(config)
+        self._app = app
+        self._drain_s = drain_s
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets=sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if not self.should_exit and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._drain)
+        super().handle_exit(sig, frame)
+
+    def _drain(self) -> None:
+        self._app.state.draining = True
+        if self._loop is not None:
+            self._loop.call_later(self._drain_s, self._end_all)
+
+    def _end_all(self) -> None:
+        machinery: Machinery = self._app.state.machinery
+        for driver in tuple(machinery.live):
+            driver.shutdown()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop, where it exists: it costs half of what the standard loop does."""
+    if sys.platform == "win32":
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop
