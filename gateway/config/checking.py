@@ -54,6 +54,7 @@ class Visit:
     path: Path
     type: type[msgspec.Struct]
     fields: dict[str, object]
+    """The fields that the file gives; INVALID for one that is mistaken."""
 
 
 @dataclass(slots=True)
@@ -99,9 +100,8 @@ class Checker:
         ]
         for name in missing:
             self._refuse(path, f"`{name}` is missing")
-        sound = {name: value for name, value in values.items() if value is not INVALID}
-        self.visits.append(Visit(self.file, path, shape.type, sound))
-        return INVALID if missing or len(sound) < len(values) else shape.type(**sound)
+        self.visits.append(Visit(self.file, path, shape.type, values))
+        return INVALID if missing or INVALID in values.values() else shape.type(**values)
 
     def _one_of(self, tree: Tree, records: tuple[Record, ...], path: Path) -> object:
         names = [name for shape in records for name in shape.fields]

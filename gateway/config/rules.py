@@ -75,9 +75,10 @@ def check_struct(visit: Visit, names: Names, report: Report) -> None:
 
 
 def _backend(file: str, path: Path, fields: Mapping[str, object], _: Names, report: Report) -> None:
-    url = fields.get("base_url")
-    allow_private = bool(fields.get("allow_private", False))
-    if isinstance(url, str) and (mistake := base_url_mistake(url, allow_private=allow_private)):
+    url, allow_private = fields.get("base_url"), fields.get("allow_private", False)
+    if not isinstance(url, str) or not isinstance(allow_private, bool):
+        return
+    if mistake := base_url_mistake(url, allow_private=allow_private):
         report.mistake(file, (*path, "base_url"), mistake)
 
 

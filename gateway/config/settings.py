@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-REFERENCE: Final = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]{0,127}|file:[^\x00-\x1f\x7f]{1,1024}")
+REFERENCE: Final = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]{0,127}|file:[\x21-\x7e]{1,1024}")
 """How the configuration names a secret."""
 MAX_SECRET_BYTES: Final = 64 * 1024
 PRINTABLE: Final = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
@@ -47,18 +47,22 @@ def read(
     port: int = 8080,
 ) -> Settings:
     """What the command line says, else the environment, else the defaults; SettingsError when one of them is bad."""
-    given = tuple(config) or tuple(Path(part) for part in environ.get("GATEWAY_CONFIG", "").split(os.pathsep) if part)
     if not 0 <= port <= 65535:  # noqa: PLR2004  # the range of TCP ports
         raise SettingsError(f"port {port} is not between 0 and 65535")
     endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     return Settings(
-        config=given,
+        config=config_paths(config, environ),
         host=host,
         port=port,
         store=store_path(store or environ.get("GATEWAY_STORE") or None, environ),
         exports_traces=any(environ.get(name) for name in endpoints)
         and environ.get("OTEL_SDK_DISABLED", "").lower() != "true",
     )
+
+
+def config_paths(given: Sequence[Path], environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
+    """The paths given, else those of GATEWAY_CONFIG; empty when neither names one."""
+    return tuple(given) or tuple(Path(part) for part in environ.get("GATEWAY_CONFIG", "").split(os.pathsep) if part)
 
 
 def store_path(url: str | None, environ: Mapping[str, str] = os.environ) -> Path:
@@ -69,8 +73,7 @@ def store_path(url: str | None, environ: Mapping[str, str] = os.environ) -> Path
     if url is None:
         state = environ.get("XDG_STATE_HOME", "")
         # The XDG specification: a relative path there is to be ignored.
-        folder = Path(state) if Path(state).is_absolute() else Path.home() / ".local" / "state"
-        return folder / "llm-gateway" / "gateway.sqlite"
+        return (Path(state) if Path(state).is_absolute() else _home_state()) / "llm-gateway" / "gateway.sqlite"
     parts = urlsplit(url)
     if parts.scheme.startswith(("redis", "rediss")):
         raise SettingsError("the store cannot be Redis in this version; use sqlite:///path, or leave it out")
@@ -79,6 +82,13 @@ def store_path(url: str | None, environ: Mapping[str, str] = os.environ) -> Path
         # Not the URL itself: it may hold a password.
         raise SettingsError("the store has to be a URL such as sqlite:///var/lib/llm-gateway/gateway.sqlite")
     return Path("/" + path.lstrip("/"))
+
+
+def _home_state() -> Path:
+    try:
+        return Path.home() / ".local" / "state"
+    except RuntimeError as error:
+        raise SettingsError("this user has no home folder; name the store with --store or GATEWAY_STORE") from error
 
 
 def key_store_beside(store: Path) -> Path:

@@ -1,0 +1,301 @@
+"""Every mistake of a configuration is named in one run, with its file and its place."""
+
+from pathlib import Path
+
+import pytest
+
+from gateway.config.policies import load
+from gateway.config.problems import ConfigurationError
+from gateway.config.rules import OWN_HEADERS
+
+SOUND = """
+version: 1
+backends:
+  worker:
+    dialect: openai
+    base_url: http://127.0.0.1:8090/v1
+    allow_private: true
+    models: {small: {context: 2048}}
+policies:
+  standard:
+    models:
+      assistant:
+        targets:
+          - {backend: worker, model: small}
+tenants:
+  acme: {policy: standard}
+"""
+
+FIVE = """
+version: 1
+backends:
+  worker:
+    dialect: openai
+    base_url: http://127.0.0.1:8090/v1
+    models: {small: {context: -1}}
+  cloud:
+    dialect: openai
+    base_url: https://api.example.com/v1
+    credential: {bearer: sk-live-0123456789}
+    models: {big: {acepts: [seed]}}
+policies:
+  standard:
+    models:
+      assistant:
+        targets: [{backend: nim, model: small}]
+tenants:
+  acme: {policy: standard}
+"""
+FIVE_EXPECTED = [
+    "$.backends.worker.models.small.context: expected a whole number ≥ 1, got -1",
+    "$.backends.cloud.models.big.acepts: unknown field `acepts`; did you mean `accepts`?",
+    "$.backends.worker.base_url: points to a private or loopback address; say `allow_private: true` if that is meant",
+    "$.backends.cloud.credential.bearer: is not a reference; write env:NAME or file:PATH, never the secret itself",
+    "$.policies.standard.models.assistant.targets[0].backend: names backend `nim`, which is not in `backends`",
+]
+
+BACKEND, MODEL = "$.backends.worker", "$.backends.worker.models.small"
+POLICY, ROUTE, TENANT = "$.policies.standard", "$.policies.standard.models.assistant", "$.tenants.acme"
+COUNT = "expected a whole number ≥ 1 and ≤ 1000000000000"
+WEIGHT = "expected a whole number ≥ 1 and ≤ 1000000"
+PRICE = "expected a number ≥ 0 and ≤ 1000000"
+BACKEND_FIELDS = "dialect, base_url, models, credential, allow_private, domains"
+SHA = "ab" * 32
+TARGET = "          - {backend: worker, model: small}\n"
+OTHER_TENANT = f"\n  zeta: {{policy: standard, keys: [{{name: x, sha256: {SHA}}}]}}"
+
+
+def unsupported(path: str, name: str) -> str:
+    return f"{path}: `{name}` is not supported by this version"
+
+
+def key(fields: str) -> str:
+    return f"{{policy: standard, keys: [{{{fields}}}]}}"
+
+
+# In SOUND, the first is replaced by the second and makes the one mistake that the third is.
+IN_BACKENDS = [
+    ("version: 1", "version: 2", "$.version: expected `1`, got a number"),
+    ("version: 1", "version: true", "$.version: expected `1`, got a truth value"),
+    ("version: 1", "", "$: `version` is missing"),
+    (
+        "version: 1",
+        "version: 1\nplugins: []",
+        "$.plugins: unknown field `plugins`; known here: version, backends, policies, tenants",
+    ),
+    ("dialect: openai", "dialect: anthropic", unsupported(f"{BACKEND}.dialect", "anthropic")),
+    ("dialect: openai", "dialect: smtp", f"{BACKEND}.dialect: expected `openai`, got text"),
+    ("dialect: openai", "", f"{BACKEND}: `dialect` is missing"),
+    ("dialect: openai", "dialect: openai\n    limits: {}", unsupported(f"{BACKEND}.limits", "limits")),
+    (
+        "dialect: openai",
+        "dialect: openai\n    headers: {}",
+        f"{BACKEND}.headers: unknown field `headers`; known here: {BACKEND_FIELDS}",
+    ),
+    ("allow_private: true", "allow_private: yes", f"{BACKEND}.allow_private: expected true or false, got text"),
+    (
+        "base_url: http://127.0.0.1:8090/v1",
+        "base_url: 8090",
+        f"{BACKEND}.base_url: expected text, got a number; put it in quotes",
+    ),
+    ("{context: 2048}", "{context: 0}", f"{MODEL}.context: expected a whole number ≥ 1, got 0"),
+    ("{context: 2048}", "{context: 2048.5}", f"{MODEL}.context: expected a whole number ≥ 1, got a fraction"),
+    ("{context: 2048}", "{context: '2048'}", f"{MODEL}.context: expected a whole number ≥ 1, got text"),
+    ("{context: 2048}", "{context: true}", f"{MODEL}.context: expected a whole number ≥ 1, got a truth value"),
+    ("{context: 2048}", "{weights: w}", unsupported(f"{MODEL}.weights", "weights")),
+    ("{context: 2048}", "{accepts: [prefill]}", unsupported(f"{MODEL}.accepts[0]", "prefill")),
+    ("{context: 2048}", "{prices: {input: 1}}", f"{MODEL}.prices: `output` is missing"),
+    ("{context: 2048}", "{prices: {input: -1, output: 1}}", f"{MODEL}.prices.input: {PRICE}, got -1"),
+    ("{context: 2048}", "{prices: {input: 1e7, output: 1}}", f"{MODEL}.prices.input: {PRICE}, got 1e+07"),
+    ("{context: 2048}", "x", f"{MODEL}: expected fields (context, prices, accepts, quirks), got text"),
+    (
+        "{small: {",
+        '{"sm all": {}, small: {',
+        '$.backends.worker.models["sm all"]: does not have the form ^[A-Za-z0-9._:/@-]{1,128}$',
+    ),
+]
+IN_POLICIES = [
+    (
+        "model: small}",
+        "model: big}",
+        f"{ROUTE}.targets[0].model: names model `big`, which backend `worker` does not list",
+    ),
+    ("model: small}", "model: small, weight: -1}", f"{ROUTE}.targets[0].weight: {WEIGHT}, got -1"),
+    ("model: small}", "model: small, weight: 0}", f"{ROUTE}.targets[0].weight: {WEIGHT}, got 0"),
+    ("model: small}", "model: small, weight: .nan}", f"{ROUTE}.targets[0].weight: {WEIGHT}, got text"),
+    (TARGET, "          []\n", f"{ROUTE}.targets: is empty; at least one entry is needed"),
+    (TARGET, TARGET * 2, f"{ROUTE}.targets[1]: stands here twice; give one entry the whole weight"),
+    (TARGET, TARGET * 65, f"{ROUTE}.targets: holds 65 entries; at most 64 are allowed"),
+    (
+        "        targets:",
+        "        context_fallback: long\n        targets:",
+        unsupported(f"{ROUTE}.context_fallback", "context_fallback"),
+    ),
+    (
+        "        targets:",
+        "        strategy: {mode: latency}\n        targets:",
+        unsupported(f"{ROUTE}.strategy.mode", "latency"),
+    ),
+    (
+        "        targets:",
+        "        strategy: {mode: fastest}\n        targets:",
+        f"{ROUTE}.strategy.mode: expected one of `priority`, `weighted`, got text",
+    ),
+    ("standard:\n", "standard:\n    budget: {usd: 1}\n", unsupported(f"{POLICY}.budget", "budget")),
+    ("standard:\n", "standard:\n    independence: {}\n", unsupported(f"{POLICY}.independence", "independence")),
+    ("standard:\n", "standard:\n    retries: {budget: 0.1}\n", unsupported(f"{POLICY}.retries.budget", "budget")),
+    (
+        "standard:\n",
+        "standard:\n    retries: {attempts: 4}\n",
+        f"{POLICY}.retries.attempts: expected a whole number ≥ 1 and ≤ 3, got 4",
+    ),
+    (
+        "standard:\n",
+        "standard:\n    timeouts: {total: 0}\n",
+        f"{POLICY}.timeouts.total: expected a number > 0 and ≤ 3600, got 0",
+    ),
+    (
+        "standard:\n",
+        "standard:\n    limits: {on_exceed: queue}\n",
+        unsupported(f"{POLICY}.limits.on_exceed", "on_exceed"),
+    ),
+    ("standard:\n", "standard:\n    limits: {concurrency: 0}\n", f"{POLICY}.limits.concurrency: {COUNT}, got 0"),
+    (
+        "standard:\n",
+        "standard:\n    limits: {concurrency: 9223372036854775808}\n",
+        f"{POLICY}.limits.concurrency: {COUNT}, got 9.22337e+18",
+    ),
+]
+IN_TENANTS = [
+    ("tenants:\n  acme: {policy: standard}", "tenants: []", "$.tenants: expected entries by name, got a list"),
+    ("acme:", "Acme:", "$.tenants.Acme: does not have the form ^[a-z0-9][a-z0-9-]{0,39}$"),
+    (
+        "{policy: standard}",
+        "{policy: standrad}",
+        f"{TENANT}.policy: names policy `standrad`, which is not in `policies`",
+    ),
+    ("{policy: standard}", "{}", f"{TENANT}: `policy` is missing"),
+    (
+        "{policy: standard}",
+        key(f"name: ci, sha256: {SHA.upper()}"),
+        f"{TENANT}.keys[0].sha256: does not have the form ^[0-9a-f]{{64}}$",
+    ),
+    ("{policy: standard}", key(f"name: '', sha256: {SHA}"), f"{TENANT}.keys[0].name: expected 1 to 64 characters"),
+    (
+        "{policy: standard}",
+        key(f"name: ci, sha256: {SHA}, expires: 2027-02-30"),
+        f"{TENANT}.keys[0].expires: `2027-02-30` is not a day of the calendar",
+    ),
+    (
+        "{policy: standard}",
+        key(f"name: ci, sha256: {SHA}, expires: soon"),
+        f"{TENANT}.keys[0].expires: expected a date such as 2030-01-31, got text",
+    ),
+    (
+        "{policy: standard}",
+        key(f"name: ci, sha256: {SHA}, models: [gpt]"),
+        f"{TENANT}.keys[0].models[0]: names model `gpt`, which policy `standard` does not offer",
+    ),
+    (
+        "{policy: standard}",
+        key(f"name: ci, sha256: {SHA}") + OTHER_TENANT,
+        "$.tenants.zeta.keys[0].sha256: is also a key of `acme`",
+    ),
+]
+ONE = IN_BACKENDS + IN_POLICIES + IN_TENANTS
+
+LITERAL = "is not a reference; write env:NAME or file:PATH, never the secret itself"
+CREDENTIALS = [
+    ("sk-live-0123456789", ": expected `bearer: …` or `header: …`, got text"),
+    ("{bearer: sk-live-0123456789}", f".bearer: {LITERAL}"),
+    ("{bearer: 'env:sk-live-0123456789'}", f".bearer: {LITERAL}"),
+    ("{bearer: $KEY}", f".bearer: {LITERAL}"),
+    ("{sk-live-0123456789: x}", ": expected `bearer: …` or `header: …`, got other fields"),
+    ("{header: {name: x-api-key, value: sk-live-0123456789}}", f".header.value: {LITERAL}"),
+    ("{header: {name: X-Api-Key, value: env:HOME}}", ".header.name: does not have the form ^[a-z0-9-]{1,64}$"),
+    ("{aws: {region: us-east-1}}", ".aws: `aws` is not supported by this version"),
+]
+
+
+def mistakes(*files: Path) -> list[str]:
+    with pytest.raises(ConfigurationError) as caught:
+        load(files)
+    return [f"{problem.path}: {problem.message}" for problem in caught.value.problems]
+
+
+def write(folder: Path, text: str, name: str = "x.yaml") -> Path:
+    (folder / name).write_text(text, encoding="utf-8")
+    return folder / name
+
+
+def test_five_mistakes_of_five_kinds_are_named_in_one_run(tmp_path: Path) -> None:
+    """A wrong value, an unknown field, a private address, a literal secret and a dangling reference."""
+    assert sorted(mistakes(write(tmp_path, FIVE))) == sorted(FIVE_EXPECTED)
+
+
+def test_each_mistake_reads_file_path_message(tmp_path: Path) -> None:
+    """As compilers write it, so that editors can jump there."""
+    file = write(tmp_path, FIVE)
+    with pytest.raises(ConfigurationError) as caught:
+        load([file])
+    assert {str(problem) for problem in caught.value.problems} == {f"{file}: {line}" for line in FIVE_EXPECTED}
+
+
+@pytest.mark.parametrize(("old", "new", "expected"), ONE, ids=[f"{case[1].strip()[:40]}" for case in ONE])
+def test_a_mistake_is_named_once_with_its_place(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    """One thing is wrong: one line says so."""
+    assert old in SOUND
+    assert mistakes(write(tmp_path, SOUND.replace(old, new, 1))) == [expected]
+
+
+@pytest.mark.parametrize(("credential", "expected"), CREDENTIALS)
+def test_a_secret_in_the_file_is_refused_and_not_shown(tmp_path: Path, credential: str, expected: str) -> None:
+    """Only references may stand there; what stands instead is not repeated."""
+    text = SOUND.replace("dialect: openai", f"dialect: openai\n    credential: {credential}")
+    found = mistakes(write(tmp_path, text))
+    assert found == [f"{BACKEND}.credential{expected}"]
+    assert "0123456789" not in str(found)
+
+
+@pytest.mark.parametrize("name", sorted(OWN_HEADERS))
+def test_a_credential_cannot_replace_a_header_of_ours(tmp_path: Path, name: str) -> None:
+    """security.md H8."""
+    credential = f"credential: {{header: {{name: {name}, value: env:PATH}}}}"
+    text = SOUND.replace("dialect: openai", f"dialect: openai\n    {credential}")
+    expected = f"{BACKEND}.credential.header.name: `{name}` is a header that the gateway writes itself"
+    assert mistakes(write(tmp_path, text)) == [expected]
+
+
+def test_the_same_name_in_two_files_is_a_mistake_that_names_both(tmp_path: Path) -> None:
+    """Files are merged by name; which of two should win is not guessed."""
+    write(tmp_path, SOUND, "a.yaml")
+    write(tmp_path, "version: 1\ntenants: {acme: {policy: standard}}", "b.yaml")
+    with pytest.raises(ConfigurationError) as caught:
+        load([tmp_path])
+    assert [str(problem) for problem in caught.value.problems] == [
+        f"{tmp_path / 'b.yaml'}: $.tenants.acme: stands in {tmp_path / 'a.yaml'} too"
+    ]
+
+
+def test_a_file_that_cannot_be_read_does_not_make_references_dangle(tmp_path: Path) -> None:
+    """The backend may well stand in the broken file: one mistake, not a flood."""
+    policies, tenants = SOUND.split("policies:")[1], "version: 1\npolicies:"
+    good = write(tmp_path, tenants + policies, "good.yaml")
+    broken = write(tmp_path, "version: 1\nbackends: [", "broken.yaml")
+    with pytest.raises(ConfigurationError) as caught:
+        load([good, broken])
+    assert [problem.file for problem in caught.value.problems] == [str(broken)]
+
+
+def test_paths_that_hold_nothing_are_mistakes(tmp_path: Path) -> None:
+    """No path, a missing one, a folder without files, a file that is not fields."""
+    (tmp_path / "empty").mkdir()
+    text = write(tmp_path, "- 1", "list.yaml")
+    with pytest.raises(ConfigurationError) as caught:
+        load([tmp_path / "missing.yaml", tmp_path / "empty", text])
+    assert sorted(problem.message for problem in caught.value.problems) == [
+        "cannot be read (No such file or directory)",
+        "expected fields (version, backends, policies, tenants)",
+        "holds no *.yaml file",
+    ]
+    assert mistakes() == [": no path was given; use --config or GATEWAY_CONFIG"]

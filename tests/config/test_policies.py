@@ -1,0 +1,158 @@
+"""The policy book: what the stages look things up in."""
+
+import datetime as dt
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from gateway.config.policies import PolicyBook, load
+from gateway.domain.policy import Limits
+
+DEMO = Path(__file__).parents[2] / "policies"
+KEY = hashlib.sha256(b"a key of any shape").hexdigest()
+
+TEXT = f"""
+version: 1
+backends:
+  one:
+    dialect: openai
+    base_url: https://one.example/v1
+    models:
+      small: {{prices: {{input: 0.1, output: 0.40}}}}
+      free: {{}}
+  two:
+    dialect: openai
+    base_url: https://two.example/v1
+    credential: {{bearer: env:TWO_KEY}}
+    models: {{small: {{}}}}
+policies:
+  standard:
+    models:
+      assistant:
+        strategy: {{mode: weighted}}
+        targets: [{{backend: two, model: small, weight: 3}}, {{backend: one, model: small}}]
+      gpt-4.1: {{targets: [{{backend: one, model: small}}, {{backend: one, model: free}}]}}
+    limits: {{requests_per_minute: 60, concurrency: 8}}
+  other:
+    models: {{only-two: {{targets: [{{backend: two, model: small}}]}}}}
+tenants:
+  acme:
+    policy: standard
+    limits: {{requests_per_minute: 120}}
+    keys: [{{name: ci, sha256: "{KEY}", models: [assistant], expires: 2027-01-01}}]
+"""
+
+
+def book(folder: Path, text: str = TEXT) -> PolicyBook:
+    (folder / "x.yaml").write_text(text, encoding="utf-8")
+    return load([folder / "x.yaml"])
+
+
+def test_targets_are_resolved_in_their_order(tmp_path: Path) -> None:
+    """A route holds everything an attempt needs; nothing is looked up by name later."""
+    route = book(tmp_path).policies["standard"].routes["assistant"]
+    assert [(str(target), target.weight) for target in route.targets] == [("two/small", 3), ("one/small", 1)]
+    assert route.strategy.mode == "weighted"
+    assert route.targets[1].place.base_url == "https://one.example/v1"
+
+
+def test_the_same_target_is_the_same_object(tmp_path: Path) -> None:
+    """What is known of a target (health, load) can be kept by it."""
+    routes = book(tmp_path).policies["standard"].routes
+    assert routes["assistant"].targets[1] is routes["gpt-4.1"].targets[0]
+
+
+def test_prices_are_exact(tmp_path: Path) -> None:
+    """A tenth of a dollar in YAML is a hundred million nano-dollars, and no price is free."""
+    targets = book(tmp_path).policies["standard"].routes["gpt-4.1"].targets
+    assert (targets[0].prices.input, targets[0].prices.output) == (100_000_000, 400_000_000)
+    assert (targets[1].prices.input, targets[1].prices.output) == (0, 0)
+
+
+def test_a_tenants_limits_override_its_policys_one_by_one(tmp_path: Path) -> None:
+    """What the tenant does not name stays."""
+    tenant = book(tmp_path).tenants["acme"]
+    assert (tenant.id, tenant.policy) == ("acme", "standard")
+    assert tenant.limits == Limits(requests_per_minute=120, concurrency=8)
+
+
+def test_a_configured_key_is_known_by_its_digest(tmp_path: Path) -> None:
+    """It ends with the beginning of its day of expiry, UTC; its public id is the digest's beginning."""
+    (key,) = book(tmp_path).keys
+    assert (key.tenant, key.name, key.models) == ("acme", "ci", ("assistant",))
+    assert (key.digest.hex(), key.public_id) == (KEY, KEY[:12])
+    assert key.expires_at == dt.datetime(2027, 1, 1, tzinfo=dt.UTC).timestamp()
+
+
+def test_a_revision_changes_with_what_its_policy_does_and_with_nothing_else(tmp_path: Path) -> None:
+    """A backend's change is its policies' change; order in the file, other policies and tenants are not."""
+    before = book(tmp_path)
+    label = before.policies["standard"].label
+    assert label == f"standard@{before.policies['standard'].revision}"
+    assert len(before.policies["standard"].revision) == 8
+
+    backend_one = book(tmp_path, TEXT.replace("one.example", "uno.example"))
+    assert backend_one.policies["standard"].label != label
+    assert backend_one.policies["other"].label == before.policies["other"].label
+    assert backend_one.revision != before.revision
+
+    tenant = book(tmp_path, TEXT.replace("requests_per_minute: 120", "requests_per_minute: 121"))
+    assert tenant.policies["standard"].label == label
+    assert tenant.revision != before.revision
+
+    first, second = "      small: {prices: {input: 0.1, output: 0.40}}\n", "      free: {}\n"
+    assert first + second in TEXT
+    reordered = book(tmp_path, TEXT.replace(first + second, second + first))
+    assert reordered.policies["standard"].label == label
+    assert reordered.revision == before.revision
+
+
+def test_warnings_name_missing_secrets_and_idle_policies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They keep nobody from starting; the warning goes when its cause does."""
+    monkeypatch.delenv("TWO_KEY", raising=False)
+    missing = "env:TWO_KEY: the environment variable is not set; `two` is left out until it is there"
+    assert [f"{problem.path}: {problem.message}" for problem in book(tmp_path).warnings] == [
+        f"$.backends.two.credential.bearer: {missing}",
+        "$.policies.other: no tenant uses this policy",
+    ]
+    monkeypatch.setenv("TWO_KEY", "sk-1")
+    assert [problem.path for problem in book(tmp_path).warnings] == ["$.policies.other"]
+
+
+def test_files_of_a_folder_are_merged_by_name(tmp_path: Path) -> None:
+    """Cut into files, the book is the same. Hidden and other files are not read; one given twice counts once."""
+    whole = book(tmp_path)
+    backends, rest = TEXT.split("policies:")
+    policies, tenants = rest.split("tenants:")
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    (folder / "backends.yaml").write_text(backends)
+    (folder / "policies.yml").write_text(f"version: 1\npolicies:{policies}")
+    (folder / "tenants.yaml").write_text(f"version: 1\ntenants:{tenants}")
+    (folder / ".old.yaml").write_text("not: read")
+    (folder / "README.md").write_text("not read")
+    assert load([folder]).revision == whole.revision
+    assert load([folder, folder / "tenants.yaml"]).revision == whole.revision
+
+
+def test_the_book_cannot_be_changed(tmp_path: Path) -> None:
+    """A request keeps the book it started with, so nobody may write into it."""
+    made = book(tmp_path)
+    for mapping in (made.backends, made.policies, made.tenants, made.policies["standard"].routes):
+        with pytest.raises(TypeError):
+            mapping["x"] = None  # type: ignore[index]  # the point of the test
+
+
+def test_the_demo_is_sound_and_needs_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of the box only the worker answers; the two others are left out until their variable is set."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("NVIDIA_API_KEY", raising=False)
+    demo = load([DEMO])
+    assert [problem.path for problem in demo.warnings] == [
+        "$.backends.openai.credential.bearer",
+        "$.backends.nvidia.credential.bearer",
+    ]
+    routes = demo.policies[demo.tenants["demo"].policy].routes
+    assert [target.backend for target in routes["assistant"].targets] == ["worker", "openai", "nvidia"]
+    assert demo.keys == ()

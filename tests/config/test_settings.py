@@ -1,0 +1,112 @@
+"""What a process is told when it starts, and how secrets are resolved."""
+
+from pathlib import Path
+
+import pytest
+
+from gateway.config.settings import SettingsError, config_paths, read, read_secret, store_path
+
+STORES = [
+    ("sqlite:///var/lib/gateway.sqlite", "/var/lib/gateway.sqlite"),
+    ("sqlite:////var/lib/gateway.sqlite", "/var/lib/gateway.sqlite"),
+    ("sqlite:///with%20space/g.db", "/with space/g.db"),
+]
+NOT_STORES = [
+    ("redis://localhost", "cannot be Redis in this version"),
+    ("rediss://:secret@localhost", "cannot be Redis in this version"),
+    ("redis+cluster://a", "cannot be Redis in this version"),
+    ("sqlite://host/path", "has to be a URL such as"),
+    ("sqlite:///", "has to be a URL such as"),
+    ("sqlite:///x?mode=memory", "has to be a URL such as"),
+    ("/var/lib/gateway.sqlite", "has to be a URL such as"),
+    ("postgres://u:secret@h/db", "has to be a URL such as"),
+]
+
+
+@pytest.mark.parametrize(("url", "path"), STORES)
+def test_a_store_url_names_an_absolute_path(url: str, path: str) -> None:
+    """With three slashes, as URLs have it, and with four, as some tools write it."""
+    assert store_path(url) == Path(path)
+
+
+@pytest.mark.parametrize(("url", "message"), NOT_STORES)
+def test_another_store_is_refused_without_showing_its_password(url: str, message: str) -> None:
+    """The message says what works instead."""
+    with pytest.raises(SettingsError, match=message) as caught:
+        store_path(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_the_command_line_beats_the_environment_beats_the_default(tmp_path: Path) -> None:
+    """For the configuration and for the store."""
+    environ = {"GATEWAY_CONFIG": "/a:/b", "GATEWAY_STORE": "sqlite:///e/g.sqlite", "XDG_STATE_HOME": str(tmp_path)}
+    assert config_paths((Path("/c"),), environ) == (Path("/c"),)
+    assert config_paths((), environ) == (Path("/a"), Path("/b"))
+    assert config_paths((), {}) == ()
+    assert read(environ, store="sqlite:///c/g.sqlite").store == Path("/c/g.sqlite")
+    assert read(environ).store == Path("/e/g.sqlite")
+    assert read({"XDG_STATE_HOME": str(tmp_path)}).store == tmp_path / "llm-gateway" / "gateway.sqlite"
+    home = Path.home() / ".local" / "state" / "llm-gateway" / "gateway.sqlite"
+    assert read({}).store == home
+    assert read({"XDG_STATE_HOME": "relative"}).store == home
+
+
+def test_the_key_store_lies_next_to_the_ledger() -> None:
+    """Two files, so that the ledger keeps a single writer."""
+    assert read({}, store="sqlite:///x/gateway.sqlite").key_store == Path("/x/gateway-keys.sqlite")
+
+
+@pytest.mark.parametrize(
+    ("environ", "exports"),
+    [
+        ({}, False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318"}, True),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://localhost:4318/v1/traces"}, True),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318", "OTEL_SDK_DISABLED": "True"}, False),
+    ],
+)
+def test_traces_are_exported_when_the_standard_variables_say_so(environ: dict[str, str], exports: bool) -> None:
+    """Names and meaning are OpenTelemetry's."""
+    assert read(environ).exports_traces is exports
+
+
+def test_a_port_out_of_range_is_refused() -> None:
+    """0 lets the system choose."""
+    assert read({}, port=0).port == 0
+    with pytest.raises(SettingsError, match="port 65536"):
+        read({}, port=65536)
+
+
+def test_a_secret_is_read_without_its_line_break(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One trailing line break is what editors and `echo` leave."""
+    monkeypatch.setenv("SOME_KEY", "sk-1")
+    assert read_secret("env:SOME_KEY") == "sk-1"
+    (tmp_path / "key").write_bytes(b"sk-2\r\n")
+    assert read_secret(f"file:{tmp_path / 'key'}") == "sk-2"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\n", b"sk-3\n\n", b"sk-3\r\nx-evil: 1", b"sk-\xe9", b" sk-3", b"sk-3\x00", b"s" * 70_000]
+)
+def test_a_secret_that_no_header_can_carry_is_refused_unshown(tmp_path: Path, content: bytes) -> None:
+    """Absent, empty or broken: LookupError names the reference and never the value."""
+    (tmp_path / "key").write_bytes(content)
+    with pytest.raises(LookupError, match="key: ") as caught:
+        read_secret(f"file:{tmp_path / 'key'}")
+    assert "sk-3" not in str(caught.value)
+
+
+@pytest.mark.parametrize("reference", ["env:NOT_SET_ANYWHERE", "file:/not/there"])
+def test_a_secret_that_is_not_there_is_named(reference: str) -> None:
+    """So that the operator knows what to set."""
+    with pytest.raises(LookupError, match=reference):
+        read_secret(reference)
+
+
+@pytest.mark.parametrize("reference", ["sk-4", "env:", "env:A-B", "file:", "vault:x", "env:A\n"])
+def test_what_is_no_reference_is_not_shown(reference: str) -> None:
+    """It may be the secret itself."""
+    with pytest.raises(LookupError) as caught:
+        read_secret(reference)
+    assert "sk-4" not in str(caught.value)
