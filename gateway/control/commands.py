@@ -191,7 +191,7 @@ def config_paths(arguments: argparse.Namespace) -> tuple[Path, ...]:
     """The configuration that the command line names, else the environment; empty when neither does."""
     from gateway.config import settings
 
-    return settings.read(config=arguments.config or ()).config
+    return settings.config_paths(arguments.config or ())
 
 
 def ledger_path(arguments: argparse.Namespace) -> Path:
