@@ -127,7 +127,9 @@ class KeyStoreReader:
             return self._poll()
         except (sqlite3.Error, OSError, ValueError) as error:
             self.close()
-            raise KeyStoreUnreadable(f"{self.path.name}: {error}") from error
+            # An OSError's own text has the whole path, which is nobody's business on a health page.
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise KeyStoreUnreadable(f"{self.path.name}: {reason}") from error
         except KeyStoreUnreadable:
             self.close()
             raise

@@ -29,8 +29,6 @@ class Settings:
     port: int
     store: Path
     """The ledger's SQLite file."""
-    exports_traces: bool
-    """Whether OpenTelemetry's standard variables name a collector."""
 
     @property
     def key_store(self) -> Path:
@@ -49,14 +47,11 @@ def read(
     """What the command line says, else the environment, else the defaults; SettingsError when one of them is bad."""
     if not 0 <= port <= 65535:  # noqa: PLR2004  # the range of TCP ports
         raise SettingsError(f"port {port} is not between 0 and 65535")
-    endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     return Settings(
         config=config_paths(config, environ),
         host=host,
         port=port,
         store=store_path(store or environ.get("GATEWAY_STORE") or None, environ),
-        exports_traces=any(environ.get(name) for name in endpoints)
-        and environ.get("OTEL_SDK_DISABLED", "").lower() != "true",
     )
 
 

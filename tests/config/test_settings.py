@@ -56,21 +56,6 @@ def test_the_key_store_lies_next_to_the_ledger() -> None:
     assert read({}, store="sqlite:///x/gateway.sqlite").key_store == Path("/x/gateway-keys.sqlite")
 
 
-@pytest.mark.parametrize(
-    ("environ", "exports"),
-    [
-        ({}, False),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, False),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318"}, True),
-        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://localhost:4318/v1/traces"}, True),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318", "OTEL_SDK_DISABLED": "True"}, False),
-    ],
-)
-def test_traces_are_exported_when_the_standard_variables_say_so(environ: dict[str, str], exports: bool) -> None:
-    """Names and meaning are OpenTelemetry's."""
-    assert read(environ).exports_traces is exports
-
-
 def test_a_port_out_of_range_is_refused() -> None:
     """0 lets the system choose."""
     assert read({}, port=0).port == 0
