@@ -1,0 +1,161 @@
+"""The forward pass and the runner, on a tiny model, against an independent reference."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.workers.trainium.reference import ReferenceLlama
+from tests.workers.trainium.tiny import VOCAB
+from workers.trainium.engine.scheduler import Controls, Decode, Prefill, Row, Scheduler
+from workers.trainium.engine.sequences import Sampling, Sequence
+from workers.trainium.engine.shapes import Buckets, Shape
+from workers.trainium.errors import ModelUnavailable
+from workers.trainium.model.gguf import GgufFile
+from workers.trainium.model.runner import Capacity, JaxRunner
+from workers.trainium.model.weights import read_architecture
+
+from tests.workers.trainium.fakes import CountingReader  # isort: skip
+
+MAX_LEN = 96
+BUCKETS = Buckets(prefill=(8, 32), decode=(1, 3), context=(48, MAX_LEN))
+GREEDY = Controls(0.0, 1.0, 0.0)
+NEURON_OPERATIONS = frozenset(
+    re.findall(
+        r"\w+",
+        "add and broadcast_in_dim compare concatenate constant convert divide dot_general dynamic_slice "
+        "dynamic_update_slice exponential iota maximum minimum multiply negate or reduce reshape rsqrt select slice "
+        "subtract transpose return",
+    )
+)
+"""What a decode graph may use: all documented as supported by Neuron's JAX, none with a dynamic shape."""
+
+
+@pytest.fixture(scope="module")
+def runner(tiny_path: Path) -> JaxRunner:
+    runner = JaxRunner.load(
+        GgufFile(tiny_path), Capacity(3, MAX_LEN), dtype="float32", report=lambda _done, _total: None
+    )
+    for shape in BUCKETS.shapes():
+        runner.compile(shape)
+    return runner
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_path: Path) -> ReferenceLlama:
+    return ReferenceLlama(tiny_path)
+
+
+def generate(
+    runner: JaxRunner, prompts: list[list[int]], count: int, sampling: Callable[[], Sampling] | None = None
+) -> list[list[int]]:
+    """Run all prompts at once; the tokens of each."""
+    scheduler = Scheduler(runner.capacity.slots, MAX_LEN)
+    readers = [CountingReader() for _ in prompts]
+    for index, (prompt, reader) in enumerate(zip(prompts, readers, strict=True)):
+        chosen = sampling() if sampling is not None else Sampling(count, 0.0)
+        scheduler.submit(Sequence(str(index), tuple(prompt), chosen, reader, frozenset()))
+    while (batch := scheduler.schedule(runner.ready)) is not None:
+        scheduler.update(batch, runner.run(batch))
+    return [reader.tokens for reader in readers]
+
+
+def prompts_of(*sizes: int) -> list[list[int]]:
+    rng = np.random.default_rng(11)
+    return [[int(token) for token in rng.integers(0, VOCAB, size)] for size in sizes]
+
+
+def test_greedy_text_equals_the_reference_token_by_token(runner: JaxRunner, reference: ReferenceLlama) -> None:
+    """Short prompts, prompts of several chunks, up to the end of the slot; more prompts than slots."""
+    prompts = prompts_of(1, 5, 8, 9, 31, 40, 70, 84)
+    for prompt, tokens in zip(prompts, generate(runner, prompts, 12), strict=True):
+        choices, lead = reference.greedy_choices(prompt + tokens[:-1], len(prompt) - 1)
+        assert lead > 1e-4, "a tie would make this test say nothing"
+        assert tokens == choices
+
+
+def test_a_sequence_gives_the_same_tokens_alone_and_in_a_batch(runner: JaxRunner) -> None:
+    """Neighbours in the batch and former owners of the slot leave no trace."""
+    prompts = prompts_of(4, 17, 33, 60)
+    together = generate(runner, prompts, 20)
+    assert [generate(runner, [prompt], 20)[0] for prompt in prompts] == together
+
+
+def test_a_seed_gives_the_same_tokens_again(runner: JaxRunner) -> None:
+    """And another seed gives others."""
+
+    def seeded(seed: int) -> Callable[[], Sampling]:
+        def make() -> Sampling:
+            generator = np.random.Generator(np.random.Philox(seed))
+            return Sampling(16, 1.0, 0.95, lambda: float(generator.random(dtype=np.float32)))
+
+        return make
+
+    prompt = prompts_of(6)
+    assert generate(runner, prompt, 16, seeded(1)) == generate(runner, prompt, 16, seeded(1))
+    assert generate(runner, prompt, 16, seeded(1)) != generate(runner, prompt, 16, seeded(2))
+
+
+@pytest.mark.parametrize("shape", BUCKETS.shapes(), ids=str)
+def test_graphs_keep_to_what_neuron_supports(runner: JaxRunner, shape: Shape) -> None:
+    """Static shapes, 32-bit types, a short list of operations, and caches that are updated in place.
+
+    Prefill may gather besides, for its embedding rows; their ids are checked on the host.
+    """
+    text = runner.lower(shape).as_text()
+    used = set(re.findall(r"(?:stablehlo|chlo)\.([a-z_0-9]+)", text))
+    allowed = NEURON_OPERATIONS | ({"gather"} if shape.kind == "prefill" else set())
+    assert used <= allowed
+    assert not re.search(r"tensor<[^>]*\?", text), "a dynamic dimension"
+    assert not re.search(r"tensor<([0-9]+x)*(i64|f64|ui64|complex)", text), "a 64-bit type"
+    assert len(re.findall(r"tf\.aliasing_output", text)) == 2 * runner.arch.layers
+
+
+def test_no_reduction_takes_two_operands(runner: JaxRunner) -> None:
+    """Variadic reductions, as of `jnp.argmax`, are not supported on Neuron."""
+    text = runner.lower(Shape("decode", 3, MAX_LEN)).as_text()
+    assert not re.search(r"stablehlo\.reduce\([^)]*\),\s*\(", text)
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (Prefill(Shape("prefill", 8, 48), "a", 0, 44, (1,) * 4, GREEDY), "do not fit"),
+        (Prefill(Shape("prefill", 8, 48), "a", 0, -1, (1,), GREEDY), "do not fit"),
+        (Prefill(Shape("prefill", 8, 48), "a", 0, 0, (1,) * 9, GREEDY), "do not fit"),
+        (Prefill(Shape("prefill", 8, 48), "a", 3, 0, (1,), GREEDY), "out of range"),
+        (Prefill(Shape("prefill", 8, 48), "a", 0, 0, (VOCAB,), GREEDY), "out of range"),
+        (Decode(Shape("decode", 1, 48), (Row("a", 0, 48, 1, GREEDY),)), "outside"),
+        (Decode(Shape("decode", 1, 48), (Row("a", -1, 4, 1, GREEDY),)), "out of range"),
+        (Decode(Shape("decode", 1, 48), (Row("a", 0, 4, -1, GREEDY),)), "out of range"),
+        (Decode(Shape("decode", 1, 48), ()), "do not fit"),
+    ],
+)
+def test_a_batch_outside_its_bounds_never_reaches_the_device(
+    runner: JaxRunner, batch: Prefill | Decode, message: str
+) -> None:
+    """A CPU would clamp the index in silence and corrupt another sequence; other devices would fault."""
+    with pytest.raises(ValueError, match=message):
+        runner.run(batch)
+
+
+def test_a_shape_that_is_not_compiled_raises(runner: JaxRunner) -> None:
+    """It never compiles in the middle of serving."""
+    with pytest.raises(KeyError):
+        runner.run(Decode(Shape("decode", 2, 48), (Row("a", 0, 4, 1, GREEDY),)))
+
+
+def test_a_model_of_another_family_is_refused(tmp_path: Path) -> None:
+    """By name, before its tensors are misread."""
+    import gguf
+
+    path = tmp_path / "m.gguf"
+    writer = gguf.GGUFWriter(str(path), "mamba")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ModelUnavailable, match="`mamba` model"):
+        read_architecture(GgufFile(path))
