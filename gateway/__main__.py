@@ -42,12 +42,39 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"gateway {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_demo(commands)
     _add_serve(commands)
     _add_check(commands)
     _add_schema(commands)
     operator.add_keys(commands)
     operator.add_ledger(commands)
     return parser
+
+
+def _add_demo(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "demo",
+        help="worker and gateway on this machine, with a ready key",
+        description="Starts the inference worker of this repository on the CPU with a real small model, and the "
+        "gateway in front of it with policies/demo.yaml; prints a key, a curl line and a Python snippet. Ctrl-C stops "
+        "both.",
+    )
+    parser.add_argument("--port", type=int, default=8080, help="the gateway's port (default: %(default)s)")
+    parser.add_argument("--worker-port", type=int, default=8090, help="the worker's port (default: %(default)s)")
+    parser.add_argument(
+        "--state", type=Path, default=Path(".demo"), help="folder for ledger, keys and logs (default: %(default)s)"
+    )
+    parser.set_defaults(run=_demo)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from gateway import demo
+
+    try:
+        demo.run(port=arguments.port, worker_port=arguments.worker_port, state=arguments.state)
+    except demo.DemoFailed as error:
+        raise CommandError(str(error)) from error
+    return 0
 
 
 def _add_serve(commands: Commands) -> None:
@@ -73,14 +100,13 @@ def _serve(arguments: argparse.Namespace) -> int:
     from gateway.config import policies, settings
     from gateway.config.problems import ConfigurationError
     from gateway.serve import PortTaken, serve
-    from gateway.telemetry.tracing import parse_settings
 
     try:
         told = settings.read(
             config=config_paths(arguments), store=arguments.store, host=arguments.host, port=arguments.port
         )
         book = policies.load(told.config)
-        serve(told, book, tracing=parse_settings(os.environ), drain_s=arguments.drain)
+        serve(told, book, drain_s=arguments.drain)
     except ConfigurationError as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)

@@ -33,7 +33,7 @@ from gateway.pipeline import Collaborators
 from gateway.routing.fleet import Fleet
 from gateway.telemetry.logs import LogWriter, configure_logging
 from gateway.telemetry.record import RequestRecord
-from gateway.telemetry.tracing import Tracing, TracingSettings
+from gateway.telemetry.tracing import Tracing
 from gateway.upstream.credentials import CredentialUnusable, credential_headers
 from gateway.upstream.destination import Destination, destination_of
 from gateway.upstream.transport import Transport
@@ -44,14 +44,14 @@ _JOURNAL_CLOSE_S = 3.0
 log = structlog.get_logger()
 
 
-def create_app(settings: Settings, book: PolicyBook, *, tracing: TracingSettings | None = None) -> Litestar:
+def create_app(settings: Settings, book: PolicyBook) -> Litestar:
     """The gateway as an ASGI application. Nothing is opened before the server starts it."""
     destinations, unavailable = _destinations(book.backends)
     directory = Directory(book.keys, store=KeyStoreReader(settings.key_store))
     counter = TokenCounter()
     journal = Journal(settings.store)
     writer = LogWriter(sys.stderr.buffer)
-    tracer = Tracing(tracing, random=random.SystemRandom(), version=__version__)
+    tracer = Tracing(settings.tracing, random=random.SystemRandom(), version=__version__)
     transport = Transport()
 
     def report(record: RequestRecord) -> None:

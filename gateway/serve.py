@@ -15,7 +15,6 @@ from gateway.api.machinery import Machinery
 from gateway.app import create_app
 from gateway.config.policies import PolicyBook
 from gateway.config.settings import Settings
-from gateway.telemetry.tracing import TracingSettings
 
 _BACKLOG = 2048
 _KEEP_ALIVE_S = 75
@@ -27,16 +26,14 @@ class PortTaken(Exception):
     """Raised when the port cannot be listened on; the message names it and what to do."""
 
 
-def serve(
-    settings: Settings, book: PolicyBook, *, tracing: TracingSettings | None = None, drain_s: float = 30.0
-) -> None:
+def serve(settings: Settings, book: PolicyBook, *, drain_s: float = 30.0) -> None:
     """Serve until SIGTERM or SIGINT; return when every stream has ended and every ledger row is written.
 
     After the signal, running requests have `drain_s` seconds; those that take longer get an error event. A second
     SIGINT ends at once. Raises PortTaken, and `JournalUnusable` when the ledger belongs to another process.
     """
     listener = listen(settings.host, settings.port)
-    app = create_app(settings, book, tracing=tracing)
+    app = create_app(settings, book)
     config = uvicorn.Config(
         app,
         http="httptools",

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
+from gateway.telemetry.tracing import TracingSettings, parse_settings
+
 REFERENCE: Final = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]{0,127}|file:[\x21-\x7e]{1,1024}")
 """How the configuration names a secret."""
 MAX_SECRET_BYTES: Final = 64 * 1024
@@ -29,6 +31,8 @@ class Settings:
     port: int
     store: Path
     """The ledger's SQLite file."""
+    tracing: TracingSettings | None = None
+    """Where traces go, from OpenTelemetry's own variables; None when none of them names a collector."""
 
     @property
     def key_store(self) -> Path:
@@ -52,6 +56,7 @@ def read(
         host=host,
         port=port,
         store=store_path(store or environ.get("GATEWAY_STORE") or None, environ),
+        tracing=parse_settings(environ),
     )
 
 
