@@ -2,6 +2,7 @@
 
 Uses asyncio's sockets and no HTTP library, so that it can break framing, stall and cut at any byte. Knows HTTP/1.1 only
 as far as reading requests goes; the OpenAI wire format is in `tests.backends.openai_backend`.
+One file past 350 lines on purpose: what a test may ask for stands next to how it is played.
 
     async with scripted_backend() as backend:
         backend.script(Script(steps=[(0, b"hello")]), Script(status=503))

@@ -1,4 +1,7 @@
-"""What a transport tells of one request, for each way in which a backend may answer or fail to."""
+"""What a transport tells of one request, for each way in which a backend may answer or fail to.
+
+Past 350 lines because the table of broken answers is best read in one piece.
+"""
 
 import asyncio
 import socket
