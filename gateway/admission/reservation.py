@@ -28,10 +28,18 @@ def dimensions_of(tenant: Tenant, estimate: Estimate) -> tuple[Dimension, ...]:
     if limits.tokens_per_minute is not None:
         limit = limits.tokens_per_minute
         refill_per_s = limit / _SECONDS_PER_MINUTE
-        dimensions.append(Dimension(prefix + "tokens", "tokens", limit, refill_per_s, estimate.total_tokens))
+        dimensions.append(Dimension(prefix + "tokens", "tokens", limit, refill_per_s, _token_cost(estimate, limit)))
     if limits.concurrency is not None:
         dimensions.append(Dimension(prefix + "concurrency", "concurrency", limits.concurrency, 0.0, 1))
     return tuple(dimensions)
+
+
+def _token_cost(estimate: Estimate, limit: int) -> int:
+    """The expected tokens, but no more than the limit while the prompt alone fits.
+
+    How long an answer gets is a guess: it may put the bucket into debt, it must not make a request impossible for ever.
+    """
+    return max(min(estimate.total_tokens, limit), estimate.prompt_tokens)
 
 
 def refusal_of(denied: Denied) -> GatewayError:
@@ -43,8 +51,8 @@ def refusal_of(denied: Denied) -> GatewayError:
     name = _NAMES[dimension.kind]
     if denied.retry_after_s is None:
         return InvalidRequest(
-            f"This request may use {dimension.cost} {dimension.kind}, prompt and answer together, and the limit of "
-            f"{dimension.limit} {name} can never grant that. Shorten the prompt or lower the output limit.",
+            f"The prompt takes {dimension.cost} {dimension.kind}, and the limit of {dimension.limit} {name} can never "
+            "grant that. Shorten it.",
             code="request_too_large",
         )
     if dimension.kind == "concurrency":

@@ -72,9 +72,16 @@ def test_too_many_at_once_counts_as_requests() -> None:
     assert "1 requests at the same time" in refusal.message
 
 
+def test_a_long_expected_answer_takes_the_whole_bucket_but_is_not_refused_for_ever() -> None:
+    """How long an answer gets is a guess; a small tenant may still ask, once its bucket is full."""
+    estimate = Estimate(prompt_tokens=50, output_tokens=1000)
+    (dimension,) = dimensions_of(tenant(tokens_per_minute=60), estimate)
+    assert dimension.cost == 60
+
+
 def test_a_request_larger_than_its_limit_is_the_callers_mistake() -> None:
     """400 `request_too_large` without a wait: the same request can never succeed."""
-    refusal = refusal_at_once(Estimate(prompt_tokens=50, output_tokens=11), tokens_per_minute=60)
+    refusal = refusal_at_once(Estimate(prompt_tokens=61, output_tokens=11), tokens_per_minute=60)
     assert isinstance(refusal, InvalidRequest)
     assert (refusal.http_status, refusal.code, refusal.retry_after_s) == (400, "request_too_large", None)
     assert refusal.should_retry is False
