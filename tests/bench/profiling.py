@@ -48,14 +48,13 @@ def _render(kept: Path, requests: int) -> str:
         if calls < requests // 2:
             continue  # start-up, and what happens once per connection
         if file == "~":  # Of C, so its time is the callers'.
-            for (caller, _, _), (_, _, share_s, _) in callers.items():
-                rooms[_room(caller)] += share_s
+            for (caller, _, _), (calls_from_it, _, share_s, _) in callers.items():
+                if calls_from_it >= requests // 2:
+                    rooms[_room(caller)] += share_s
         else:
             rooms[_room(file)] += own_s
         places.append((own_s, total_s, calls / requests, f"{_short(file)}:{line} {function}"))
-    lines = [
-        f"{requests} requests under the profiler; µs per request, of {len(rooms)} rooms and {len(places)} functions"
-    ]
+    lines = [f"{requests} requests under the profiler; µs per request"]
     lines += ["", "   own  room (C functions count for their callers)"]
     ranked = sorted(rooms.items(), key=lambda each: -each[1])
     lines += [f"{own_s * 1e6 / requests:6.1f}  {room}" for room, own_s in ranked]
