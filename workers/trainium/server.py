@@ -14,6 +14,7 @@ import structlog
 import uvicorn
 from litestar import Litestar, Request, Response, asgi, get
 from litestar.exceptions import HTTPException
+from litestar.params import FromPath
 from litestar.types import Receive, Scope, Send
 
 from workers.trainium.errors import InvalidRequest, UnknownModel, WorkerError
@@ -60,7 +61,7 @@ def build_app(worker: Worker) -> Litestar:
         return {"object": "list", "data": [_model(worker)]}
 
     @get("/v1/models/{model_id:str}", sync_to_thread=False)
-    def model(model_id: str) -> Response[Any]:
+    def model(model_id: FromPath[str]) -> Response[Any]:
         if model_id == worker.model:
             return Response(_model(worker))
         error = UnknownModel(f"no model `{model_id}` here; it serves `{worker.model}`", param="model")

@@ -20,6 +20,7 @@ class ReferenceLlama:
         reader: Any = gguf.GGUFReader(str(path))
         self._tensors = {tensor.name: tensor for tensor in reader.tensors}
         self._fields = reader.fields
+        self._read: dict[str, npt.NDArray[np.float32]] = {}
         self.layers = int(self._number("llama.block_count"))
         self.heads = int(self._number("llama.attention.head_count"))
         self.kv_heads = int(self._number("llama.attention.head_count_kv"))
@@ -75,9 +76,11 @@ class ReferenceLlama:
         return out
 
     def _weight(self, name: str) -> Array:
-        tensor = self._tensors[name]
-        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-        return values.reshape(tuple(int(size) for size in tensor.shape)[::-1]).astype(np.float64)
+        if name not in self._read:
+            tensor = self._tensors[name]
+            values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+            self._read[name] = values.reshape(tuple(int(size) for size in tensor.shape)[::-1])
+        return self._read[name].astype(np.float64)
 
     def _number(self, key: str) -> float:
         field = self._fields[key]

@@ -1,0 +1,373 @@
+"""The HTTP contract, spoken to a real process that serves a tiny model."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from tests.workers.trainium.process import WorkerProcess, events_of, eventually
+
+pytestmark = pytest.mark.xdist_group("worker")
+
+Body = dict[str, Any]
+CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
+
+
+def chat(**fields: Any) -> Body:
+    return {"model": "tiny", "messages": [{"role": "user", "content": "abc"}], "max_tokens": 8} | fields
+
+
+def completion(**fields: Any) -> Body:
+    return {"model": "tiny", "prompt": "abc abc", "max_tokens": 8, "temperature": 0} | fields
+
+
+@contextmanager
+def streaming(worker: WorkerProcess, max_tokens: int = 8000) -> Iterator[Iterator[str]]:
+    """A long answer of which the first event has come: its further lines. Leaving the block hangs up."""
+    with (
+        httpx.Client(base_url=worker.base_url, timeout=90) as client,
+        client.stream("POST", CHAT, json=chat(stream=True, max_tokens=max_tokens)) as response,
+    ):
+        # One iterator to the end: dropping it would hang up.
+        lines = response.iter_lines()
+        next(lines)
+        yield lines
+
+
+def test_a_chat_is_answered_in_openai_shape(tiny_worker: WorkerProcess) -> None:
+    """With usage, always."""
+    reply = tiny_worker.http.post(CHAT, json=chat()).raise_for_status().json()
+    choice = reply["choices"][0]
+    assert reply["object"] == "chat.completion"
+    assert reply["id"].startswith("chatcmpl-")
+    assert reply["model"] == "tiny"
+    assert choice["message"]["role"] == "assistant"
+    assert choice["finish_reason"] == "length"
+    usage = reply["usage"]
+    assert usage["completion_tokens"] == 8
+    assert usage["total_tokens"] == usage["prompt_tokens"] + 8
+    assert usage["prompt_tokens_details"] == {"cached_tokens": 0}
+
+
+def test_a_streamed_chat_says_what_the_whole_one_says(tiny_worker: WorkerProcess) -> None:
+    """First the role, then text, then the finish reason, then the usage asked for, then the end mark."""
+    whole = tiny_worker.http.post(CHAT, json=chat(temperature=0)).json()
+    body = chat(temperature=0, stream=True, stream_options={"include_usage": True})
+    with tiny_worker.http.stream("POST", CHAT, json=body) as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        *chunks, last, done = events_of(response.iter_lines())
+    assert done == "[DONE]"
+    assert last["choices"] == []
+    assert last["usage"] == whole["usage"]
+    assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert chunks[-1]["choices"][0] == {"index": 0, "delta": {}, "finish_reason": "length"}
+    assert all(chunk["usage"] is None for chunk in chunks)
+    assert len({chunk["id"] for chunk in chunks}) == 1
+    said = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
+    assert said == whole["choices"][0]["message"]["content"]
+
+
+def test_without_being_asked_a_stream_carries_no_usage(tiny_worker: WorkerProcess) -> None:
+    """As with OpenAI."""
+    with tiny_worker.http.stream("POST", CHAT, json=chat(stream=True)) as response:
+        *chunks, done = events_of(response.iter_lines())
+    assert done == "[DONE]"
+    assert all("usage" not in chunk and chunk["choices"] for chunk in chunks)
+
+
+def test_a_completion_takes_text_a_list_with_one_text_or_token_ids(tiny_worker: WorkerProcess) -> None:
+    """All three say the same when they are the same."""
+    tokens = [ord(letter) - ord("!") + 36 for letter in "!!"]
+    texts = [
+        tiny_worker.http.post(COMPLETION, json=completion(prompt=prompt)).json()["choices"][0]["text"]
+        for prompt in ("!!", ["!!"], tokens)
+    ]
+    assert texts[0] == texts[1] == texts[2]
+
+
+def test_a_streamed_completion_says_what_the_whole_one_says(tiny_worker: WorkerProcess) -> None:
+    """In the older endpoint's shape."""
+    whole = tiny_worker.http.post(COMPLETION, json=completion()).json()
+    with tiny_worker.http.stream("POST", COMPLETION, json=completion(stream=True)) as response:
+        *chunks, _ = events_of(response.iter_lines())
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == whole["choices"][0]["text"]
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks][-1] == "length"
+    assert {chunk["object"] for chunk in chunks} == {"text_completion"}
+
+
+def test_a_seed_gives_the_same_answer_again(tiny_worker: WorkerProcess) -> None:
+    """And another seed gives another."""
+    answers = [
+        tiny_worker.http.post(COMPLETION, json=completion(temperature=1, seed=seed)).json()["choices"][0]["text"]
+        for seed in (1, 1, 2)
+    ]
+    assert answers[0] == answers[1] != answers[2]
+
+
+def test_a_stop_string_ends_the_text_before_itself(tiny_worker: WorkerProcess) -> None:
+    """Streaming or not."""
+    text = tiny_worker.http.post(COMPLETION, json=completion(max_tokens=20)).json()["choices"][0]["text"]
+    stop = text[6:8]
+    expected = text[: text.index(stop)]
+    body = completion(max_tokens=20, stop=[stop, "never there"])
+    whole = tiny_worker.http.post(COMPLETION, json=body).json()
+    assert whole["choices"][0]["text"] == expected
+    assert whole["choices"][0]["finish_reason"] == "stop"
+    with tiny_worker.http.stream("POST", COMPLETION, json=body | {"stream": True}) as response:
+        *chunks, _ = events_of(response.iter_lines())
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == expected
+
+
+def test_max_completion_tokens_is_the_newer_name_and_wins(tiny_worker: WorkerProcess) -> None:
+    """OpenAI deprecates the older one for chats."""
+    reply = tiny_worker.http.post(CHAT, json=chat(max_tokens=8, max_completion_tokens=3)).json()
+    assert reply["usage"]["completion_tokens"] == 3
+
+
+def test_many_at_once_get_what_each_gets_alone(tiny_worker: WorkerProcess) -> None:
+    """More requests than slots, of different lengths."""
+    bodies = [completion(prompt="abc " * (1 + 17 * index), max_tokens=5 + 7 * index) for index in range(10)]
+
+    def ask(body: Body) -> str:
+        text: str = tiny_worker.http.post(COMPLETION, json=body).raise_for_status().json()["choices"][0]["text"]
+        return text
+
+    alone = [ask(body) for body in bodies]
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        assert list(pool.map(ask, bodies)) == alone
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        (CHAT, chat(logprobs=True), "logprobs"),
+        (CHAT, chat(n=2), "n"),
+        (CHAT, chat(n=True), "n"),
+        (CHAT, chat(tools=[{"type": "function", "function": {"name": "f"}}]), "tools"),
+        (CHAT, chat(tool_choice="required"), "tool_choice"),
+        (CHAT, chat(response_format={"type": "json_object"}), "response_format"),
+        (CHAT, chat(logit_bias={"5": 1}), "logit_bias"),
+        (CHAT, chat(presence_penalty=0.5), "presence_penalty"),
+        (CHAT, chat(frequency_penalty=0.5), "frequency_penalty"),
+        (CHAT, chat(store=True), "store"),
+        (CHAT, chat(top_k=5), "top_k"),
+        (CHAT, chat(no_such_thing=1), "no_such_thing"),
+        (CHAT, chat(temperature=2.5), "temperature"),
+        (CHAT, chat(temperature="hot"), "temperature"),
+        (CHAT, chat(top_p=-0.1), "top_p"),
+        (CHAT, chat(max_tokens=0), "max_tokens"),
+        (CHAT, chat(stop=["a", "b", "c", "d", "e"]), "stop"),
+        (CHAT, chat(stop=""), "stop"),
+        (CHAT, chat(seed="x"), "seed"),
+        (CHAT, chat(messages=[]), "messages"),
+        (CHAT, {"model": "tiny"}, "messages"),
+        (CHAT, chat(messages=[{"role": "user"}]), "messages[0].content"),
+        (CHAT, chat(messages=[{"role": "robot", "content": "x"}]), "messages[0].role"),
+        (CHAT, chat(messages=[{"role": "tool", "content": "x"}]), "messages[0].role"),
+        (CHAT, chat(messages=[{"role": "user", "content": [{"type": "image_url"}]}]), "messages[0].content[0]"),
+        (CHAT, chat(messages=[{"role": "assistant", "content": "", "tool_calls": [1]}]), "messages[0].tool_calls"),
+        (CHAT, chat(messages=[{"role": "user", "content": "abc " * 20000}]), "messages"),
+        (CHAT, chat(max_tokens=8192), "max_tokens"),
+        (COMPLETION, completion(echo=True), "echo"),
+        (COMPLETION, completion(suffix="x"), "suffix"),
+        (COMPLETION, completion(best_of=2), "best_of"),
+        (COMPLETION, completion(logprobs=1), "logprobs"),
+        (COMPLETION, completion(prompt=["a", "b"]), "prompt"),
+        (COMPLETION, completion(prompt=[1, "b"]), "prompt"),
+        (COMPLETION, completion(prompt=""), "prompt"),
+        (COMPLETION, completion(prompt=[]), "prompt"),
+        (COMPLETION, completion(prompt=[99999]), "prompt"),
+        (COMPLETION, completion(prompt=[[1, 2]]), "prompt[0]"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_we_cannot_do_is_refused_by_name(tiny_worker: WorkerProcess, path: str, body: Body, param: str) -> None:
+    """Never silently ignored: a 400 that says which parameter."""
+    response = tiny_worker.http.post(path, json=body)
+    assert response.status_code == 400, response.text
+    error = response.json()["error"]
+    assert error["param"] == param
+    assert error["type"] == "invalid_request_error"
+    assert error["message"]
+
+
+def test_a_prompt_that_does_not_fit_has_its_own_code(tiny_worker: WorkerProcess) -> None:
+    """Clients shorten their history when they see it."""
+    response = tiny_worker.http.post(COMPLETION, json=completion(prompt="!" * 8192))
+    assert response.json()["error"]["code"] == "context_length_exceeded"
+    assert "8192 tokens" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"user": "u", "metadata": {"a": "b"}, "store": False, "service_tier": "auto"},
+        {"n": 1, "logprobs": False, "presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}},
+        {"tools": None, "tool_choice": "none", "response_format": {"type": "text"}, "stop": None, "seed": None},
+        {"stream": None, "stream_options": None, "temperature": None, "top_p": None, "max_tokens": None, "stop": "a"},
+        {"messages": [{"role": "developer", "content": [{"type": "text", "text": "a"}], "name": "n"}]},
+        {"messages": [{"role": "assistant", "content": "a", "refusal": None, "tool_calls": None}]},
+    ],
+)
+def test_what_changes_nothing_is_accepted(tiny_worker: WorkerProcess, fields: Body) -> None:
+    """Nulls, defaults, and notes for the provider's records."""
+    body = chat(max_completion_tokens=4) | fields
+    assert tiny_worker.http.post(CHAT, json=body).status_code == 200
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b'"x"', b""])
+def test_a_body_that_is_no_json_object_is_refused(tiny_worker: WorkerProcess, body: bytes) -> None:
+    """With an OpenAI error body all the same."""
+    response = tiny_worker.http.post(CHAT, content=body)
+    assert response.status_code == 400
+    assert response.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_another_model_is_not_found(tiny_worker: WorkerProcess) -> None:
+    """Rather than served by the one we have."""
+    response = tiny_worker.http.post(CHAT, json=chat(model="gpt-5"))
+    assert response.status_code == 404
+    assert response.json()["error"]["code"] == "model_not_found"
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [("GET", CHAT, 405), ("GET", "/nope", 404)])
+def test_wrong_ways_are_refused_in_openai_shape(
+    tiny_worker: WorkerProcess, method: str, path: str, status: int
+) -> None:
+    """So that clients can parse every error alike."""
+    response = tiny_worker.http.request(method, path)
+    assert response.status_code == status
+    assert response.json()["error"]["message"]
+
+
+def test_a_body_that_is_too_long_is_refused(tiny_worker: WorkerProcess) -> None:
+    """Before it is all in memory."""
+    response = tiny_worker.http.post(CHAT, content=b" " * (5 << 20))
+    assert response.status_code == 413
+
+
+def test_the_callers_request_id_comes_back(tiny_worker: WorkerProcess) -> None:
+    """A new one otherwise; and every reply says how busy the worker is."""
+    given = tiny_worker.http.post(CHAT, json=chat(), headers={"x-request-id": "abc-1"})
+    made = tiny_worker.http.post(CHAT, json={})
+    assert given.headers["x-request-id"] == "abc-1"
+    assert len(made.headers["x-request-id"]) == 32
+    assert int(given.headers["x-worker-queue-depth"]) >= 0
+    assert 0 <= int(given.headers["x-worker-free-slots"]) <= 4
+
+
+def test_models_and_worker_describe_what_is_served(tiny_worker: WorkerProcess) -> None:
+    """For clients and for the gateway."""
+    model = tiny_worker.http.get("/v1/models").json()["data"][0]
+    assert (model["id"], model["object"], model["max_model_len"]) == ("tiny", "model", 8192)
+    assert tiny_worker.http.get("/v1/models/tiny").json()["id"] == "tiny"
+    assert tiny_worker.http.get("/v1/models/other").status_code == 404
+    described = tiny_worker.http.get("/v1/worker").json()
+    assert described["caps"]["slots"] == 4
+    assert described["caps"]["max_model_len"] == 8192
+    assert described["device"] == {"platform": "cpu", "name": "cpu:cpu", "dtype": "float32"}
+    assert tiny_worker.http.get("/health").json() == {"status": "ok"}
+    assert tiny_worker.http.get("/ready").json()["status"] == "ready"
+
+
+def test_metrics_count_tokens_and_requests(tiny_worker: WorkerProcess) -> None:
+    """Under vLLM's names, so that existing dashboards work."""
+    before = tiny_worker.metric("vllm:generation_tokens_total")
+    tiny_worker.http.post(CHAT, json=chat(max_tokens=7))
+    assert tiny_worker.metric("vllm:generation_tokens_total") == before + 7
+    text = tiny_worker.http.get("/metrics").text
+    for name in ("vllm:time_to_first_token_seconds_bucket", "vllm:kv_cache_usage_perc", "trn_worker_free_slots"):
+        assert name in text
+
+
+def test_hanging_up_mid_stream_frees_the_slot(tiny_worker: WorkerProcess) -> None:
+    """At the next step, not when the answer would have ended."""
+    aborted = tiny_worker.metric("trn_worker_aborted_total")
+    with streaming(tiny_worker):
+        assert tiny_worker.load()["running"] == 1
+    eventually(lambda: tiny_worker.load() == {"running": 0, "waiting": 0, "free_slots": 4})
+    assert tiny_worker.metric("trn_worker_aborted_total") == aborted + 1
+
+
+def test_hanging_up_on_an_unstreamed_answer_frees_the_slot(tiny_worker: WorkerProcess) -> None:
+    """Nothing has been written yet, so only watching the connection tells."""
+    aborted = tiny_worker.metric("trn_worker_aborted_total")
+    with httpx.Client(base_url=tiny_worker.base_url, timeout=0.3) as client, pytest.raises(httpx.ReadTimeout):
+        client.post(CHAT, json=chat(max_tokens=8000))
+    eventually(lambda: tiny_worker.load()["free_slots"] == 4)
+    assert tiny_worker.metric("trn_worker_aborted_total") == aborted + 1
+
+
+def test_hanging_up_while_queued_leaves_the_queue(narrow_worker: WorkerProcess) -> None:
+    """It never gets a slot, and its place is free at once."""
+    with streaming(narrow_worker):
+        with httpx.Client(base_url=narrow_worker.base_url, timeout=0.2) as client, pytest.raises(httpx.ReadTimeout):
+            client.post(CHAT, json=chat())
+        eventually(lambda: narrow_worker.load()["waiting"] == 0)
+        assert narrow_worker.load()["running"] == 1
+    eventually(lambda: narrow_worker.load()["running"] == 0)
+
+
+def test_a_full_queue_refuses_and_says_when_to_come_back(narrow_worker: WorkerProcess) -> None:
+    """The gateway then goes elsewhere without holding it against the worker's health."""
+    with ThreadPoolExecutor(1) as pool:
+        with streaming(narrow_worker):
+            queued = pool.submit(narrow_worker.http.post, CHAT, json=chat())
+            eventually(lambda: narrow_worker.load()["waiting"] == 1)
+            refused = httpx.post(narrow_worker.base_url + CHAT, json=chat(), timeout=90)
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"] == "1"
+        assert refused.headers["x-worker-queue-depth"] == "1"
+        assert refused.headers["x-worker-free-slots"] == "0"
+        assert refused.json()["error"]["code"] == "overloaded"
+        # The long answer is gone, so the queued one is served.
+        assert queued.result().status_code == 200
+
+
+def test_the_official_client_chats(tiny_worker: WorkerProcess) -> None:
+    """Streaming or not, through its own types."""
+    with openai.OpenAI(base_url=f"{tiny_worker.base_url}/v1", api_key="none", max_retries=0) as client:
+        assert [model.id for model in client.models.list()] == ["tiny"]
+        messages: list[Any] = [{"role": "user", "content": "abc"}]
+        whole = client.chat.completions.create(model="tiny", messages=messages, max_tokens=8, temperature=0)
+        assert whole.usage is not None
+        assert whole.usage.completion_tokens == 8
+        stream = client.chat.completions.create(
+            model="tiny",
+            messages=messages,
+            max_tokens=8,
+            temperature=0,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        *chunks, last = list(stream)
+        said = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+        assert said == whole.choices[0].message.content
+        assert last.usage == whole.usage
+        with pytest.raises(openai.BadRequestError) as refused:
+            client.chat.completions.create(model="tiny", messages=messages, n=3)
+        assert refused.value.param == "n"
+
+
+async def test_the_official_async_client_chats(tiny_worker: WorkerProcess) -> None:
+    """The same without threads."""
+    async with openai.AsyncOpenAI(base_url=f"{tiny_worker.base_url}/v1", api_key="none", max_retries=0) as client:
+        whole = await client.completions.create(model="tiny", prompt="abc", max_tokens=8, temperature=0)
+        stream = await client.completions.create(model="tiny", prompt="abc", max_tokens=8, temperature=0, stream=True)
+        said = "".join([chunk.choices[0].text async for chunk in stream])
+        assert said == whole.choices[0].text
+        assert whole.choices[0].finish_reason == "length"
+
+
+def test_prompts_and_answers_never_reach_the_log(tiny_worker: WorkerProcess) -> None:
+    """Not with a request that works, not with one that fails."""
+    secret = "my secret diary"
+    tiny_worker.http.post(CHAT, json=chat(messages=[{"role": "user", "content": secret}]))
+    tiny_worker.http.post(CHAT, json=chat(messages=[{"role": "user", "content": secret}], n=5))
+    assert not any(secret in line for line in tiny_worker.lines)
+    assert all(json.loads(line) for line in tiny_worker.lines)
