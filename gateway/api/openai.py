@@ -7,6 +7,7 @@ import msgspec
 from litestar import Request, Response, asgi, get
 from litestar.datastructures import State
 from litestar.handlers import ASGIRouteHandler
+from litestar.params import FromPath
 from litestar.types import HTTPResponseBodyEvent, HTTPResponseStartEvent, HTTPScope, Receive, Scope, Send
 
 from gateway.api.errors import error_body, error_headers
@@ -75,7 +76,7 @@ async def list_models(request: Request[Any, Any, State]) -> Response[ModelList]:
 
 
 @get(["/v1/models/{name:path}", "/models/{name:path}"])
-async def get_model(request: Request[Any, Any, State], name: str) -> Response[Model]:
+async def get_model(request: Request[Any, Any, State], name: FromPath[str]) -> Response[Model]:
     """One model, if the caller's key may use it."""
     wanted = name.removeprefix("/")
     for model in _models(request):
