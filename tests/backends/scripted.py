@@ -118,6 +118,10 @@ class ScriptedBackend:
         """Queue answers; each serves one request, in the order in which the requests arrive."""
         self._scripts.extend(answers)
 
+    def forget_scripts(self) -> None:
+        """Drop the answers that no request has taken."""
+        self._scripts.clear()
+
     def next_answer(self) -> Answer:
         """The answer for the request that just arrived."""
         return self._scripts.popleft() if self._scripts else self.default

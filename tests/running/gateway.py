@@ -1,0 +1,224 @@
+"""A gateway as its users run it: `gateway serve` in a process of its own, its store and keys in a temporary folder.
+
+    with gateway(folder, configuration(…)) as running:
+        httpx.post(f"{running.base_url}/chat/completions", headers=running.headers("acme"), …)
+
+Leaving the block ends the process as an operator would, and fails the test when it did not end well or when it crashed
+over a request meanwhile.
+"""
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from gateway.accounting import statement
+from gateway.config.settings import key_store_beside
+from gateway.control.keys import NewKey, create
+from gateway.domain.ledger import LedgerEntry
+from tests.running.configuration import Tree
+
+ROOT = Path(__file__).parents[2]
+START_S = 30.0
+"""By when a gateway must answer; it takes half a second where nobody else computes."""
+END_S = 20.0
+CRASHES = ("exchange.crashed", "request.crashed", "journal.failed", "journal.refused", "log.unrenderable")
+"""Events that mean a mistake of the gateway's own."""
+
+
+@dataclass(slots=True, kw_only=True, repr=False)
+class RunningGateway:
+    """A gateway process and what a test wants to know of it."""
+
+    port: int
+    store: Path
+    """The ledger's file."""
+    config: Path
+    stderr: Path
+    """Where its log goes."""
+    keys: dict[str, str]
+    """Tenant → a key of that tenant."""
+    process: subprocess.Popen[bytes]
+    expected_code: int = 0
+    """What `gateway` expects the process to end with."""
+
+    def __repr__(self) -> str:
+        return f"RunningGateway({self.url}, log in {self.stderr})"
+
+    @property
+    def url(self) -> str:
+        """Without `/v1`."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def base_url(self) -> str:
+        """As the SDKs take it: with `/v1`."""
+        return f"{self.url}/v1"
+
+    @property
+    def store_url(self) -> str:
+        """As `--store` takes it."""
+        return f"sqlite:///{self.store}"
+
+    def headers(self, tenant: str, **more: str) -> dict[str, str]:
+        """Request headers with this tenant's key; an underscore in a name stands for a dash."""
+        named = {name.replace("_", "-"): value for name, value in more.items()}
+        return {"authorization": f"Bearer {self.keys[tenant]}", **named}
+
+    def new_key(self, tenant: str) -> NewKey:
+        """A further key, made as `gateway keys create` does. A running gateway honours it a little later."""
+        return make_key(self.store, tenant)
+
+    def ledger(self, request_id: str | None = None, *, tenant: str | None = None) -> list[LedgerEntry]:
+        """The committed rows, those of one request in the order of its attempts."""
+        rows = statement.rows(self.store, request_id=request_id, tenant=tenant)
+        return sorted(rows, key=lambda row: (row.at, row.attempt))
+
+    def log(self) -> list[dict[str, Any]]:
+        """The log's lines so far. Lines of a process that is still running may come a little later."""
+        return [json.loads(line) for line in self.stderr.read_bytes().splitlines() if line.startswith(b"{")]
+
+    def terminate(self) -> None:
+        """Ask it to stop, as an orchestrator does."""
+        self.process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it without a chance to clean up."""
+        self.expected_code = -signal.SIGKILL
+        self.process.kill()
+        self.process.wait(END_S)
+
+    def wait(self, deadline_s: float = END_S) -> int:
+        """The exit code, once it has ended; fails with the log when it does not."""
+        try:
+            return self.process.wait(deadline_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(f"the gateway did not end within {deadline_s} s; it said:\n{self.said()}") from None
+
+    def said(self) -> str:
+        """The end of its log, for a test's message."""
+        return "\n".join(self.stderr.read_text("utf-8", "replace").splitlines()[-40:])
+
+    def resident_bytes(self) -> int:
+        """Memory the process holds now."""
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text("ascii").split()[1])
+        return pages * os.sysconf("SC_PAGESIZE")
+
+
+@contextmanager
+def gateway(
+    folder: Path,
+    configuration: Tree,
+    *,
+    drain_s: float = 10.0,
+    environ: Mapping[str, str] | None = None,
+    counts: bool = False,
+    strict: bool = True,
+) -> Iterator[RunningGateway]:
+    """Run a gateway until the block is left. `folder` may hold the store of an earlier one.
+
+    `counts` also waits until its token counter is loaded. `strict` fails when it logged a crash.
+    """
+    running = start(folder, configuration, drain_s=drain_s, environ=environ)
+    try:
+        wait_until(lambda: answers(f"{running.url}/healthz"), START_S, running, "answer /healthz")
+        if counts:
+            wait_until(
+                lambda: "token_counter" not in httpx.get(f"{running.url}/readyz").text, START_S, running, "count tokens"
+            )
+        yield running
+    except BaseException:
+        running.process.kill()
+        running.process.wait()
+        raise
+    if running.process.poll() is None:
+        running.terminate()
+    code = running.wait()
+    assert code == running.expected_code, f"the gateway ended with {code}; it said:\n{running.said()}"
+    crashes = [line for line in running.log() if line["event"] in CRASHES]
+    assert not (strict and crashes), f"the gateway crashed: {crashes}"
+
+
+def start(
+    folder: Path, configuration: Tree, *, drain_s: float = 10.0, environ: Mapping[str, str] | None = None
+) -> RunningGateway:
+    """Start the process; returns before it answers. Whoever calls this ends it."""
+    config = folder / "gateway.yaml"
+    config.write_text(json.dumps(configuration), "utf-8")  # JSON is YAML
+    store = folder / "gateway.sqlite"
+    made = {tenant: make_key(store, tenant).secret for tenant in configuration["tenants"]}
+    port = free_port()
+    stderr = folder / f"gateway-{port}.log"
+    process = serve("--config", config, "--port", port, "--store", f"sqlite:///{store}", "--drain", drain_s,
+                    stderr=stderr, environ=environ)  # fmt: skip
+    return RunningGateway(port=port, store=store, config=config, stderr=stderr, keys=made, process=process)
+
+
+def serve(*arguments: object, stderr: Path, environ: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """`gateway serve` with these arguments, in an environment without anything of ours or the developer's."""
+    clean = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "PYTHONWARNINGS": "error"}
+    command = [sys.executable, "-m", "gateway", "serve", *map(str, arguments)]
+    with stderr.open("ab") as file:
+        return subprocess.Popen(
+            command, cwd=ROOT, env=clean | dict(environ or {}), stdin=subprocess.DEVNULL, stdout=file, stderr=file
+        )
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """One of the other commands, run to its end."""
+    clean = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "PYTHONWARNINGS": "error"}
+    words = [sys.executable, "-m", "gateway", *map(str, arguments)]
+    return subprocess.run(words, cwd=ROOT, env=clean, capture_output=True, text=True, timeout=60, check=False)
+
+
+def make_key(store: Path, tenant: str, **more: Any) -> NewKey:
+    """A key in the store next to the ledger."""
+    now = time.time()
+    return create(key_store_beside(store), tenant, random_bytes=secrets.token_bytes(32), now=now, **more)
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def closed_port() -> Iterator[int]:
+    """A port that refuses connections and that nobody else can take meanwhile."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
+
+
+def answers(url: str) -> bool:
+    """Whether a GET brings 200 now."""
+    with suppress(httpx.TransportError):
+        return httpx.get(url, trust_env=False).status_code == 200
+    return False
+
+
+def wait_until(condition: Callable[[], bool], deadline_s: float, running: RunningGateway, what: str) -> None:
+    """Poll until `condition` holds; fails at once when the process has ended, in the end anyway."""
+    deadline = time.monotonic() + deadline_s
+    while not condition():
+        if (code := running.process.poll()) is not None:
+            raise AssertionError(f"the gateway ended with {code} before it could {what}; it said:\n{running.said()}")
+        if time.monotonic() > deadline:
+            raise AssertionError(f"the gateway did not {what} within {deadline_s} s; it said:\n{running.said()}")
+        time.sleep(0.02)
