@@ -279,7 +279,9 @@ class Exchange:
             self.state = State.DONE
             self.actions.append(Finish())
         elif self.state is State.ATTEMPTING or self.state is State.RELAYING:
-            self._stop(Outcome.CLIENT_GONE, [Finish()], now)
+            # Many clients close once they have the finish_reason, and do not wait for `[DONE]`.
+            is_whole = self.state is State.RELAYING and _has_finished(self.attempts[-1])
+            self._stop(Outcome.OK if is_whole else Outcome.CLIENT_GONE, [Finish()], now)
         elif self.state is State.SETTLING:
             self.ending = [Finish()]  # Its answer was complete: this is a success that nobody waits for.
 
@@ -471,6 +473,11 @@ class Exchange:
 
 def _dialect(attempt: Attempt) -> UpstreamDialect:
     return upstream_dialect(attempt.target.place.dialect)
+
+
+def _has_finished(attempt: Attempt) -> bool:
+    """Whether the stream's content was whole already."""
+    return attempt.decoder is not None and isinstance(attempt.decoder.close(), EndOfStream)
 
 
 def _read_fault(attempt: Attempt) -> Fault:
