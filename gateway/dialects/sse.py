@@ -10,7 +10,8 @@ from collections.abc import Iterator
 MAX_EVENT_BYTES = 1 << 20
 """A longer event breaks the stream: buffers are bounded whatever a backend sends."""
 
-_BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r)(?:\r\n|\n|\r)")
+_BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r){2}")
+"""Atomic: a CRLF must never be taken for a CR and an LF."""
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
