@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from gateway.dialects.openai.wire import fields_decoder, messages_decoder
+from gateway.dialects.openai.wire import fields_decoder, is_given, messages_decoder
 from gateway.domain.backend import Capability
 from gateway.domain.chat import ChatReply, ChatRequest, Chunk, EndpointName
 from gateway.domain.errors import InvalidRequest, UnknownModel, UnsupportedParameter
@@ -109,7 +109,7 @@ class OpenAIEndpoint:
                     texts.append(message.content)
                 elif message.content is not None:
                     texts.extend(part.text for part in message.content if part.text)
-                if message.tool_calls is not None:
+                if is_given(message.tool_calls):
                     texts.append(bytes(message.tool_calls).decode("utf-8", "replace"))
             texts.append(" a" * _TOKENS_PER_MESSAGE)
         return texts

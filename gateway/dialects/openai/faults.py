@@ -55,7 +55,7 @@ _TOO_LONG: Final = re.compile(
 _SECRET: Final = re.compile(r"\b(sk|nvapi|key|gk|ga)[-_][A-Za-z0-9_*.-]{6,}")
 
 
-def fault_of(status: int, error: msgspec.Raw | None, headers: Headers = ()) -> Fault:
+def fault_of(status: int, error: msgspec.Raw, headers: Headers = ()) -> Fault:
     """What an error object and the status it came with mean together.
 
     A 429 may mean "later" or "never", a 400 "too long" or "wrong"; an error event inside a stream has the status 200,
@@ -67,7 +67,7 @@ def fault_of(status: int, error: msgspec.Raw | None, headers: Headers = ()) -> F
     kind = next((_BY_WORD[word] for word in (code, wire.type) if word in _BY_WORD), None)
     if kind is None:
         kind = _BY_STATUS.get(status) or _BY_CLASS.get(status // 100, FaultKind.SERVER_ERROR)
-        if wire.type == "invalid_request_error" and kind is FaultKind.SERVER_ERROR:
+        if wire.type == "invalid_request_error" and status < 400:  # noqa: PLR2004  # an event after a 200
             kind = FaultKind.REJECTED
         if kind is FaultKind.REJECTED and _TOO_LONG.search(message):
             kind = FaultKind.CONTEXT
@@ -76,13 +76,15 @@ def fault_of(status: int, error: msgspec.Raw | None, headers: Headers = ()) -> F
     )
 
 
-def _decoded(error: msgspec.Raw | None) -> WireError:
-    if error is None:
-        return WireError()
+def _decoded(error: msgspec.Raw) -> WireError:
     try:
         return error_decoder.decode(error)
-    except msgspec.DecodeError:
-        return WireError()  # A plain string or another shape: the status has to do.
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        pass
+    try:
+        return WireError(message=msgspec.json.decode(error, type=str))  # Ollama writes no object.
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return WireError()  # Another shape, or no JSON: the status has to do.
 
 
 def _clean(message: str | None) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from gateway.dialects.openai.faults import fault_of
-from gateway.dialects.openai.wire import Answer, Delta, answer_decoder
+from gateway.dialects.openai.wire import Answer, Delta, is_given, read_answer
 from gateway.dialects.protocols import StreamEvent
 from gateway.dialects.sse import EventSplitter, EventTooLong, payload
 from gateway.domain.chat import Chunk, EndOfStream, MalformedEvent
@@ -20,6 +20,7 @@ class OpenAIStreamDecoder:
     """
 
     __slots__ = (
+        "_began",
         "_choices",
         "_ended",
         "_finished",
@@ -35,6 +36,8 @@ class OpenAIStreamDecoder:
         self._requires_finish_reason = requires_finish_reason
         self._splitter = EventSplitter()
         self._finished: set[int] = set()
+        self._began = False
+        """Whether any choice came, be it with a role alone."""
         self._ended = False
         self.finish_reasons: list[str] = []
         self.model: str | None = None
@@ -71,25 +74,31 @@ class OpenAIStreamDecoder:
         if data == b"[DONE]":
             return self._done()
         try:
-            answer = answer_decoder.decode(data)
-        except (msgspec.DecodeError, RecursionError):
+            answer = read_answer(data)
+        except msgspec.DecodeError:
             return self._unreadable(raw, data)
-        if answer.error is not None and bytes(answer.error) != b"null":
+        if is_given(answer.error):
             return fault_of(200, answer.error)
         if kind == b"error":
             return fault_of(200, msgspec.Raw(data))
         return self._chunk(raw, answer)
 
     def _done(self) -> EndOfStream | Fault:
-        if self._is_whole() or not self._requires_finish_reason:
+        if self._is_whole() or (self._began and not self._requires_finish_reason):
             return EndOfStream()
         return Fault(kind=FaultKind.TRUNCATED, status=200, message="the stream ended without a finish_reason")
 
     def _unreadable(self, raw: bytes, data: bytes) -> StreamEvent:
-        """JSON of a shape we do not know passes as content; anything else is malformed."""
+        """JSON of a shape we do not know passes as content; anything else is malformed.
+
+        What was content before it was damaged breaks the stream at once: to skip it would change the answer.
+        """
         try:
+            data.decode("utf-8")
             msgspec.json.decode(data, type=dict[str, msgspec.Raw])
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            if b'"choices"' in data:
+                return Fault(kind=FaultKind.PROTOCOL, status=200, message="a piece of the answer cannot be read")
             return MalformedEvent(size=len(raw))
         return Chunk(raw=raw, has_content=True)
 
@@ -101,6 +110,7 @@ class OpenAIStreamDecoder:
         text = ""
         has_content = False
         for choice in answer.choices or ():
+            self._began = True
             delta = choice.delta
             if delta is not None:
                 if isinstance(delta.content, str) and delta.content:
@@ -130,7 +140,7 @@ def _beyond_content(delta: Delta) -> str | None:
     """Generated text that is not plain content; None when the delta bears nothing (a role alone, for example)."""
     text = delta.reasoning_content or delta.reasoning or delta.refusal or ""
     parts = [*(delta.tool_calls or ()), *(delta.content if isinstance(delta.content, list) else ())]
-    parts += [part for part in (delta.function_call, delta.audio) if part is not None and bytes(part) != b"null"]
+    parts += [part for part in (delta.function_call, delta.audio) if is_given(part)]
     if not text and not parts:
         return None
     return text + b"".join(map(bytes, parts)).decode("utf-8", "replace")

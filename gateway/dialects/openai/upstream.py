@@ -7,7 +7,7 @@ import msgspec
 
 from gateway.dialects.openai.faults import fault_of
 from gateway.dialects.openai.stream import OpenAIStreamDecoder
-from gateway.dialects.openai.wire import Delta, answer_decoder
+from gateway.dialects.openai.wire import ABSENT, Delta, is_given, read_answer
 from gateway.dialects.protocols import UpstreamDialect
 from gateway.domain.chat import ChatReply, ChatRequest
 from gateway.domain.fault import Fault, FaultKind
@@ -44,10 +44,10 @@ class _OpenAI:
         """The answer and its usage; a fault when it is no answer, or an error that came with a 200."""
         del request
         try:
-            answer = answer_decoder.decode(body)
-        except (msgspec.DecodeError, RecursionError):
+            answer = read_answer(body)
+        except msgspec.DecodeError:
             return Fault(kind=FaultKind.PROTOCOL, status=200, message="the answer is not JSON of the OpenAI dialect")
-        if answer.error is not None:
+        if is_given(answer.error):
             return fault_of(200, answer.error)
         if not answer.choices:
             return Fault(kind=FaultKind.PROTOCOL, status=200, message="the answer has no choices")
@@ -63,10 +63,11 @@ class _OpenAI:
     def decode_fault(self, status: int, headers: Headers, body: bytes) -> Fault:
         """What the status, the error code and Retry-After say together."""
         try:
-            error = answer_decoder.decode(body).error
-        except (msgspec.DecodeError, RecursionError):
-            error = None  # An HTML page, for example; nothing of it reaches the client.
-        return fault_of(status, error, headers)
+            error = read_answer(body).error
+        except msgspec.DecodeError:
+            error = ABSENT  # An HTML page, for example; nothing of it reaches the client.
+        # Older vLLM and most proxies write the fields of the error at the top.
+        return fault_of(status, error if is_given(error) else msgspec.Raw(body), headers)
 
     def stream_decoder(self, request: ChatRequest, target: Target) -> OpenAIStreamDecoder:
         """A decoder for one streamed answer."""

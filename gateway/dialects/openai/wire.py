@@ -1,8 +1,15 @@
 """The shapes of OpenAI's JSON that we read, no more fields than we use. Unknown fields are skipped, never refused."""
 
+from typing import Final
+
 import msgspec
 
 from gateway.domain.usage import Usage
+
+ABSENT: Final = msgspec.Raw()
+"""Stands where an unread value is not there. Not None: msgspec decodes `Raw | None` as null alone."""
+_MOST_TOKENS = 1_000_000_000
+"""A report of more is nonsense, and its price might fit no column of the ledger."""
 
 
 class PromptTokensDetails(msgspec.Struct):
@@ -28,9 +35,9 @@ class WireUsage(msgspec.Struct):
     def buckets(self) -> Usage | None:
         """The same in disjoint buckets; None when it says nothing, or something that cannot be."""
         prompt, completion = self.prompt_tokens, self.completion_tokens
-        if prompt is None or prompt < 0 or (completion is not None and completion < 0):
-            return None
         completion = completion or 0
+        if prompt is None or not (0 <= prompt <= _MOST_TOKENS and 0 <= completion <= _MOST_TOKENS):
+            return None
         cached = (self.prompt_tokens_details.cached_tokens if self.prompt_tokens_details else None) or 0
         reasoning = (self.completion_tokens_details.reasoning_tokens if self.completion_tokens_details else None) or 0
         cached = min(max(cached, 0), prompt)
@@ -53,8 +60,8 @@ class Delta(msgspec.Struct):
     """Reasoning text, as vLLM, Ollama and OpenRouter name it."""
     refusal: str | None = None
     tool_calls: list[msgspec.Raw] | None = None
-    function_call: msgspec.Raw | None = None
-    audio: msgspec.Raw | None = None
+    function_call: msgspec.Raw = ABSENT
+    audio: msgspec.Raw = ABSENT
 
 
 class Choice(msgspec.Struct):
@@ -72,7 +79,16 @@ class Answer(msgspec.Struct):
 
     choices: list[Choice] | None = None
     usage: WireUsage | None = None
-    error: msgspec.Raw | None = None
+    error: msgspec.Raw = ABSENT
+    id: str | None = None
+    model: str | None = None
+
+
+class _Unmetered(msgspec.Struct):
+    """An `Answer` whose usage cannot be read: that is no reason to lose the answer."""
+
+    choices: list[Choice] | None = None
+    error: msgspec.Raw = ABSENT
     id: str | None = None
     model: str | None = None
 
@@ -98,10 +114,31 @@ class Message(msgspec.Struct):
 
     content: str | list[Part] | None = None
     name: str | None = None
-    tool_calls: msgspec.Raw | None = None
+    tool_calls: msgspec.Raw = ABSENT
 
 
-answer_decoder = msgspec.json.Decoder(Answer)
+_answer_decoder = msgspec.json.Decoder(Answer)
+_unmetered_decoder = msgspec.json.Decoder(_Unmetered)
 error_decoder = msgspec.json.Decoder(WireError)
 fields_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 messages_decoder = msgspec.json.Decoder(list[Message])
+
+
+def read_answer(data: bytes) -> Answer:
+    """The answer, chunk or error body in `data`; its usage is None when it has a shape of its own.
+
+    Raises msgspec.ValidationError for JSON of another shape, msgspec.DecodeError for what is no JSON in UTF-8.
+    """
+    try:
+        try:
+            return _answer_decoder.decode(data)
+        except msgspec.ValidationError:
+            bare = _unmetered_decoder.decode(data)
+    except (RecursionError, UnicodeDecodeError) as error:  # msgspec raises these as they are
+        raise msgspec.DecodeError(str(error)) from None
+    return Answer(choices=bare.choices, error=bare.error, id=bare.id, model=bare.model)
+
+
+def is_given(raw: msgspec.Raw) -> bool:
+    """Whether an unread value is there and is not null."""
+    return raw is not ABSENT and bytes(raw) != b"null"
