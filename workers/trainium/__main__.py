@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on")
     serve.add_argument("--port", type=partial(_whole, low=0, high=65535), default=8090, help="0 takes any free port")
     serve.add_argument("--device", choices=["auto", "cpu", "neuron"], default="auto", help="where the model runs")
-    serve.add_argument("--slots", type=partial(_whole, low=1, high=64), default=4, help="requests that run at once")
+    serve.add_argument("--slots", type=partial(_whole, low=1, high=32), default=4, help="requests that run at once")
     serve.add_argument(
         "--max-model-len", type=partial(_whole, low=16, high=1 << 20), default=2048, help="tokens of prompt and answer"
     )

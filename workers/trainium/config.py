@@ -23,7 +23,7 @@ class Settings:
     port: int
     device: DeviceChoice
     slots: int
-    """Sequences that run at once."""
+    """Sequences that run at once; the graphs grow with it."""
     max_len: int
     """Tokens of prompt and answer together."""
     max_waiting: int
@@ -45,10 +45,10 @@ def default_cache_dir() -> Path:
 
 
 def plan_buckets(prefill: tuple[int, ...], slots: int, max_len: int) -> Buckets:
-    """Few shapes, since each costs seconds to compile: two chunk sizes, two batch sizes, two context lengths.
+    """Few shapes, since each costs seconds to compile: two chunk sizes, two context lengths, batch sizes 4 times apart.
 
-    Decode steps of one and of all slots are the two that matter: a lone user, and a full house.
+    One row serves a lone user at the lowest price, all slots a full house; with 4 slots there is nothing in between.
     """
     fitting = tuple(size for size in prefill if size <= max_len) or (max_len,)
     context = (max_len,) if max_len <= _SHORT_CONTEXT else (_SHORT_CONTEXT, max_len)
-    return Buckets(prefill=fitting, decode=tuple(sorted({1, slots})), context=context)
+    return Buckets(prefill=fitting, decode=(*(size for size in (1, 4, 16) if size < slots), slots), context=context)

@@ -166,6 +166,7 @@ class Inference:
             exchange.is_gone = True
 
     async def _generate(self, exchange: _Exchange, body: bytes) -> None:
+        started = time.monotonic()
         request = parse_chat(body) if self._endpoint == "chat" else parse_completion(body)
         serving = self._worker.require_serving()
         if request.model != serving.loaded.model:
@@ -183,6 +184,13 @@ class Inference:
             span.set("gen_ai.usage.input_tokens", len(sequence.prompt))
             answer = _stream if request.is_stream else _whole
             await answer(exchange, replies, len(sequence.prompt), _until_finished(items, span))
+            log.info(
+                "request.finished",
+                endpoint=self._path,
+                prompt_tokens=len(sequence.prompt),
+                completion_tokens=sequence.produced,
+                seconds=round(time.monotonic() - started, 3),
+            )
 
 
 async def _whole(exchange: _Exchange, replies: Replies, prompt: int, items: AsyncIterator[Emitted]) -> None:
@@ -261,7 +269,7 @@ def _prompt_tokens(request: Generate, serving: Serving) -> tuple[tuple[int, ...]
     """The prompt's token ids, and the parameter they came from."""
     loaded, prompt = serving.loaded, request.prompt
     if isinstance(prompt, str):
-        return loaded.vocabulary.encode(prompt), "prompt"
+        return _encode(prompt, serving, "prompt"), "prompt"
     tokens = tuple(item for item in prompt if isinstance(item, int))
     if len(tokens) == len(prompt):
         if any(not 0 <= token < loaded.vocabulary.size for token in tokens):
@@ -270,7 +278,18 @@ def _prompt_tokens(request: Generate, serving: Serving) -> tuple[tuple[int, ...]
     if loaded.template is None:
         raise InvalidRequest("this model has no chat template; use /v1/completions", param="messages")
     messages = [item for item in prompt if not isinstance(item, int)]
-    return loaded.vocabulary.encode(loaded.template.render(messages)), "messages"
+    return _encode(loaded.template.render(messages), serving, "messages"), "messages"
+
+
+def _encode(text: str, serving: Serving, name: str) -> tuple[int, ...]:
+    """Tokens of the text. Raises `ContextTooLong` early when it cannot fit: encoding megabytes would stall the loop."""
+    vocabulary, limit = serving.loaded.vocabulary, serving.loaded.runner.capacity.max_len
+    if len(text) > limit * vocabulary.longest:
+        raise ContextTooLong(
+            f"this model's maximum context length is {limit} tokens; {len(text)} characters are more than that",
+            param=name,
+        )
+    return vocabulary.encode(text)
 
 
 def _uniforms(seed: int | None) -> Callable[[], float]:

@@ -9,13 +9,13 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from workers.trainium.config import Settings, plan_buckets
 from workers.trainium.engine.shapes import Buckets, Shape
-from workers.trainium.errors import DeviceUnavailable, ModelUnavailable
+from workers.trainium.errors import ModelUnavailable
 from workers.trainium.model.gguf import GgufFile
 from workers.trainium.neuron import Backend, prepare_environment
 from workers.trainium.readiness import Readiness
@@ -25,7 +25,8 @@ from workers.trainium.text import ChatTemplate, Vocabulary
 if TYPE_CHECKING:
     from workers.trainium.model.runner import JaxRunner
 
-_NEEDED: int = 2
+_STOP_S: Final = 2.0
+_NEEDED: Final = 2
 """Executables without which nothing can be served: one prefill, one decode."""
 
 log = structlog.get_logger()
@@ -60,24 +61,29 @@ class Loading:
         self._readiness = readiness
         self._compiled = compiled
         self._stopping = threading.Event()
+        self._fetched = threading.Event()
 
     def stop(self) -> None:
-        """Make the loading thread raise `Stopped` at its next report."""
+        """Make the loading thread raise `Stopped` at its next report; waits until no download is left behind."""
         self._stopping.set()
+        self._fetched.wait(_STOP_S)
 
     def load(self) -> Loaded:
         """Fetch and read the model and compile the first two executables.
 
         Raises `ModelUnavailable`, `DeviceUnavailable`, or `Stopped`.
         """
+        settings = self._settings
         prepare_environment(self._backend)
         with ThreadPoolExecutor(1, thread_name_prefix="import") as pool:
             # Downloading waits for the network while importing keeps a core busy.
             importing = pool.submit(importlib.import_module, "workers.trainium.model.runner")
-            settings = self._settings
-            model, path = locate(
-                settings.model, settings.cache_dir, from_wheel=settings.from_wheel, report=self._report_fetching
-            )
+            try:
+                model, path = locate(
+                    settings.model, settings.cache_dir, from_wheel=settings.from_wheel, report=self._report_fetching
+                )
+            finally:
+                self._fetched.set()
             importing.result()
         from workers.trainium.model.runner import Capacity, JaxRunner, use_compilation_cache
 
@@ -90,10 +96,10 @@ class Loading:
         if settings.max_len > limit:
             raise ModelUnavailable(f"--max-model-len {settings.max_len} is more than the {limit} tokens {model} knows")
         capacity = Capacity(settings.slots, settings.max_len)
-        try:
-            runner = JaxRunner.load(file, capacity, dtype=self._backend.dtype, report=self._report_loading)
-        except RuntimeError as error:
-            raise DeviceUnavailable(f"JAX cannot use platform `{self._backend.platform}`: {error}") from error
+        backend = self._backend
+        runner = JaxRunner.load(
+            file, capacity, platform=backend.platform, dtype=backend.dtype, report=self._report_loading
+        )
         buckets = plan_buckets(self._backend.prefill, settings.slots, settings.max_len)
         loaded = Loaded(model, runner, vocabulary, ChatTemplate(source) if isinstance(source, str) else None, buckets)
         for done, shape in enumerate(buckets.shapes()[:_NEEDED]):
@@ -105,12 +111,15 @@ class Loading:
     def compile_rest(self, loaded: Loaded) -> None:
         """Compile the other executables while requests are already served. Raises `Stopped`."""
         shapes = loaded.buckets.shapes()
-        for done, shape in enumerate(shapes):
-            if done >= _NEEDED:
-                self._check_stopping()
-                self._readiness.ready(done, len(shapes), f"compiling {shape} in the background")
+        for shape in shapes[_NEEDED:]:
+            self._check_stopping()
+            self._readiness.ready(len(loaded.runner.ready), len(shapes), f"compiling {shape} in the background")
+            try:
                 self._compile(loaded.runner, shape)
-        self._readiness.ready(len(shapes), len(shapes), "serving")
+            except Exception:
+                # The compiler's own errors have no common type. Requests are served without this shape, only slower.
+                log.exception("executable.failed", shape=str(shape))
+        self._readiness.ready(len(loaded.runner.ready), len(shapes), "serving")
 
     def _compile(self, runner: "JaxRunner", shape: Shape) -> None:
         seconds = runner.compile(shape)

@@ -106,13 +106,18 @@ async def serve(worker: Worker, listener: socket.socket) -> int:
     server = _Server(config)
     host, port = listener.getsockname()[:2]
     log.info("server.listening", host=host, port=port, model=worker.model)
-    failures: list[WorkerError] = []
+    failures: list[Exception] = []
 
     async def bring_up() -> None:
         try:
             await worker.bring_up()
         except WorkerError as error:
             log.error("worker.failed", error=str(error))  # noqa: TRY400  # the message is the cause and the fix; a trace adds nothing
+            failures.append(error)
+            server.should_exit = True
+        except Exception as error:
+            # The edge of the process: whatever the device's compiler or the weights brought up, nothing can be served.
+            log.exception("worker.failed")
             failures.append(error)
             server.should_exit = True
 

@@ -51,6 +51,8 @@ class Vocabulary:
             b"" if i in control else bytes(table[character] for character in token) for i, token in enumerate(tokens)
         ]
         self.size = len(tokens)
+        self.longest = max(len(token.encode()) for token in tokens)
+        """No token covers more bytes of text than this."""
         self.end_tokens = frozenset({file.integer("tokenizer.ggml.eos_token_id")})
 
     def encode(self, text: str) -> tuple[int, ...]:

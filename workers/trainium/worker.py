@@ -116,7 +116,7 @@ class Worker:
     async def drain(self) -> None:
         """Refuse new requests, and let the running ones finish for as long as the settings allow."""
         self.readiness.draining()
-        self._stop_loading()
+        await self._stop_loading()
         if self.serving is None:
             return
         driver = self.serving.driver
@@ -129,15 +129,15 @@ class Worker:
 
     async def close(self) -> None:
         """End the engine's thread and send the last spans."""
-        self._stop_loading()
         with anyio.move_on_after(5, shield=True):
+            await self._stop_loading()
             if self.serving is not None:
                 await self.serving.driver.stop()
             await anyio.to_thread.run_sync(self.tracing.close)
 
-    def _stop_loading(self) -> None:
+    async def _stop_loading(self) -> None:
         if self._loading is not None:
-            self._loading.stop()
+            await anyio.to_thread.run_sync(self._loading.stop)
 
     def _note_compiled(self, shape: Shape, seconds: float) -> None:
         # From the loading thread; a dict entry is set in one step.

@@ -36,7 +36,7 @@ NEURON_OPERATIONS = frozenset(
 @pytest.fixture(scope="module")
 def runner(tiny_path: Path) -> JaxRunner:
     runner = JaxRunner.load(
-        GgufFile(tiny_path), Capacity(3, MAX_LEN), dtype="float32", report=lambda _done, _total: None
+        GgufFile(tiny_path), Capacity(3, MAX_LEN), platform="cpu", dtype="float32", report=lambda _done, _total: None
     )
     for shape in BUCKETS.shapes():
         runner.compile(shape)
@@ -96,6 +96,21 @@ def test_a_seed_gives_the_same_tokens_again(runner: JaxRunner) -> None:
     prompt = prompts_of(6)
     assert generate(runner, prompt, 16, seeded(1)) == generate(runner, prompt, 16, seeded(1))
     assert generate(runner, prompt, 16, seeded(1)) != generate(runner, prompt, 16, seeded(2))
+
+
+def test_bfloat16_chooses_as_float32_does_but_for_near_ties(tiny_path: Path, reference: ReferenceLlama) -> None:
+    """The type that devices use; its graphs run here too, only slowly."""
+    small = JaxRunner.load(
+        GgufFile(tiny_path), Capacity(1, MAX_LEN), platform="cpu", dtype="bfloat16", report=lambda _done, _total: None
+    )
+    small.compile(Shape("prefill", 32, MAX_LEN))
+    prompts = prompts_of(*range(2, 32))
+    chosen = [
+        small.run(Prefill(Shape("prefill", 32, MAX_LEN), "a", 0, 0, tuple(prompt), GREEDY))[0] for prompt in prompts
+    ]
+    expected = [reference.greedy_choices(prompt, len(prompt) - 1)[0][0] for prompt in prompts]
+    agreeing = sum(ours == theirs for ours, theirs in zip(chosen, expected, strict=True))
+    assert agreeing >= 0.8 * len(prompts)
 
 
 @pytest.mark.parametrize("shape", BUCKETS.shapes(), ids=str)

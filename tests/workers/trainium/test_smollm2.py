@@ -50,7 +50,7 @@ def answers(smollm2_path: Path, vocabulary: Vocabulary, prompts: list[list[int]]
     """All prompts at once on four slots, greedily."""
     use_compilation_cache(default_cache_dir() / "executables")
     runner = JaxRunner.load(
-        GgufFile(smollm2_path), Capacity(4, 512), dtype="float32", report=lambda _done, _total: None
+        GgufFile(smollm2_path), Capacity(4, 512), platform="cpu", dtype="float32", report=lambda _done, _total: None
     )
     for shape in BUCKETS.shapes():
         runner.compile(shape)

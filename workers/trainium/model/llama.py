@@ -150,10 +150,10 @@ def _linear(weight: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def _rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Rotary embedding in the half-split form; the loader has reordered the rows of Q and K for it."""
+    """Rotary embedding in the half-split form, in float32; the loader has reordered the rows of Q and K for it."""
     half = x.shape[1] // 2
-    left, right = x[:, :half], x[:, half:]
-    return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=1)
+    left, right = x[:, :half].astype(jnp.float32), x[:, half:].astype(jnp.float32)
+    return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=1).astype(x.dtype)
 
 
 def _project(

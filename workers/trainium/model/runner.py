@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from workers.trainium.engine.scheduler import Batch, Controls, Decode, Prefill
 from workers.trainium.engine.shapes import Shape
+from workers.trainium.errors import DeviceUnavailable
 from workers.trainium.model import llama
 from workers.trainium.model.gguf import GgufFile
 from workers.trainium.model.sampling import sample
@@ -70,10 +71,18 @@ class JaxRunner:
         self._executables: dict[Shape, _Executable] = {}
 
     @classmethod
-    def load(cls, file: GgufFile, capacity: Capacity, *, dtype: str, report: Callable[[int, int], None]) -> "JaxRunner":
-        """Read the weights onto the first device; `report(done, total)` counts layers."""
+    def load(
+        cls, file: GgufFile, capacity: Capacity, *, platform: str, dtype: str, report: Callable[[int, int], None]
+    ) -> "JaxRunner":
+        """Read the weights onto the first device of the platform; `report(done, total)` counts layers.
+
+        Raises `DeviceUnavailable` when JAX has no such device, `ModelUnavailable` when the file cannot be used.
+        """
         arch = read_architecture(file)
-        device = jax.devices()[0]
+        try:
+            device = jax.devices(platform)[0]
+        except RuntimeError as error:
+            raise DeviceUnavailable(f"JAX has no `{platform}` device (JAX_PLATFORMS is set?): {error}") from error
         params = load_params(
             file, arch, length=capacity.max_len, dtype=jnp.dtype(_DTYPES[dtype]), device=device, report=report
         )

@@ -46,7 +46,7 @@ def load_params(
     device: jax.Device,
     report: Callable[[int, int], None],
 ) -> Params:
-    """Dequantize every tensor and place it on `device` as `dtype`; tables cover `length` positions.
+    """Dequantize every tensor and place it on `device` as `dtype`; the float32 tables cover `length` positions.
 
     `report(done, total)` is called after each layer, from this thread.
     """
@@ -83,8 +83,9 @@ def load_params(
         layers=layers,
         norm=place(file.read("output_norm.weight")),
         head=embedding.result() if tied else place(file.read("output.weight")),
-        cos=place(cos),
-        sin=place(sin),
+        # Not rounded to the weights' type: late positions would lose their order.
+        cos=jax.device_put(cos, device),
+        sin=jax.device_put(sin, device),
     )
 
 
