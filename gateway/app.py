@@ -40,6 +40,11 @@ from gateway.upstream.transport import Transport
 
 _SWEEP_S = 1.0
 _JOURNAL_CLOSE_S = 3.0
+_REFUSALS = {
+    404: "There is nothing at this path. Inference is under /v1, for example /v1/chat/completions.",
+    405: "This path does not take this method.",
+}
+"""What the framework's own refusals are told as."""
 
 log = structlog.get_logger()
 
@@ -130,14 +135,19 @@ async def _sweep(machinery: Machinery) -> None:
             driver.sweep(now)
 
 
-def _http_error(_request: Request[Any, Any, State], error: HTTPException) -> Response[bytes]:
+def _http_error(request: Request[Any, Any, State], error: HTTPException) -> Response[bytes]:
     """The framework's own refusals (unknown path, wrong method) in the contract's shape."""
-    shown = NotFound("There is nothing at this path. Inference is under /v1, for example /v1/chat/completions.")
-    return Response(error_body(shown), status_code=error.status_code, media_type="application/json")
+    message = _REFUSALS.get(error.status_code, "The request is not one that this path takes.")
+    headers = openai.id_header(request) | (error.headers or {})
+    return Response(
+        error_body(NotFound(message)), status_code=error.status_code, media_type="application/json", headers=headers
+    )
 
 
-def _crash(_request: Request[Any, Any, State], error: Exception) -> Response[bytes]:
+def _crash(request: Request[Any, Any, State], error: Exception) -> Response[bytes]:
     """The edge of the process: whatever nobody expected is logged with its trace and told to nobody."""
     log.error("request.crashed", exc_info=error)
     shown = InternalError("The gateway failed to handle this request; its operators have the details.")
-    return Response(error_body(shown), status_code=500, media_type="application/json")
+    return Response(
+        error_body(shown), status_code=500, media_type="application/json", headers=openai.id_header(request)
+    )

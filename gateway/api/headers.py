@@ -1,12 +1,23 @@
 """The response headers that `contract.md` promises on every inference answer. Pure."""
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
 
 from gateway.admission.limits import Level
 from gateway.domain.ledger import Outcome
+from gateway.domain.wire import Headers
 from gateway.pipeline import Exchange
 
+SANE_ID: Final = re.compile(rb"[A-Za-z0-9_-]{8,64}")
+"""Request ids of clients that are taken over; every other is replaced."""
 _NAMES = {"requests": b"requests", "tokens": b"tokens"}
+
+
+def request_id(headers: Headers, new_id: Callable[[], str]) -> str:
+    """The `x-request-id` of an answer without an exchange: the client's own if it is sane, else a new one."""
+    own = next((value for name, value in headers if name == b"x-request-id"), b"")
+    return own.decode() if SANE_ID.fullmatch(own) else f"req-{new_id()}"
 
 
 def gateway_headers(exchange: Exchange, now: float, *, streaming: bool) -> Iterator[tuple[bytes, bytes]]:

@@ -1,6 +1,5 @@
 """OpenAI's endpoints: inference as raw ASGI, models as ordinary handlers. Each path works with and without `/v1`."""
 
-import re
 from typing import Any, Final, cast
 
 import msgspec
@@ -11,6 +10,7 @@ from litestar.params import FromPath
 from litestar.types import HTTPResponseBodyEvent, HTTPResponseStartEvent, HTTPScope, Receive, Scope, Send
 
 from gateway.api.errors import error_body, error_headers
+from gateway.api.headers import SANE_ID, request_id
 from gateway.api.machinery import Machinery
 from gateway.api.stream import Driver
 from gateway.auth.keys import extract_credential
@@ -20,7 +20,6 @@ from gateway.domain.errors import Forbidden, GatewayError, UnknownModel, Unsuppo
 from gateway.domain.wire import Headers
 from gateway.pipeline import RequestHead
 
-_SANE_ID: Final = re.compile(rb"[A-Za-z0-9_-]{8,64}")
 _NOT_ALLOWED: Final = b'{"error":{"message":"Only POST.","type":"invalid_request_error","param":null,"code":null}}'
 
 
@@ -48,12 +47,9 @@ def inference(machinery: Machinery, endpoint: Endpoint, path: str) -> ASGIRouteH
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
         http = cast("HTTPScope", scope)
         if http["method"] != "POST":
-            await _refuse_method(send)
+            await _refuse_method(send, request_id(cast("Headers", http["headers"]), machinery.house.new_id))
             return
-        headers = cast("Headers", http["headers"])
-        driver = Driver(machinery, endpoint, route, _head(headers))
-        if (problem := _media_problem(headers)) is not None:
-            driver.exchange.refuse(problem)
+        driver = Driver(machinery, endpoint, route, _head(cast("Headers", http["headers"])))
         await driver.run(receive, send)
 
     return handle
@@ -72,7 +68,7 @@ def handlers(machinery: Machinery) -> list[Any]:
 @get(["/v1/models", "/models"])
 async def list_models(request: Request[Any, Any, State]) -> Response[ModelList]:
     """The models that the caller's key may use."""
-    return Response(ModelList(data=_models(request)))
+    return Response(ModelList(data=_models(request)), headers=id_header(request))
 
 
 @get(["/v1/models/{name:path}", "/models/{name:path}"])
@@ -81,7 +77,7 @@ async def get_model(request: Request[Any, Any, State], name: FromPath[str]) -> R
     wanted = name.removeprefix("/")
     for model in _models(request):
         if model.id == wanted:
-            return Response(model)
+            return Response(model, headers=id_header(request))
     raise UnknownModel(f"The model {wanted[:64]!a} does not exist, or this key may not use it.", param="model")
 
 
@@ -100,18 +96,18 @@ def _models(request: Request[Any, Any, State]) -> list[Model]:
 
 
 def _head(headers: Headers) -> RequestHead:
-    request_id: bytes | None = None
+    own_id: bytes | None = None
     traceparents: list[bytes] = []
     for name, value in headers:
         if name == b"x-request-id":
-            request_id = value
+            own_id = value
         elif name == b"traceparent":
             traceparents.append(value)
-    sane = request_id is not None and _SANE_ID.fullmatch(request_id) is not None
     return RequestHead(
         headers=headers,
-        request_id=request_id.decode() if request_id is not None and sane else None,
+        request_id=own_id.decode() if own_id is not None and SANE_ID.fullmatch(own_id) else None,
         traceparent=traceparents[0] if len(traceparents) == 1 else None,
+        problem=_media_problem(headers),
     )
 
 
@@ -127,8 +123,9 @@ def _media_problem(headers: Headers) -> GatewayError | None:
     return None
 
 
-async def _refuse_method(send: Send) -> None:
+async def _refuse_method(send: Send, own_id: str) -> None:
     headers = [
+        (b"x-request-id", own_id.encode()),
         (b"content-type", b"application/json"),
         (b"allow", b"POST"),
         (b"content-length", b"%d" % len(_NOT_ALLOWED)),
@@ -137,7 +134,13 @@ async def _refuse_method(send: Send) -> None:
     await send(HTTPResponseBodyEvent(type="http.response.body", body=_NOT_ALLOWED, more_body=False))
 
 
-def error_response(_request: Request[Any, Any, State], error: GatewayError) -> Response[bytes]:
+def id_header(request: Request[Any, Any, State]) -> dict[str, str]:
+    """The request's id, for the answers of ordinary handlers."""
+    machinery: Machinery = request.app.state.machinery
+    return {"x-request-id": request_id(cast("Headers", request.scope["headers"]), machinery.house.new_id)}
+
+
+def error_response(request: Request[Any, Any, State], error: GatewayError) -> Response[bytes]:
     """What ordinary handlers answer when a GatewayError was raised."""
-    headers = {name.decode(): value.decode() for name, value in error_headers(error)}
+    headers = id_header(request) | {name.decode(): value.decode() for name, value in error_headers(error)}
     return Response(error_body(error), status_code=error.http_status, media_type="application/json", headers=headers)

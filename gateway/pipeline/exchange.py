@@ -15,7 +15,7 @@ from gateway.admission.reservation import dimensions_of, refusal_of
 from gateway.dialects import upstream_dialect
 from gateway.dialects.protocols import Endpoint, StreamEvent, UpstreamDialect
 from gateway.domain.chat import Chunk, EndOfStream, MalformedEvent
-from gateway.domain.errors import GatewayError, InternalError, Overloaded, StreamInterrupted
+from gateway.domain.errors import GatewayError, InternalError, Overloaded, StreamInterrupted, UpstreamTimedOut
 from gateway.domain.fault import Fault, FaultKind, Recourse
 from gateway.domain.ledger import Outcome
 from gateway.domain.plan import Decision
@@ -43,6 +43,8 @@ class RequestHead:
     request_id: str | None = None
     """The client's own, if it sent a sane one."""
     traceparent: bytes | None = None
+    problem: GatewayError | None = None
+    """Why no body of this kind can be read. Told only to callers with a key."""
 
 
 class State(enum.Enum):
@@ -140,6 +142,9 @@ class Exchange:
             self.caller = identify(self._house, self._book, self.head.headers, wall)
         except GatewayError as error:
             self.refuse(error)
+        else:
+            if self.head.problem is not None:
+                self.refuse(self.head.problem)
 
     def accept(self, body: bytes, now: float) -> None:
         """Steps 2 to 5: decode the body, look up the model, estimate, choose targets, ask for a reservation."""
@@ -164,23 +169,32 @@ class Exchange:
 
     def reserved(self, granted: Granted, now: float) -> None:
         """Everything was granted: from here on the exchange must settle."""
+        if self.state is not State.RESERVING:
+            return  # We broke meanwhile: what was granted frees itself when its lease ends.
         self.reserved_at = now
         self.levels = granted.levels
         self.state = State.ATTEMPTING
         if self._gone:
             self._end(Outcome.CLIENT_GONE, [Finish()], now)
-        else:
-            self._try_next(now)
+        elif self.error is not None:
+            self._end(Outcome.SHUTDOWN, [Fail(self.error), Finish()], now)
+        elif not self._try_next(now):
+            self.error = UpstreamTimedOut("The time for this request passed before it could be tried.", param="total")
+            self._end(Outcome.FAILED, [Fail(self.error), Finish()], now)
 
     def denied_by(self, denied: Denied, now: float) -> None:
         """A limit said no. Nothing was taken."""
+        if self.state is not State.RESERVING:
+            return
         self.reserved_at = now
         self.denied = denied
         self.levels = denied.levels
-        self.refuse(refusal_of(denied))
+        self.refuse(refusal_of(denied) if self.error is None else self.error)
 
     def refuse(self, error: GatewayError) -> None:
-        """Answer with an error before anything was taken."""
+        """Answer with an error before anything was taken. Has no effect later: an answer has one ending."""
+        if self.state is not State.OPEN and self.state is not State.RESERVING:
+            return
         self.error = error
         self.state = State.DONE
         self.actions += (Fail(error), Finish())
@@ -214,8 +228,8 @@ class Exchange:
         if attempt is None:
             return
         if attempt.decoder is not None:
-            attempt.note_bytes(now)
             self._relay(attempt, attempt.decoder.feed(data), now)
+            attempt.note_bytes(now)  # After its content was noted, which moves the wait for more of it.
         elif attempt.headers is not None:
             if not attempt.keep(data, MAX_FAULT_BYTES):
                 self._attempt_failed(attempt, _read_fault(attempt), now, abort=True)
@@ -240,11 +254,6 @@ class Exchange:
         attempt = self._running(number)
         if attempt is None:
             return
-        if attempt.decoder is not None and fault.kind is FaultKind.LOST:
-            close = attempt.decoder.close()
-            if isinstance(close, EndOfStream):  # The answer was whole already; how the connection ends is no matter.
-                self._relay(attempt, [close], now)
-                return
         self._attempt_failed(attempt, fault, now)
 
     # What may happen at any time.
@@ -292,7 +301,10 @@ class Exchange:
             error: GatewayError = StreamInterrupted(message, code="gateway_draining", retry_after_s=1.0)
         else:
             error = Overloaded(message, code="gateway_draining", retry_after_s=1.0)
-        self._break(error, now)
+        if self.state is State.RESERVING:
+            self.error = error  # What the limits may be granting just now must be given back: their answer comes first.
+        else:
+            self._break(error, now)
 
     def crash(self, now: float) -> None:
         """We made a mistake: the driver caught an exception that nobody expected."""
@@ -361,21 +373,23 @@ class Exchange:
                 self.actions.append(Send(b"".join(out)))
         elif attempt.committed_at is not None:
             self.state = State.RELAYING
-            attempt.note_bytes(now)
             self.actions += (Respond(_EVENT_STREAM, None), Send(b"".join([*self._held, *out])))
         else:
             self._held += [raw for raw in out if not raw.startswith(b":")]
             if sum(map(len, self._held)) > _MOST_HELD_BYTES and final is None:
                 final = Fault(kind=FaultKind.PROTOCOL, status=200, message="the stream does not come to its content")
         if isinstance(final, EndOfStream):
-            attempt.end(Outcome.OK, now)
-            self._end(Outcome.OK, [Send(self._endpoint.end_of_stream), Finish()], now)
+            if self.state is State.ATTEMPTING:  # An empty answer of a server that sends no finish_reason.
+                self.actions += (Respond(_EVENT_STREAM, None), Send(b"".join(self._held)))
+            self._whole(attempt, now)
         elif final is not None:
             self._attempt_failed(attempt, final, now, abort=True)
 
     def _absorbed(self, attempt: Attempt, chunk: Chunk, now: float) -> Sequence[bytes]:
         """Note what the chunk says; what of it goes to the client."""
-        if chunk.usage is not None:
+        if chunk.usage is not None and (
+            attempt.usage is None or chunk.usage.total_tokens >= attempt.usage.total_tokens
+        ):  # Some servers report with every chunk; what was used does not become less.
             attempt.usage = chunk.usage
         if chunk.text:
             attempt.text.append(chunk.text)
@@ -404,6 +418,9 @@ class Exchange:
         if abort:
             self.actions.append(Abort(attempt.number))
         if self.state is State.RELAYING:
+            if _has_finished(attempt):  # How the connection ends is no matter.
+                self._whole(attempt, now)
+                return
             attempt.end(Outcome.INTERRUPTED, now, fault)
             self.error = interruption(fault)
             self._end(Outcome.INTERRUPTED, [Fail(self.error), Finish()], now)
@@ -417,11 +434,19 @@ class Exchange:
             self._end(Outcome.REJECTED if rejected else Outcome.FAILED, [Fail(self.error), Finish()], now)
 
     def _break(self, error: GatewayError, now: float) -> None:
-        if self.state in {State.OPEN, State.RESERVING}:
-            self.refuse(error)
-        elif self.state in {State.ATTEMPTING, State.RELAYING}:
+        if self.state is State.RELAYING and _has_finished(self.attempts[-1]):
+            self.actions.append(Abort(self.attempts[-1].number))
+            self._whole(self.attempts[-1], now)
+        elif self.state is State.ATTEMPTING or self.state is State.RELAYING:
             self.error = error
             self._stop(Outcome.SHUTDOWN, [Fail(error), Finish()], now)
+        else:
+            self.refuse(error)
+
+    def _whole(self, attempt: Attempt, now: float) -> None:
+        """The stream has all that makes it one: the client is told so."""
+        attempt.end(Outcome.OK, now)
+        self._end(Outcome.OK, [Send(self._endpoint.end_of_stream), Finish()], now)
 
     def _stop(self, outcome: Outcome, ending: list[Action], now: float) -> None:
         attempt = self.attempts[-1]
@@ -453,7 +478,8 @@ class Exchange:
             exchange_id=self.id,
             request_id=self.request_id,
             outcome=outcome,
-            wall_now=self.wall_started + (now - self.started_at),
+            wall=lambda at: self.wall_started + (at - self.started_at),
+            now=now,
         )
         self.actions.append(Settle(self.id, self.usage.total_tokens if self.usage is not None else 0, entries))
 
