@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from gateway.domain.errors import GatewayError
+from gateway.domain.errors import GatewayError, RequestTimedOut, RequestTooLarge
 
 
 class _Error(msgspec.Struct):
@@ -50,6 +50,8 @@ def error_event(error: GatewayError) -> bytes:
 
 def error_headers(error: GatewayError) -> Iterator[tuple[bytes, bytes]]:
     """When to come back, and whether to; the SDKs of OpenAI and Anthropic obey these."""
+    if isinstance(error, RequestTooLarge | RequestTimedOut):
+        yield b"connection", b"close"  # The rest of the body is not read.
     if error.retry_after_s is not None:
         yield b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))
         yield b"retry-after-ms", b"%d" % max(1, math.ceil(error.retry_after_s * 1000))

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from time import time
 from typing import assert_never, cast
 
-import anyio
 import structlog
 from litestar.types import HTTPResponseBodyEvent, HTTPResponseStartEvent, Receive
 from litestar.types import Send as AsgiSend
@@ -70,9 +69,10 @@ class Driver:
         "_paused",
         "_performing",
         "_route",
-        "_scope",
         "_started",
         "_status",
+        "_stopping",
+        "_task",
         "_timer",
         "_wake",
         "exchange",
@@ -93,7 +93,8 @@ class Driver:
         self._status: int | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._wake: asyncio.Future[None] | None = None
-        self._scope: anyio.CancelScope | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = False
         self._blocked_since: float | None = None
         self._body_by: float | None = None
 
@@ -103,16 +104,21 @@ class Driver:
         """Serve the request. Everything it opened is closed, and everything reserved is settled, when it returns."""
         machinery = self._machinery
         machinery.live.add(self)
+        self._task = asyncio.current_task()
         try:
             self.exchange.authenticate(self.exchange.wall_started)
-            async with anyio.create_task_group() as tasks:
-                self._scope = tasks.cancel_scope
-                if not self.exchange.actions:
-                    await self._take_body(receive)
-                self._perform()
-                tasks.start_soon(self._watch, receive)
+            if not self.exchange.actions:
+                await self._take_body(receive)
+            self._perform()
+            # Not a task group: one costs a quarter of a small request's CPU, and this task's life is these lines.
+            watcher = self._loop.create_task(self._watch(receive))
+            try:
                 await self._drain(send)
-                tasks.cancel_scope.cancel()
+            except asyncio.CancelledError:
+                if not self._was_stopped():
+                    raise
+            finally:
+                watcher.cancel()
         finally:
             self.exchange.shutdown(self._loop.time())  # Has no effect unless the task was cancelled from outside.
             self._perform()
@@ -154,14 +160,17 @@ class Driver:
             self.feed(self.exchange.accept, b"".join(parts) if len(parts) > 1 else parts[0])
         except GatewayError as error:
             self.exchange.refuse(error)
+        except asyncio.CancelledError:
+            if not self._was_stopped():
+                raise
+            self.exchange.refuse(RequestTimedOut("The request's body did not arrive in time."))
         finally:
             self._body_by = None
 
     async def _watch(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        self.exchange.client_gone(self._loop.time())
-        self._perform()
+        self.feed(self.exchange.client_gone)
 
     async def _drain(self, send: AsgiSend) -> None:
         """Send what the outbox holds until the answer is over."""
@@ -188,16 +197,28 @@ class Driver:
         """Give up on a client that sends or reads too slowly. Called about once a second."""
         if self._body_by is not None and now > self._body_by:
             self._body_by = None
-            self.exchange.refuse(RequestTimedOut("The request's body did not arrive in time."))
-            self._perform()
-        elif self._blocked_since is not None and now > self._blocked_since + SLOW_CLIENT_S and self._scope is not None:
-            self.exchange.client_gone(now)
-            self._perform()
-            self._scope.cancel()
+            self._stop_waiting()
+        elif self._blocked_since is not None and now > self._blocked_since + SLOW_CLIENT_S:
+            self._blocked_since = None
+            self.feed(self.exchange.client_gone)
+            self._stop_waiting()
 
     def shutdown(self) -> None:
         """The grace is over: end the answer honestly now."""
         self.feed(self.exchange.shutdown)
+
+    def _stop_waiting(self) -> None:
+        """Wake the request's task from a wait for the client that has lasted too long."""
+        if self._task is not None:
+            self._stopping = True
+            self._task.cancel()
+
+    def _was_stopped(self) -> bool:
+        """Whether the cancellation that was caught is our own; if so, it is over."""
+        if not self._stopping or self._task is None:
+            return False
+        self._stopping = False
+        return self._task.uncancel() == 0
 
     # Events in, actions out.
 
