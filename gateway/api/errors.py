@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from gateway.domain.errors import GatewayError, RequestTimedOut, RequestTooLarge
+from gateway.domain.errors import GatewayError, RequestTimedOut
 
 
 class _Error(msgspec.Struct):
@@ -50,8 +50,10 @@ def error_event(error: GatewayError) -> bytes:
 
 def error_headers(error: GatewayError) -> Iterator[tuple[bytes, bytes]]:
     """When to come back, and whether to; the SDKs of OpenAI and Anthropic obey these."""
-    if isinstance(error, RequestTooLarge | RequestTimedOut):
-        yield b"connection", b"close"  # The rest of the body is not read.
+    if isinstance(error, RequestTimedOut):
+        # Not for a body that is too large: closing while the client still writes resets the connection, and the client
+        # would lose this answer. What it goes on sending is thrown away.
+        yield b"connection", b"close"
     if error.retry_after_s is not None:
         yield b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))
         yield b"retry-after-ms", b"%d" % max(1, math.ceil(error.retry_after_s * 1000))
