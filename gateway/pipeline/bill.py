@@ -8,8 +8,8 @@ from gateway.domain.usage import NO_USAGE, Usage, UsageSource
 from gateway.pipeline.attempt import Attempt
 from gateway.pipeline.entry import Job
 
-_DELIVERED = frozenset({Outcome.OK, Outcome.INTERRUPTED, Outcome.CLIENT_GONE, Outcome.SHUTDOWN})
-"""Outcomes of the attempt whose answer was the client's: these the tenant pays."""
+_DELIVERED = frozenset({Outcome.OK, Outcome.INTERRUPTED, Outcome.CLIENT_GONE})
+"""Outcomes of the attempt whose answer was the client's, or would have been had it stayed."""
 
 _MAYBE_BILLED = frozenset({FaultKind.TIMEOUT, FaultKind.LOST, FaultKind.PROTOCOL, FaultKind.TRUNCATED})
 """Faults after which a backend that saw the request may still bill it. One that said no does not."""
@@ -29,20 +29,39 @@ def usage_of(attempt: Attempt, *, prompt_tokens: Callable[[], int], count: Calla
         )
     if not attempt.was_sent():
         return NO_USAGE
-    if attempt.outcome in _DELIVERED or (attempt.fault is not None and attempt.fault.kind in _MAYBE_BILLED):
+    if (
+        attempt.outcome in _DELIVERED
+        or attempt.outcome is Outcome.SHUTDOWN
+        or (attempt.fault is not None and attempt.fault.kind in _MAYBE_BILLED)
+    ):
         return Usage(input_tokens=prompt_tokens(), source=UsageSource.ESTIMATED)
     return NO_USAGE
 
 
+def is_paid(attempt: Attempt) -> bool:
+    """Whether the tenant pays for it. What we broke off is theirs to pay only as far as they got it."""
+    return attempt.outcome in _DELIVERED or (attempt.outcome is Outcome.SHUTDOWN and attempt.committed_at is not None)
+
+
 def charged(attempts: Sequence[Attempt]) -> Usage | None:
     """What the tenant pays: the usage of the attempt whose answer was theirs. The other attempts' cost is ours."""
-    return next((attempt.usage for attempt in attempts if attempt.outcome in _DELIVERED), None)
+    return next((attempt.usage for attempt in attempts if is_paid(attempt)), None)
 
 
 def rows(
-    job: Job, attempts: Sequence[Attempt], *, exchange_id: str, request_id: str, outcome: Outcome, wall_now: float
+    job: Job,
+    attempts: Sequence[Attempt],
+    *,
+    exchange_id: str,
+    request_id: str,
+    outcome: Outcome,
+    wall: Callable[[float], float],
+    now: float,
 ) -> list[LedgerEntry]:
-    """One row per attempt, each with its usage decided; a single row 0 when the request ended before any was made."""
+    """One row per attempt, each with its usage decided; a single row 0 when the request ended before any was made.
+
+    `wall` turns a time of the clock that `now` is of into seconds since the epoch.
+    """
 
     def row(attempt: Attempt | None) -> LedgerEntry:
         usage = attempt.usage if attempt is not None and attempt.usage is not None else NO_USAGE
@@ -53,7 +72,7 @@ def rows(
             exchange=exchange_id,
             request_id=request_id,
             attempt=attempt.number if attempt is not None else 0,
-            at=wall_now,
+            at=wall(attempt.ended_at if attempt is not None and attempt.ended_at is not None else now),
             tenant=job.caller.tenant.id,
             key=job.caller.key.public_id,
             model=job.request.model,
@@ -61,7 +80,7 @@ def rows(
             upstream_model=target.model if target is not None else "",
             outcome=ended_as,
             usage=usage,
-            charge_nano_usd=cost if ended_as in _DELIVERED else 0,
+            charge_nano_usd=cost if attempt is not None and is_paid(attempt) else 0,
             cost_nano_usd=cost,
             price_version=target.prices.version if target is not None else "",
             policy=job.caller.policy.label,

@@ -87,8 +87,8 @@ def record_of(exchange: Exchange, *, route: str, operation: Operation, status: i
 
 
 def _outcome(exchange: Exchange) -> RequestOutcome:
-    if exchange.error is not None and exchange.error.code == "internal_error":
-        return "internal"
+    if exchange.error is not None and (exchange.error.code == "internal_error" or exchange.outcome is Outcome.OK):
+        return "internal"  # We broke, or the ledger did: an answer that was whole became an error.
     return _OUTCOMES[exchange.outcome] if exchange.outcome is not None else "rejected"
 
 

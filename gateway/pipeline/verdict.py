@@ -17,6 +17,8 @@ from gateway.domain.fault import Fault, FaultKind, Recourse
 
 _RETRY_AFTER_S = 2.0
 """Advice when a backend gave none."""
+_RETRY_AFTER_MOST_S = 300.0
+"""The longest wait we pass on: nobody knows more than minutes ahead, and some backends say years."""
 
 _LATER = frozenset({FaultKind.CONNECT, FaultKind.STALE, FaultKind.OVERLOADED})
 """Faults that may pass with time and left nothing behind."""
@@ -75,4 +77,5 @@ def _rejected(fault: Fault) -> GatewayError:
 
 
 def _least_wait(faults: Sequence[Fault]) -> float:
-    return min((fault.retry_after_s for fault in faults if fault.retry_after_s), default=_RETRY_AFTER_S)
+    wait_s = min((fault.retry_after_s for fault in faults if fault.retry_after_s), default=_RETRY_AFTER_S)
+    return min(wait_s, _RETRY_AFTER_MOST_S)

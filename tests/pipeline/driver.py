@@ -276,6 +276,11 @@ class Play:
         return None if self.error is None else self.error.code
 
     @property
+    def param(self) -> str | None:
+        """What the client's error names: a field, or the wait that ran out."""
+        return None if self.error is None else self.error.param
+
+    @property
     def tried(self) -> str:
         """The backends asked, in order: `ab`."""
         return "".join(each.target.backend for each in self.dispatched)
