@@ -6,9 +6,10 @@ WorkerError                      not for clients: start-up and operation
 RequestError                     becomes an OpenAI error body
 ├── InvalidRequest        400    one parameter is wrong
 │   ├── UnsupportedParameter     one parameter asks for what this worker cannot do
-│   └── ContextTooLong           prompt and answer do not fit
-├── UnknownModel          404    this worker serves another model
-├── RequestTooLarge       413    the body is longer than any prompt that fits
+│   ├── ContextTooLong           prompt and answer do not fit
+│   ├── UnknownModel      404    this worker serves another model
+│   ├── MethodNotAllowed  405    the path exists, the method is not POST
+│   └── RequestTooLarge   413    the body is longer than any prompt that fits
 ├── Overloaded            503    the queue is full, or the worker is loading or draining; try elsewhere or later
 └── EngineFailed          500    the device failed while the request was running
 """
@@ -66,6 +67,12 @@ class UnknownModel(InvalidRequest):
 
     status = 404
     code = "model_not_found"
+
+
+class MethodNotAllowed(InvalidRequest):
+    """Raised when the path exists and the method is not POST."""
+
+    status = 405
 
 
 class RequestTooLarge(InvalidRequest):

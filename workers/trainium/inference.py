@@ -7,6 +7,7 @@ A framework's streaming response notices a client that hangs up only when it nex
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -21,6 +22,7 @@ from workers.trainium.errors import (
     ContextTooLong,
     EngineFailed,
     InvalidRequest,
+    MethodNotAllowed,
     Overloaded,
     RequestError,
     RequestTooLarge,
@@ -55,9 +57,15 @@ class _Exchange:
     receive: Receive
     send: Send
     request_id: str
-    is_started: bool = False
+    status: int = 0
+    """What was answered; 0 before that."""
     is_finished: bool = False
     is_gone: bool = False
+
+    @property
+    def is_started(self) -> bool:
+        """Whether status and headers are out, so that an error can only come as an event."""
+        return self.status != 0
 
     async def read_body(self) -> bytes:
         """The request's body. Raises `RequestTooLarge`, `InvalidRequest` when it is too slow, or `_ClientGone`."""
@@ -88,7 +96,7 @@ class _Exchange:
         """Send status and headers."""
         headers = [(b"content-type", content_type), (b"x-request-id", self.request_id.encode("latin-1"))]
         headers += self.worker.load_headers() + extra
-        self.is_started = True
+        self.status = status
         await self._write({"type": "http.response.start", "status": status, "headers": headers})
 
     async def write(self, body: bytes, *, more: bool) -> None:
@@ -107,6 +115,7 @@ class _Exchange:
             await self.write(error_event(error), more=False)
             return
         extra = [] if error.retry_after_s is None else [(b"retry-after", b"%d" % error.retry_after_s)]
+        extra += [(b"allow", b"POST")] if isinstance(error, MethodNotAllowed) else []
         await self.reply(error.status, error_body(error), extra)
 
     async def _write(self, message: dict[str, object]) -> None:
@@ -131,15 +140,11 @@ class Inference:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         exchange = _Exchange(self._worker, receive, send, _request_id(headers.get("x-request-id")))
         structlog.contextvars.bind_contextvars(request_id=exchange.request_id)
-        if scope.get("method") != "POST":
-            error = InvalidRequest(f"{self._path} takes POST only")
-            await exchange.reply(405, error_body(error), [(b"allow", b"POST")])
-            return
-        with self._worker.tracing.server(self._path, headers) as span:
+        with self._worker.tracing.server(self._path, headers) as span, suppress(_ClientGone):
             try:
+                if scope.get("method") != "POST":
+                    raise MethodNotAllowed(f"{self._path} takes POST only")
                 body = await exchange.read_body()
-            except _ClientGone:
-                return
             except RequestError as error:
                 await exchange.refuse(error)
                 return
@@ -149,21 +154,23 @@ class Inference:
                 group.cancel_scope.cancel()
             if exchange.is_gone:
                 self._worker.metrics.aborted += 1
-                span.set("llm_worker.client_gone", "true")
                 log.info("request.aborted")
+            else:
+                span.set("http.response.status_code", exchange.status)
 
     async def _serve(self, exchange: _Exchange, body: bytes) -> None:
-        try:
+        """Answer, whatever happens; never raises into the task group, which would wrap it."""
+        with suppress(_ClientGone):
             try:
                 await self._generate(exchange, body)
             except RequestError as error:
                 await exchange.refuse(error)
+            except _ClientGone:
+                raise
             except Exception:
                 # The edge of the process: an unknown exception is logged with its trace and answered as a bare 500.
                 log.exception("request.failed")
                 await exchange.refuse(RequestError("internal error"))
-        except _ClientGone:
-            exchange.is_gone = True
 
     async def _generate(self, exchange: _Exchange, body: bytes) -> None:
         started = time.monotonic()

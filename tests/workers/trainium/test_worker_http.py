@@ -1,9 +1,11 @@
 """The HTTP contract, spoken to a real process that serves a tiny model."""
 
 import json
+import random
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import httpx
@@ -283,6 +285,44 @@ def test_metrics_count_tokens_and_requests(tiny_worker: WorkerProcess) -> None:
     text = tiny_worker.http.get("/metrics").text
     for name in ("vllm:time_to_first_token_seconds_bucket", "vllm:kv_cache_usage_perc", "trn_worker_free_slots"):
         assert name in text
+
+
+def test_metrics_are_prometheus_text(tiny_worker: WorkerProcess) -> None:
+    """Every sample has its type above it, and the buckets of a histogram never fall."""
+    tiny_worker.http.post(CHAT, json=chat())
+    types: dict[str, str] = {}
+    buckets: dict[str, list[float]] = {}
+    for line in tiny_worker.http.get("/metrics").text.splitlines():
+        if line.startswith("# TYPE "):
+            _, _, name, kind = line.split(" ")
+            types[name] = kind
+            continue
+        match = re.fullmatch(r'([a-z_:0-9]+)\{model_name="tiny"(?:,[a-z_]+="[^"]*")?\} ([0-9.e+-]+)', line)
+        assert match, line
+        family = re.sub(r"_(bucket|sum|count)$", "", match[1])
+        assert match[1] in types or types[family] == "histogram"
+        if match[1].endswith("_bucket"):
+            buckets.setdefault(family, []).append(float(match[2]))
+    assert len(buckets) == 3
+    assert all(counts == sorted(counts) and counts[-1] > 0 for counts in buckets.values())
+
+
+def test_nothing_leaks_while_clients_come_and_go(tiny_worker: WorkerProcess) -> None:
+    """Afterwards every slot is free, and the caches still give the answer they gave before."""
+    before = tiny_worker.http.post(COMPLETION, json=completion(max_tokens=30)).json()["choices"][0]["text"]
+    rng = random.Random(5)
+    patience = [rng.choice([0.02, 0.1, 0.3, 60.0]) for _ in range(60)]
+
+    def come_and_go(index: int) -> None:
+        body = chat(max_tokens=1 + 13 * (index % 9), stream=index % 2 == 0)
+        with suppress(httpx.TimeoutException):
+            httpx.post(tiny_worker.base_url + CHAT, json=body, timeout=patience[index])
+
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(come_and_go, range(len(patience))))
+    eventually(lambda: tiny_worker.load() == {"running": 0, "waiting": 0, "free_slots": 4})
+    after = tiny_worker.http.post(COMPLETION, json=completion(max_tokens=30)).json()["choices"][0]["text"]
+    assert after == before
 
 
 def test_hanging_up_mid_stream_frees_the_slot(tiny_worker: WorkerProcess) -> None:

