@@ -1,0 +1,120 @@
+"""Traces as a collector receives them, and what clients and backends see of them."""
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.backends.openai_backend import chat_stream, error_reply, openai_backend
+from tests.backends.scripted import ScriptedBackend
+from tests.running.client import CHAT, chat, client_of, events
+from tests.running.configuration import Tree, configuration
+from tests.running.gateway import RunningGateway, gateway
+from tests.telemetry.otlp_receiver import OtlpReceiver, ReceivedSpan
+
+pytestmark = pytest.mark.xdist_group("traces")
+
+FOREIGN = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+@pytest.fixture(scope="module")
+def collector() -> Iterator[OtlpReceiver]:
+    """Where spans go."""
+    with OtlpReceiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory: pytest.TempPathFactory, house: Tree, collector: OtlpReceiver) -> Iterator[RunningGateway]:
+    """A gateway that traces."""
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.base_url, "OTEL_BSP_SCHEDULE_DELAY": "50"}
+    with gateway(tmp_path_factory.mktemp("traced"), house, environ=environ) as process:
+        yield process
+
+
+def trace_of(collector: OtlpReceiver, response: httpx.Response, count: int) -> list[ReceivedSpan]:
+    """All spans of the answer's trace, in the order in which they started."""
+    trace_id = response.headers["x-trace-id"]
+    spans = collector.wait_for(count, where=lambda span: span.trace_id == trace_id)
+    assert len(spans) == count
+    return sorted(spans, key=lambda span: (span.started_ns, span.kind != "server"))
+
+
+async def test_a_request_is_a_tree_of_its_steps(
+    traced: RunningGateway, collector: OtlpReceiver, first: ScriptedBackend
+) -> None:
+    async with client_of(traced, "single") as client:
+        response = await client.post(CHAT, json=chat())
+    spans = trace_of(collector, response, 5)
+    root = next(span for span in spans if span.kind == "server")
+    names = {span.name for span in spans if span.parent_id == root.span_id}
+    assert root.name == "POST /v1/chat/completions"
+    assert root.parent_id == ""
+    assert names == {"policy.decide", "admission.reserve", "chat small", "admission.reconcile"}
+    assert {span.service for span in spans} == {"llm-gateway"}
+    assert not any(span.is_error for span in spans)
+    attempt = next(span for span in spans if span.kind == "client")
+    assert attempt.attributes["gen_ai.usage.output_tokens"] == 2
+
+
+async def test_a_failover_is_two_attempts_side_by_side(
+    traced: RunningGateway, collector: OtlpReceiver, first: ScriptedBackend, second: ScriptedBackend
+) -> None:
+    first.script(error_reply(500))
+    async with client_of(traced, "acme") as client, client.stream("POST", CHAT, json=chat(stream=True)) as response:
+        assert [event async for event in events(response)][-1] == "[DONE]"
+    spans = trace_of(collector, response, 6)
+    root = next(span for span in spans if span.kind == "server")
+    failed, delivered = (span for span in spans if span.kind == "client")
+    assert failed.parent_id == delivered.parent_id == root.span_id
+    assert (failed.is_error, failed.attributes["error.type"]) == (True, "500")
+    assert not delivered.is_error
+    assert not root.is_error
+    assert failed.ended_ns <= delivered.started_ns
+
+
+async def test_a_private_backend_continues_the_trace_below_its_attempt(
+    traced: RunningGateway, collector: OtlpReceiver, first: ScriptedBackend, second: ScriptedBackend
+) -> None:
+    """Each attempt tells its own span's id, so that what the backend records hangs below that attempt."""
+    first.script(error_reply(500))
+    async with client_of(traced, "acme") as client:
+        response = await client.post(CHAT, json=chat())
+    attempts = [span for span in trace_of(collector, response, 6) if span.kind == "client"]
+    told = [backend.requests[0].headers["traceparent"] for backend in (first, second)]
+    assert told == [f"00-{span.trace_id}-{span.span_id}-01" for span in attempts]
+
+
+async def test_a_callers_trace_is_continued(
+    traced: RunningGateway, collector: OtlpReceiver, first: ScriptedBackend
+) -> None:
+    async with client_of(traced, "acme") as client:
+        response = await client.post(CHAT, json=chat(), headers={"traceparent": FOREIGN})
+    root = next(span for span in trace_of(collector, response, 5) if span.kind == "server")
+    assert response.headers["x-trace-id"] == FOREIGN.split("-")[1]
+    assert root.parent_id == FOREIGN.split("-")[2]
+
+
+async def test_an_answer_that_broke_off_is_an_error_in_its_trace(
+    traced: RunningGateway, collector: OtlpReceiver, first: ScriptedBackend
+) -> None:
+    first.script(chat_stream(["canary-of-an-answer"], cut_after=1, finish_reason=None))
+    body = chat("canary-of-a-prompt", stream=True)
+    async with client_of(traced, "acme") as client, client.stream("POST", CHAT, json=body) as response:
+        assert [event async for event in events(response)][-1]["error"]["code"] == "upstream_interrupted"
+    spans = trace_of(collector, response, 5)
+    assert {span.kind for span in spans if span.is_error} == {"server", "client"}
+    secrets = (b"canary-of-a", *(key.encode() for key in traced.keys.values()))
+    assert not any(secret in body for secret in secrets for body in collector.raw)
+
+
+async def test_without_an_endpoint_nothing_is_traced(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No header for the client, none for the backend."""
+    async with openai_backend() as backend:
+        house = configuration(backends={"first": backend.base_url}, models={"assistant": ["first"]})
+        with gateway(tmp_path_factory.mktemp("untraced"), house) as running:
+            async with client_of(running, "acme") as client:
+                response = await client.post(CHAT, json=chat(), headers={"traceparent": FOREIGN})
+    assert response.status_code == 200
+    assert "x-trace-id" not in response.headers
+    assert "traceparent" not in backend.requests[0].headers
