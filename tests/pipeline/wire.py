@@ -10,11 +10,11 @@ USAGE = {"prompt_tokens": 10, "completion_tokens": 4}
 """What `usage_chunk` and `reply` report unless told otherwise."""
 
 
-def ask(*, stream: bool = True, **fields: object) -> bytes:
+def ask(*, stream: object = True, **fields: object) -> bytes:
     """A client's request for the model `assistant`."""
     asked: dict[str, object] = {"model": "assistant", "messages": [{"role": "user", "content": "Say hello."}]}
-    if stream:
-        asked["stream"] = True
+    if stream is not False:
+        asked["stream"] = stream
     return json.dumps(asked | fields).encode()
 
 

@@ -42,6 +42,9 @@ _DECODERS: Final[dict[object, msgspec.json.Decoder[object]]] = {
 _NO_MESSAGES: Final = re.compile(rb"[^\[]|\[\s*\]")
 """Matches where a prompt is not a list, or an empty one. The messages themselves are the backend's to judge."""
 
+_IMAGE: Final = re.compile(rb'"type"\s*:\s*"image_url"')
+_AUDIO: Final = re.compile(rb'"type"\s*:\s*"input_audio"')
+
 
 class OpenAIEndpoint:
     """One of OpenAI's endpoints. They differ in where the prompt stands."""
@@ -169,7 +172,7 @@ def _wants_usage(fields: dict[str, msgspec.Raw], *, stream: bool) -> bool:
 
 
 def _needs(fields: dict[str, msgspec.Raw], prompt: bytes) -> frozenset[Capability]:
-    """What the target must be able to do. Content parts are found by their quoted names, which text cannot contain."""
+    """What the target must be able to do. Content parts are found by their quoted type, which text cannot contain."""
     needs: set[Capability] = set()
     if _present(fields, "tools") or _present(fields, "functions"):
         needs.add("tools")
@@ -182,9 +185,9 @@ def _needs(fields: dict[str, msgspec.Raw], prompt: bytes) -> frozenset[Capabilit
         needs.add("seed")
     if _present(fields, "stop"):
         needs.add("stop")
-    if b'"image_url"' in prompt:
+    if b'"image_url"' in prompt and _IMAGE.search(prompt):
         needs.add("vision")
-    if b'"input_audio"' in prompt:
+    if b'"input_audio"' in prompt and _AUDIO.search(prompt):
         needs.add("audio")
     return frozenset(needs)
 

@@ -30,7 +30,9 @@ class _OpenAI:
         fields = dict(request.fields)
         fields["model"] = msgspec.Raw(msgspec.json.encode(target.model))
         quirks = target.facts.quirks
-        if request.stream and quirks.reports_stream_usage and not request.wants_usage:
+        if not quirks.reports_stream_usage:
+            fields.pop("stream_options", None)  # It would refuse the request; the client goes without the chunk.
+        elif request.stream and not request.wants_usage:
             fields["stream_options"] = _with_usage(fields.get("stream_options"))
         if request.endpoint == "chat" and quirks.max_tokens_field != "keep":
             limits = [fields.pop(name) for name in ("max_completion_tokens", "max_tokens") if name in fields]
