@@ -126,7 +126,8 @@ class OpenAIStreamDecoder:
                 self._finished.add(choice.index)
                 self.finish_reasons.append(choice.finish_reason)
                 has_content = True  # An empty answer is an answer, too.
-        usage = answer.usage.buckets() if answer.usage is not None else None
+        report = answer.usage or (answer.x_groq.usage if answer.x_groq is not None else None)
+        usage = report.buckets() if report is not None else None
         return Chunk(
             raw=raw,
             text=text,

@@ -74,6 +74,12 @@ class Choice(msgspec.Struct):
     finish_reason: str | None = None
 
 
+class Groq(msgspec.Struct):
+    """Groq's own corner of a chunk: its streams report usage here unless they are asked for it."""
+
+    usage: WireUsage | None = None
+
+
 class Answer(msgspec.Struct):
     """A chat reply, a completion, or a chunk of either: they differ only inside their choices."""
 
@@ -82,6 +88,7 @@ class Answer(msgspec.Struct):
     error: msgspec.Raw = ABSENT
     id: str | None = None
     model: str | None = None
+    x_groq: Groq | None = None
 
 
 class _Unmetered(msgspec.Struct):
