@@ -83,6 +83,7 @@ class Journal:
         self._give_up_at = math.inf  # time.monotonic
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._is_running = False  # asking the thread itself takes a lock, on every request
         self._lock: int | None = None
         self.commits = 0
         """Transactions committed since `open`."""
@@ -94,7 +95,7 @@ class Journal:
     @property
     def healthy(self) -> bool:
         """Whether the last write succeeded and the writer runs."""
-        return not self._failing and self._is_running()
+        return not self._failing and self._is_running
 
     @property
     def queued(self) -> int:
@@ -115,6 +116,7 @@ class Journal:
             raise
         # A daemon: a disk that hangs for ever must not keep the process from ending after `close` gave up.
         self._thread = threading.Thread(target=self._run, args=(connection,), name="journal", daemon=True)
+        self._is_running = True
         self._thread.start()
 
     def submit(self, entries: Sequence[LedgerEntry], done: Done) -> None:
@@ -124,7 +126,7 @@ class Journal:
         write failed, the queue is full, a value fits no column, or the journal is closed.
         """
         assert self._loop is not None, "the journal is not open"  # noqa: S101  # a mistake of the composition root
-        if self._closing.is_set() or not self._is_running():
+        if self._closing.is_set() or not self._is_running:
             self._loop.call_soon(done, NotJournaled("the journal is closed"))
         elif self.queued + len(entries) > MOST_QUEUED:
             self._loop.call_soon(done, NotJournaled(f"{self.queued} rows wait for the disk already"))
@@ -149,9 +151,6 @@ class Journal:
         self._thread = None
         if not thread.is_alive():  # else the disk hangs, and no second writer may meet this one when it wakes
             self._release()
-
-    def _is_running(self) -> bool:
-        return self._thread is not None and self._thread.is_alive()
 
     def _release(self) -> None:
         if self._lock is not None:
@@ -178,6 +177,7 @@ class Journal:
                     break
                 wait_s = min(wait_s * 2, _RETRY_MOST_S)
         finally:
+            self._is_running = False
             while not self._queue.empty():
                 self._take(group)
             self._tell(group, TimeoutError("the journal was closed before the disk took them"))

@@ -188,6 +188,7 @@ class Driver:
             if self._paused and self._outbox_bytes <= _OUTBOX_BYTES // 2:
                 self._paused = False
                 self._calls[-1][1].resume()
+                self.feed(self.exchange.client_ready)
             self._wake = self._loop.create_future()
             await self._wake
 
@@ -273,7 +274,7 @@ class Driver:
             case Fail(error=error):
                 self._fail(error)
             case Finish():
-                self._put(_body(b"", more=False))
+                self._finish()
             case _:
                 assert_never(action)
 
@@ -318,6 +319,14 @@ class Driver:
         if self._outbox_bytes > _OUTBOX_BYTES and not self._paused and self._calls and not self._calls[-1][0].over:
             self._paused = True
             self._calls[-1][1].pause()
+            self.exchange.client_slow(self._loop.time())
+
+    def _finish(self) -> None:
+        last = self._outbox[-1] if self._outbox else None
+        if last is not None and last["type"] == "http.response.body":
+            last["more_body"] = False  # One write fewer.
+        else:
+            self._put(_body(b"", more=False))
 
     def _set_timer(self) -> None:
         wake_at = self.exchange.wake_at
