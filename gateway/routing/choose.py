@@ -83,7 +83,7 @@ _PARAMS = {"json_schema": "response_format", "vision": "messages", "audio": "mes
 def _exclusion(target: Target, request: ChatRequest, estimate: Estimate, fleet: FleetView) -> str | None:
     if (reason := fleet.unavailable.get(target.backend)) is not None:
         return reason
-    for capability in request.needs:
+    for capability in sorted(request.needs):  # A set has another order in every process.
         if capability not in target.facts.accepts:
             return f"capability:{capability}"
     context = target.facts.context
