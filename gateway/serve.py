@@ -51,8 +51,11 @@ def serve(settings: Settings, book: PolicyBook, *, drain_s: float = 30.0) -> Non
     server = _Server(config, app, drain_s)
 
     async def run() -> None:
-        async with app.lifespan():
-            await server.serve(sockets=[listener])
+        try:
+            async with app.lifespan():
+                await server.serve(sockets=[listener])
+        except ExceptionGroup as group:
+            raise _cause(group) from None  # Litestar opens everything inside a task group of its own.
 
     # uvicorn raises the signal again once everything is closed: that is how a stop is meant to end, not an error.
     signal.signal(signal.SIGTERM, lambda _signal, _frame: None)
@@ -103,6 +106,14 @@ class _Server(uvicorn.Server):
         machinery: Machinery = self._app.state.machinery
         for driver in tuple(machinery.live):
             driver.shutdown()
+
+
+def _cause(group: ExceptionGroup[Exception]) -> Exception:
+    """What went wrong, if it was one thing."""
+    error: Exception = group
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
