@@ -32,6 +32,7 @@ class Attempt:
         "finish_reasons",
         "head_at",
         "headers",
+        "held_since",
         "number",
         "outcome",
         "phase",
@@ -84,6 +85,8 @@ class Attempt:
         self.deadline = now + timeouts.connect
         """When the current wait has lasted too long; the clock is the event loop's."""
         self.progress_by = 0.0
+        self.held_since: float | None = None
+        """Since when we read nothing from the backend, because the client takes nothing."""
 
     def is_over(self) -> bool:
         """Whether nothing more will come of it."""
@@ -114,7 +117,7 @@ class Attempt:
 
     def note_bytes(self, now: float) -> None:
         """Bytes of a stream came: a ping renews the idle wait, but not the wait for content."""
-        if self.committed_at is not None:
+        if self.committed_at is not None and self.held_since is None:
             idle_by = now + self.timeouts.idle
             if idle_by < self.progress_by:
                 self.phase, self.deadline = "idle", idle_by
@@ -126,6 +129,18 @@ class Attempt:
         if self.committed_at is None:
             self.committed_at = now
         self.progress_by = now + self.timeouts.progress
+
+    def hold(self, now: float) -> None:
+        """We stop reading: from here on the backend's silence is our own doing, and only the total time runs."""
+        self.held_since = now
+        self.phase, self.deadline = "total", float("inf")
+
+    def release(self, now: float) -> None:
+        """We read again: the waits go on from here."""
+        if self.held_since is not None:
+            self.progress_by += now - self.held_since
+            self.held_since = None
+            self.note_bytes(now)
 
     def keep(self, data: bytes, limit: int) -> bool:
         """Add to the body; False when it has grown past `limit` bytes."""

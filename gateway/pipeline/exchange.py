@@ -294,6 +294,16 @@ class Exchange:
         elif self.state is State.SETTLING:
             self.ending = [Finish()]  # Its answer was complete: this is a success that nobody waits for.
 
+    def client_slow(self, now: float) -> None:
+        """The client takes nothing, so that the backend is held back and must not be blamed for it."""
+        if self.state is State.RELAYING:
+            self.attempts[-1].hold(now)
+
+    def client_ready(self, now: float) -> None:
+        """The client has caught up; the backend may go on."""
+        if self.state is State.RELAYING:
+            self.attempts[-1].release(now)
+
     def shutdown(self, now: float) -> None:
         """The gateway stops and will not wait any longer."""
         message = "The gateway is shutting down."

@@ -114,6 +114,11 @@ class ScriptedBackend:
         """Connections open now."""
         return len(self._connections)
 
+    @property
+    def unsent(self) -> int:
+        """Bytes that scripts have written and that clients' connections have not taken: what a client holds back."""
+        return sum(connection.transport.get_write_buffer_size() for connection in self._connections)
+
     def script(self, *answers: Answer) -> None:
         """Queue answers; each serves one request, in the order in which the requests arrive."""
         self._scripts.extend(answers)
