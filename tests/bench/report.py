@@ -80,7 +80,8 @@ def machine(python: str) -> str:
     packages = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)
     return (
         f"{model}, {os.cpu_count()} cores, Linux {platform.release()}, load average {load}\n"
-        f"Python {version} configured {optimized} --enable-optimizations; nginx {server}; {packages}; gateway at {commit}"
+        f"Python {version} configured {optimized} --enable-optimizations, nginx {server}, {packages}; "
+        f"gateway at {commit}"
     )
 
 
