@@ -127,6 +127,8 @@ class Driver:
             for line, call in self._calls:
                 if not line.over:
                     self._loop.call_later(_LINGER_S, call.abort)
+            self._timer = self._task = self._wake = None
+            self._calls.clear()  # Breaks the cycle of driver, line and call: nothing is left for the garbage collector.
             machinery.live.discard(self)
             machinery.report(
                 record_of(
