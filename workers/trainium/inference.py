@@ -41,6 +41,7 @@ _WRITE_S: Final = 30.0
 """How long one write may be blocked by a client that does not read."""
 _REQUEST_S: Final = 600.0
 _MAX_ID: Final = 128
+_PARTS: Final = 1 << 23
 
 log = structlog.get_logger()
 
@@ -300,9 +301,13 @@ def _encode(text: str, serving: Serving, name: str) -> tuple[int, ...]:
 
 
 def _uniforms(seed: int | None) -> Callable[[], float]:
-    """A stream of numbers in [0, 1) on the host, so that a seed means the same on every device."""
+    """A stream of numbers in (0, 1) on the host, so that a seed means the same on every device.
+
+    Middles of 2^23 equal parts, exact in float32. An exact 0 would choose the first token of the vocabulary that is
+    not impossible, however unlikely it is.
+    """
     generator = np.random.Generator(np.random.Philox(None if seed is None else seed % (1 << 64)))
-    return lambda: float(generator.random(dtype=np.float32))
+    return lambda: (int(generator.integers(_PARTS)) + 0.5) / _PARTS
 
 
 def _request_id(given: str | None) -> str:
