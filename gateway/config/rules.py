@@ -8,32 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.config.addresses import base_url_mistake
 from gateway.config.checking import Visit
 from gateway.config.problems import Path, Report, shown
 from gateway.config.settings import REFERENCE, read_secret
+from gateway.domain.address import parse_base_url
 from gateway.domain.backend import Backend, BearerCredential, HeaderValue
 from gateway.domain.policy import ModelRoute, TargetRef
 from gateway.domain.tenant import KeyEntry, TenantEntry
-
-OWN_HEADERS: Final = frozenset(
-    {
-        "accept-encoding",
-        "connection",
-        "content-length",
-        "content-type",
-        "cookie",
-        "expect",
-        "host",
-        "keep-alive",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "user-agent",
-    }
-)
-"""Headers that the transport writes itself; a credential under one of these names would break the request."""
+from gateway.domain.wire import OWN_HEADERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +60,10 @@ def _backend(file: str, path: Path, fields: Mapping[str, object], _: Names, repo
     url, allow_private = fields.get("base_url"), fields.get("allow_private", False)
     if not isinstance(url, str) or not isinstance(allow_private, bool):
         return
-    if mistake := base_url_mistake(url, allow_private=allow_private):
-        report.mistake(file, (*path, "base_url"), mistake)
+    try:
+        parse_base_url(url, allow_private=allow_private)
+    except ValueError as error:
+        report.mistake(file, (*path, "base_url"), str(error))
 
 
 def _bearer(file: str, path: Path, fields: Mapping[str, object], _: Names, report: Report) -> None:
@@ -89,8 +73,8 @@ def _bearer(file: str, path: Path, fields: Mapping[str, object], _: Names, repor
 def _header(file: str, path: Path, fields: Mapping[str, object], _: Names, report: Report) -> None:
     _reference(file, (*path, "value"), fields.get("value"), report)
     name = fields.get("name")
-    if name in OWN_HEADERS:
-        report.mistake(file, (*path, "name"), f"`{name}` is a header that the gateway writes itself")
+    if isinstance(name, str) and name.encode() in OWN_HEADERS:
+        report.mistake(file, (*path, "name"), f"`{name}` is a header that the gateway writes itself, or never sends")
 
 
 def _reference(file: str, path: Path, reference: object, report: Report) -> None:

@@ -1,7 +1,7 @@
 """HTTP as values: what is sent to a backend and what comes back, without a socket."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -9,6 +9,38 @@ from gateway.domain.fault import Fault
 
 Headers = Sequence[tuple[bytes, bytes]]
 """Header fields in order; names in lower case."""
+
+CONTENT_HEADERS: Final = frozenset(
+    {
+        b"accept",
+        b"anthropic-beta",
+        b"anthropic-version",
+        b"content-type",
+        b"idempotency-key",
+        b"openai-beta",
+        b"traceparent",
+        b"tracestate",
+        b"x-gateway-hop",
+        b"x-request-id",
+    }
+)
+"""The fields a `WireRequest` may carry. Everything else is the transport's own."""
+
+OWN_HEADERS: Final = CONTENT_HEADERS | {
+    b"accept-encoding",
+    b"connection",
+    b"content-length",
+    b"cookie",
+    b"expect",
+    b"host",
+    b"keep-alive",
+    b"te",
+    b"trailer",
+    b"transfer-encoding",
+    b"upgrade",
+    b"user-agent",
+}
+"""The fields that the gateway writes itself, or never sends; no credential may use their names."""
 
 
 class WireRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,7 +50,7 @@ class WireRequest(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     """Below the backend's base URL, with a leading slash: `/chat/completions`."""
     headers: Headers = ()
-    """Content headers only. The transport adds host, credential, length and the fixed headers of every request."""
+    """Of `CONTENT_HEADERS` only. The transport adds host, credential, length and the fixed headers of every request."""
     body: bytes = b""
 
 

@@ -12,8 +12,8 @@ from dataclasses import replace
 import httpx
 
 from gateway.domain.fault import Fault, FaultKind
-from gateway.domain.wire import Call, Headers, WireRequest
-from gateway.upstream.destination import CONTENT_HEADERS, OWN_HEADERS, Destination, parse_destination
+from gateway.domain.wire import CONTENT_HEADERS, OWN_HEADERS, Call, Headers, WireRequest
+from gateway.upstream.destination import Destination, parse_destination
 from gateway.upstream.transport import Transport
 
 _MAX_ORIGINS = 256
@@ -31,7 +31,7 @@ _ERRORS: dict[FaultKind, type[httpx.TransportError]] = {
 class HttpxTransport(httpx.AsyncBaseTransport):
     """Lets any `httpx.AsyncClient` ride on a `Transport`, which it does not own: closing the client leaves it open.
 
-    The client's own headers are sent (it is our code that set them), except those that the transport writes itself. The
+    The client's own headers are sent (it is our code that set them), except those of `OWN_HEADERS`. The
     timeouts `connect` (until the request is written) and `read` are honoured. Cancelling a request frees its place. A
     request that met a stale connection is sent once more, unless its method changes something.
     """
@@ -81,7 +81,7 @@ class HttpxTransport(httpx.AsyncBaseTransport):
         headers = [(name.lower(), value) for name, value in request.headers.raw]
         try:
             destination = self._origin(origin)
-            own = [(name, value) for name, value in headers if name not in OWN_HEADERS and name not in CONTENT_HEADERS]
+            own = [(name, value) for name, value in headers if name not in OWN_HEADERS]
             destination = replace(destination, headers=own)
             wire = WireRequest(
                 method=request.method,

@@ -1,76 +1,24 @@
-"""Where requests go: a backend's base URL taken apart once, and the bytes of a request to it. Pure.
+"""Where requests go: what every request to a backend has in common, and the bytes of one. Pure.
 
-URLs are parsed by one strict grammar and rebuilt from its parts; the text itself is never used again, so two parsers
-cannot read it differently. A request's head is built from an allow-list: nothing reaches a backend because a client
-sent it.
+A base URL is taken apart once, by `domain.address`; its text is never used again. A request's head is built from an
+allow-list: nothing reaches a backend because a client sent it.
 """
 
 import re
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal
 
 from gateway import __version__
+from gateway.domain.address import Scheme, parse_base_url
 from gateway.domain.backend import Backend
-from gateway.domain.wire import Headers, WireRequest
-from gateway.upstream.egress import refusal
-
-Scheme = Literal["http", "https"]
-
-CONTENT_HEADERS = frozenset(
-    {
-        b"accept",
-        b"anthropic-beta",
-        b"anthropic-version",
-        b"content-type",
-        b"idempotency-key",
-        b"openai-beta",
-        b"traceparent",
-        b"tracestate",
-        b"x-gateway-hop",
-        b"x-request-id",
-    }
-)
-"""The fields a `WireRequest` may carry. Everything else is the transport's own."""
-
-OWN_HEADERS = frozenset(
-    {
-        b"accept-encoding",
-        b"connection",
-        b"content-length",
-        b"expect",
-        b"host",
-        b"keep-alive",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-        b"user-agent",
-    }
-)
-"""The fields the transport writes, or never sends; no credential may use their names."""
+from gateway.domain.wire import CONTENT_HEADERS, OWN_HEADERS, Headers, WireRequest
 
 METHODS = frozenset({"DELETE", "GET", "PATCH", "POST", "PUT"})
 """Without HEAD: its answer announces a body that does not come, which the parser cannot be told."""
 
-_URL = re.compile(
-    r"(?P<scheme>https?)://"
-    r"(?P<host>\[[0-9a-f:.]{2,45}\]|[a-z0-9]([a-z0-9_-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9_-]*[a-z0-9])?)*)"
-    r"(:(?P<port>[1-9][0-9]{0,4}))?"
-    r"(?P<path>(/[A-Za-z0-9._~@:+=,-]+)*)/?"
-)
-_NUMERIC_LABEL = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _PATH = re.compile(r"/[!-\"$-~]*")
 _NAME = re.compile(rb"[a-z0-9-]{1,64}")
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
-
-_MAX_HOST = 253
-_MAX_LABEL = 63
-_MAX_PORT = 65535
-_FIRST_OPEN_PORT = 1024
-_WEB_PORTS = frozenset({80, 443})
-# Services that would take an HTTP request for something else.
-_FORBIDDEN_PORTS = frozenset({2049, 2375, 2379, 3306, 5432, 6000, 6379, 11211, 27017})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,50 +53,23 @@ class Destination:
 
 
 def destination_of(name: str, backend: Backend, credential: Headers) -> Destination:
-    """Where requests to the backend `name` go. Raises ValueError that says what is wrong with its base URL."""
+    """Where requests to the backend `name` go.
+
+    A configuration that was checked gives no ValueError here: it was held to the same rules.
+    """
     return parse_destination(name, backend.base_url, allow_private=backend.allow_private, headers=credential)
 
 
 def parse_destination(name: str, base_url: str, *, allow_private: bool, headers: Headers = ()) -> Destination:
-    """Take a base URL apart.
+    """The place that a base URL names, by the rules of `domain.address`.
 
-    Plain http and literal private addresses need `allow_private`, which is the operator's word. Raises ValueError for
-    what is not of the form `http(s)://host[:port][/path]`: no user, query, fragment or escape, no odd number for an
-    address.
+    Raises ValueError for a URL that they refuse, and for header fields that a credential cannot be sent in.
     """
-    found = _URL.fullmatch(base_url)
-    if found is None:
-        raise ValueError(f"base_url of `{name}` is not of the form http(s)://host[:port]/path in plain characters")
-    scheme: Scheme = "https" if found["scheme"] == "https" else "http"
-    host, path = found["host"].strip("[]"), found["path"]
-    port = int(found["port"]) if found["port"] else (443 if scheme == "https" else 80)
-    problem = _host_problem(found["host"], allow_private=allow_private) or _port_problem(port)
-    if problem is None and any(segment in {".", ".."} for segment in path.split("/")):
-        problem = "has a relative segment in its path"
-    if problem is None and scheme == "http" and not allow_private:
-        problem = "is plain http, which is for private networks: use https or set allow_private"
-    if problem is not None:
-        raise ValueError(f"base_url of `{name}` {problem}")
-    return Destination(name, scheme, host, port, path, allow_private, headers)
-
-
-def _host_problem(host: str, *, allow_private: bool) -> str | None:
-    if len(host) > _MAX_HOST or any(len(label) > _MAX_LABEL for label in host.split(".")):
-        return "has a host name that is too long"
-    # A name that ends in a number is an address to some parsers (2130706433, 0x7f.1, 127.1): only dotted decimals pass.
-    literal = host[0] == "[" or _NUMERIC_LABEL.fullmatch(host.rpartition(".")[2]) is not None
-    if not literal:
-        return None
-    why = refusal(host.strip("[]"), allow_private=allow_private)
-    return None if why is None else f"names the address {host}, which is {why}"
-
-
-def _port_problem(port: int) -> str | None:
-    if port > _MAX_PORT:
-        return f"has the port {port}, which does not exist"
-    if port in _FORBIDDEN_PORTS or (port < _FIRST_OPEN_PORT and port not in _WEB_PORTS):
-        return f"has the port {port}, which belongs to another service"
-    return None
+    try:
+        url = parse_base_url(base_url, allow_private=allow_private)
+    except ValueError as error:
+        raise ValueError(f"base_url of `{name}` {error}") from error
+    return Destination(name, url.scheme, url.host, url.port, url.path, allow_private, headers)
 
 
 def _fixed_lines(destination: Destination) -> bytes:

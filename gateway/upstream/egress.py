@@ -1,7 +1,7 @@
-"""Which addresses may be dialled, and names resolved to such addresses.
+"""Names resolved to addresses that may be dialled.
 
-`refusal` is pure. `Resolver` asks the system's resolver and checks every answer each time a connection is opened, so
-that a name which changes its mind (DNS rebinding) gains nothing. Opens no connection itself.
+`Resolver` asks the system's resolver and checks every answer each time a connection is opened, so that a name which
+changes its mind (DNS rebinding) gains nothing. `domain.address` knows which addresses pass. Opens no connection itself.
 """
 
 import asyncio
@@ -9,93 +9,17 @@ import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 
+from gateway.domain.address import refusal
+
 Lookup = Callable[[str, int], Awaitable[Sequence[str]]]
 """Host name and port → its addresses as text. Raises OSError when there are none."""
 
 LAST_GOOD_S = 300.0
 """How long an old answer may be used while the resolver fails."""
 
-_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-# `ipaddress` calls some of these global. No operator's word opens them: they hand out credentials.
-_METADATA: frozenset[_Address] = frozenset(
-    map(
-        ipaddress.ip_address,
-        (
-            "169.254.169.254",  # AWS, Azure, Google and most others
-            "169.254.170.2",  # AWS ECS task credentials
-            "168.63.129.16",  # Azure's wire server
-            "100.100.100.200",  # Alibaba
-            "192.0.0.192",  # Oracle
-            "fd00:ec2::254",  # AWS over IPv6
-            "fd20:ce::254",  # Google over IPv6
-        ),
-    )
-)
-_PRIVATE = tuple(
-    map(
-        ipaddress.ip_network,
-        ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"),
-    )
-)
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-_NAT64_LOCAL = ipaddress.IPv6Network("64:ff9b:1::/48")
-_V4_COMPATIBLE = ipaddress.IPv6Network("::/96")
-_THIS_NETWORK = ipaddress.IPv4Network("0.0.0.0/8")
-_TEREDO = ipaddress.IPv6Network("2001::/32")
-
 
 class EgressRefused(OSError):
     """Raised when a destination's name resolves to an address that must not be dialled."""
-
-
-def refusal(address: str, *, allow_private: bool = False) -> str | None:
-    """Why `address` must not be dialled; None when it may be.
-
-    `allow_private` opens private and loopback addresses, and nothing else. IPv6 addresses that carry an IPv4 address
-    (mapped, compatible, NAT64, 6to4, Teredo) are judged by the one they carry.
-    """
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return "not an address"
-    if isinstance(parsed, ipaddress.IPv6Address):
-        if parsed.scope_id is not None:
-            return "an address with a zone"
-        carried = _carried(parsed)
-        if carried:
-            return next((why for ip in carried if (why := _judge(ip, allow_private=allow_private))), None)
-    return _judge(parsed, allow_private=allow_private)
-
-
-def _carried(address: ipaddress.IPv6Address) -> tuple[ipaddress.IPv4Address, ...]:
-    """The IPv4 addresses inside an IPv6 address, to which packets may be sent in the end."""
-    if address.ipv4_mapped is not None:
-        return (address.ipv4_mapped,)
-    if address.sixtofour is not None:
-        return (address.sixtofour,)
-    if address in _TEREDO:
-        return address.teredo or ()
-    compatible = address in _V4_COMPATIBLE and int(address) > 1  # :: and ::1 are themselves
-    if compatible or address in _NAT64 or address in _NAT64_LOCAL:
-        return (ipaddress.IPv4Address(int(address) & 0xFFFFFFFF),)
-    return ()
-
-
-def _judge(address: _Address, *, allow_private: bool) -> str | None:
-    if address in _METADATA:
-        return "a metadata service"
-    if address.is_unspecified or address in _THIS_NETWORK:
-        return "unspecified"
-    if address.is_link_local:
-        return "link-local"
-    if address.is_multicast:
-        return "multicast"
-    if address.is_loopback:
-        return None if allow_private else "loopback"
-    if any(address in network for network in _PRIVATE):
-        return None if allow_private else "private"
-    return None if address.is_global else "reserved"
 
 
 async def system_lookup(host: str, port: int) -> list[str]:

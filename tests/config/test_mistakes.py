@@ -6,7 +6,7 @@ import pytest
 
 from gateway.config.policies import load
 from gateway.config.problems import ConfigurationError
-from gateway.config.rules import OWN_HEADERS
+from gateway.domain.wire import OWN_HEADERS
 
 SOUND = """
 version: 1
@@ -97,6 +97,16 @@ IN_BACKENDS = [
         "base_url: http://127.0.0.1:8090/v1",
         "base_url: 8090",
         f"{BACKEND}.base_url: expected text, got a number; put it in quotes",
+    ),
+    (
+        "http://127.0.0.1:8090/v1",
+        "http://127.0.0.1:22/v1",
+        f"{BACKEND}.base_url: has the port 22, which belongs to another service",
+    ),
+    (
+        "http://127.0.0.1:8090/v1",
+        "http://169.254.169.254/v1",
+        f"{BACKEND}.base_url: points to an address that is never dialled (a metadata service)",
     ),
     ("{context: 2048}", "{context: 0}", f"{MODEL}.context: expected a whole number ≥ 1, got 0"),
     ("{context: 2048}", "{context: 2048.5}", f"{MODEL}.context: expected a whole number ≥ 1, got a fraction"),
@@ -257,12 +267,12 @@ def test_a_secret_in_the_file_is_refused_and_not_shown(tmp_path: Path, credentia
     assert "0123456789" not in str(found)
 
 
-@pytest.mark.parametrize("name", sorted(OWN_HEADERS))
+@pytest.mark.parametrize("name", sorted(name.decode() for name in OWN_HEADERS))
 def test_a_credential_cannot_replace_a_header_of_ours(tmp_path: Path, name: str) -> None:
     """security.md H8."""
     credential = f"credential: {{header: {{name: {name}, value: env:PATH}}}}"
     text = SOUND.replace("dialect: openai", f"dialect: openai\n    {credential}")
-    expected = f"{BACKEND}.credential.header.name: `{name}` is a header that the gateway writes itself"
+    expected = f"{BACKEND}.credential.header.name: `{name}` is a header that the gateway writes itself, or never sends"
     assert mistakes(write(tmp_path, text)) == [expected]
 
 

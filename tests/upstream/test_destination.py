@@ -1,4 +1,4 @@
-"""Base URLs taken apart, and the bytes of a request: what gets in and what cannot."""
+"""The bytes of a request to a destination: what gets in and what cannot."""
 
 import pytest
 from hypothesis import given
@@ -6,91 +6,29 @@ from hypothesis import strategies as st
 
 from gateway import __version__
 from gateway.domain.backend import Backend
-from gateway.domain.wire import WireRequest
+from gateway.domain.wire import OWN_HEADERS, WireRequest
 from gateway.upstream.destination import Destination, destination_of, parse_destination, request_bytes
 
 
 @pytest.mark.parametrize(
     ("url", "scheme", "host", "port", "base_path"),
     [
-        ("https://api.example.com/v1", "https", "api.example.com", 443, "/v1"),
         ("https://api.example.com/v1/", "https", "api.example.com", 443, "/v1"),
-        ("https://api.example.com", "https", "api.example.com", 443, ""),
-        ("https://api.example.com:8443/a/b", "https", "api.example.com", 8443, "/a/b"),
-        ("http://127.0.0.1:8090/v1", "http", "127.0.0.1", 8090, "/v1"),
-        ("http://[::1]:8090/v1", "http", "::1", 8090, "/v1"),
-        ("http://worker_1:8000/v1", "http", "worker_1", 8000, "/v1"),
+        ("http://[::1]:8090", "http", "::1", 8090, ""),
     ],
 )
-def test_a_base_url_is_taken_apart(url: str, scheme: str, host: str, port: int, base_path: str) -> None:
+def test_a_destination_has_the_parts_of_its_base_url(
+    url: str, scheme: str, host: str, port: int, base_path: str
+) -> None:
     to = parse_destination("worker", url, allow_private=True)
     assert (to.scheme, to.host, to.port, to.base_path) == (scheme, host, port, base_path)
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "",
-        "api.example.com/v1",
-        "//x/y",
-        "http:///x",
-        "HTTP://x.example/",
-        "file:///etc/passwd",
-        "gopher://x.example/",
-        "ftp://x.example/",
-        "unix:/run/x",
-        "data:,x",
-        "https://api.openai.com@evil/",
-        "https://user:pass@host.example/",
-        "https://evil#@api.openai.com/",
-        "https://evil\\@good/",
-        "https://evil%2f@good/",
-        "https://a.example/v1?x=1",
-        "https://a.example/v1#x",
-        "https://a.example/\r\nx: y",
-        "https://a.example\t/",
-        "https://exa\u212ample.com/",
-        "https://１２７.0.0.1/",
-        "https://a.example:80:90/",
-        "https://a.example:0/",
-        "https://a.example:65536/",
-        "https://a.example:6379/",
-        "https://a.example:22/",
-        "https://a.example:/",
-        "https://a.example/a/../b",
-        "https://a.example/./b",
-        "https://a.example//b",
-        "https://a.example/%2e%2e/",
-        "https://-a.example/",
-        "https://a..example/",
-        "https://127.1/",
-        "https://0177.0.0.1/",
-        "https://2130706433/",
-        "https://0x7f.1/",
-        "https://0x7f000001/",
-        "https://[fe80::1%25eth0]/",
-        "https://[::ffff:169.254.169.254]/",
-        "https://169.254.169.254/latest/meta-data/",
-        "https://168.63.129.16/",
-        "https://[fd00:ec2::254]/",
-        "https://[::]/",
-        "https://0.0.0.0/",
-        "https://" + "a" * 64 + ".example/",
-        "https://" + "a.b" * 120 + "/",
-    ],
-)
-def test_a_bad_base_url_is_refused_even_for_private_backends(url: str) -> None:
-    with pytest.raises(ValueError, match="base_url of `worker` "):
-        parse_destination("worker", url, allow_private=True)
-
-
-@pytest.mark.parametrize(
-    "url", ["http://api.example.com/v1", "https://127.0.0.1/v1", "https://[::1]/", "https://10.1.2.3/"]
-)
-def test_plain_http_and_private_literals_need_the_operators_word(url: str) -> None:
-    parse_destination("worker", url, allow_private=True)
-    with pytest.raises(ValueError, match="base_url of `worker` "):
-        parse_destination("worker", url, allow_private=False)
+def test_a_bad_base_url_is_refused_with_the_backends_name() -> None:
+    """The rules are those of `domain.address`, the operator's word included."""
+    parse_destination("worker", "http://worker:8090", allow_private=True)
+    with pytest.raises(ValueError, match="base_url of `worker` sends prompts unencrypted"):
+        parse_destination("worker", "http://worker:8090", allow_private=False)
 
 
 def worker(**more: str) -> Destination:
@@ -129,13 +67,17 @@ def test_an_empty_body_has_a_length_except_with_get(method: str, length: bytes) 
     assert (b"content-length" in head) == bool(length)
 
 
-@pytest.mark.parametrize(("url", "host"), [("https://a.example/", b"a.example"), ("http://[::1]:81/", None)])
-def test_the_host_header_names_the_port_only_when_it_is_not_the_schemes_own(url: str, host: bytes | None) -> None:
-    if host is None:
-        with pytest.raises(ValueError, match="port 81"):
-            parse_destination("x", url, allow_private=True)
-    else:
-        assert b"host: " + host + b"\r\n" in parse_destination("x", url, allow_private=True).fixed
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("https://a.example/", b"a.example"),
+        ("https://a.example:443/", b"a.example"),
+        ("https://a.example:80/", b"a.example:80"),
+        ("http://[::1]:8090/", b"[::1]:8090"),
+    ],
+)
+def test_the_host_header_names_the_port_only_when_it_is_not_the_schemes_own(url: str, host: bytes) -> None:
+    assert parse_destination("x", url, allow_private=True).fixed.startswith(b"host: " + host + b"\r\n")
 
 
 @pytest.mark.parametrize("value", [b"a\r\nx: y", b"a\nb", b"a\rb", b"a\x00b", b"a\x7fb"])
@@ -163,8 +105,8 @@ def test_an_unknown_method_is_refused(method: str) -> None:
         request_bytes(worker(), WireRequest(method=method, path="/x"))
 
 
-@pytest.mark.parametrize("name", [b"host", b"content-length", b"transfer-encoding", b"X-Key", b"a b", b"a:b", b""])
-def test_a_credential_cannot_take_the_name_of_a_framing_field(name: bytes) -> None:
+@pytest.mark.parametrize("name", [*sorted(OWN_HEADERS), b"X-Key", b"a b", b"a:b", b""])
+def test_a_credential_cannot_take_the_name_of_a_field_of_ours(name: bytes) -> None:
     with pytest.raises(ValueError, match="credential of `x`"):
         parse_destination("x", "https://a.example/", allow_private=False, headers=[(name, b"s3cret")])
 

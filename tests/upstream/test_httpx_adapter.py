@@ -31,6 +31,7 @@ async def test_a_request_and_its_answer_pass(client: httpx.AsyncClient, backend:
     assert (seen.method, seen.path, seen.json()) == ("POST", "/v1/things?x=1&y=%20", {"a": 1})
     assert seen.headers["authorization"] == "Bearer k"
     assert seen.headers["accept-encoding"] == "identity"
+    assert "cookie" not in seen.headers
     assert [name for name, _ in seen.header_lines].count("content-length") == 1
 
 
@@ -89,15 +90,23 @@ async def test_faults_become_httpx_errors(
     assert type(caught.value) is error
 
 
-async def test_refused_connections_and_refused_addresses_are_connect_errors(
-    transport: Transport, client: httpx.AsyncClient, backend: ScriptedBackend
-) -> None:
+async def test_refused_connections_are_connect_errors(client: httpx.AsyncClient, backend: ScriptedBackend) -> None:
     backend.refuse()
     with pytest.raises(httpx.ConnectError, match="refused"):
         await client.get(backend.base_url)
+
+
+async def test_a_name_that_leads_to_a_refused_address_is_a_connect_error() -> None:
+    """The name itself looks like any other; it is found out when it is resolved."""
+
+    async def lookup(host: str, port: int) -> list[str]:
+        return ["127.0.0.1"]
+
+    transport = Transport(resolver=lookup)
     async with httpx.AsyncClient(transport=HttpxTransport(transport)) as strict:
-        with pytest.raises(httpx.ConnectError, match=r"not allowed: localhost is at .* loopback"):
-            await strict.get("https://localhost:8443/x")
+        with pytest.raises(httpx.ConnectError, match=r"not allowed: api.example is at 127.0.0.1, which is loopback"):
+            await strict.get("https://api.example:8443/x")
+    await transport.aclose()
 
 
 @pytest.mark.parametrize(
@@ -105,6 +114,7 @@ async def test_refused_connections_and_refused_addresses_are_connect_errors(
     [
         ("GET", "ftp://a.example/", {}),
         ("GET", "http://169.254.169.254/latest", {}),
+        ("GET", "http://127.0.0.1:22/", {}),
         ("HEAD", "http://127.0.0.1:8000/", {}),
         ("GET", "http://127.0.0.1:8000/", {"x-a": "b\r\nc: d"}),
         ("GET", "http://127.0.0.1:8000/", {"accept": "b\r\nc: d"}),
