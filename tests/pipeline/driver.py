@@ -238,6 +238,16 @@ class Play:
         self.exchange.client_gone(self.now)
         return self._perform()
 
+    def slow(self) -> "Play":
+        """The client takes nothing: the backend is held back."""
+        self.exchange.client_slow(self.now)
+        return self._perform()
+
+    def ready(self) -> "Play":
+        """The client has caught up."""
+        self.exchange.client_ready(self.now)
+        return self._perform()
+
     def shut_down(self) -> "Play":
         """The gateway stops."""
         self.exchange.shutdown(self.now)

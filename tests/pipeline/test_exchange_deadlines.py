@@ -64,6 +64,30 @@ def test_content_renews_the_wait_for_content() -> None:
     assert (play.text, play.done) == ("Hi there!", True)
 
 
+def test_a_backend_is_not_blamed_for_the_clients_slowness() -> None:
+    """F43: while it is held back no wait of its own runs; they go on where they were."""
+    play = Play().head().data(chunk("Hi")).wait(14.0).slow().wait(100.0).data(chunk(" there")).wait(100.0).ready()
+    play.wait(14.9)
+    assert not play.finished
+    play.wait(0.1)
+    assert (play.text, play.code, play.param) == ("Hi there", "upstream_timeout", "idle")
+
+    play = Play().head().data(chunk("Hi")).wait(10.0).slow().wait(100.0).ready()
+    for _ in range(4):
+        play.wait(10.0).data(PING)
+    play.wait(9.9)
+    assert not play.finished
+    play.wait(0.1)
+    assert play.param == "progress"
+
+
+def test_a_slow_client_has_the_total_and_no_more() -> None:
+    play = Play().head().data(chunk("Hi")).slow().wait(600.0)
+    assert (play.code, play.param, play.outstanding) == ("upstream_timeout", "total", 0)
+    before = Play().slow().ready()
+    assert before.wait(2.0).tried == "ab"
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_the_total_bounds_everything(stream: bool) -> None:
     """From accepting the request, all attempts together; nobody is tried after it."""

@@ -190,6 +190,20 @@ def test_stopping_ends_every_request_honestly(state: str, stop: Callable[[Play],
     assert play.settled or not play.granted or state == "c while reserving"
 
 
+def test_nothing_more_is_sent_to_a_client_that_left_while_the_ledger_wrote() -> None:
+    """F44h: it has its answer, which is a success; there is nobody to say `[DONE]` to."""
+    play = whole(Play(ledger="waits")).hang_up().wrote()
+    assert (play.text, play.done, play.finished, play.exchange.outcome) == ("Hi", False, True, Outcome.OK)
+
+
+def test_an_answer_of_the_limits_after_a_crash_changes_nothing() -> None:
+    """Asking them is what broke: nothing is dispatched for it, and the lease ends by itself."""
+    play = Play(reserves=False).crash()
+    assert (play.status, play.finished) == (500, True)
+    assert play.reserve().exchange.actions == []
+    assert play.tried == ""
+
+
 def test_our_own_stop_is_our_cost() -> None:
     """The backend may bill the prompt; the tenant, who got an error, does not pay it."""
     (row,) = Play().head().shut_down().rows

@@ -79,6 +79,8 @@ def step(play: Play, backends: Backends) -> None:
         (1, lambda: play.failed(FaultKind.LOST, attempt=other)),
         (1, lambda: play.ended(attempt=other)),
         (1, play.reserve),
+        (1, play.slow),
+        (1, play.ready),
         (1, lambda: play.wrote(random.choice([None, OSError()]))),
         (1, lambda: random.random() < 0.2 and play.hang_up()),
         (1, lambda: random.random() < 0.1 and play.shut_down()),
@@ -87,7 +89,7 @@ def step(play: Play, backends: Backends) -> None:
     random.choices([act for _, act in events], [weight for weight, _ in events])[0]()
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=4000, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
     steps=st.integers(0, 40),
