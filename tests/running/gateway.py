@@ -51,6 +51,8 @@ class RunningGateway:
     keys: dict[str, str]
     """Tenant → a key of that tenant."""
     process: subprocess.Popen[bytes]
+    holder: socket.socket
+    """Keeps the port from being given to anybody else before the gateway listens on it."""
     expected_code: int = 0
     """What `gateway` expects the process to end with."""
 
@@ -145,6 +147,8 @@ def gateway(
         running.process.kill()
         running.process.wait()
         raise
+    finally:
+        running.holder.close()
     if running.process.poll() is None:
         running.terminate()
     code = running.wait()
@@ -166,11 +170,14 @@ def start(
     config.write_text(json.dumps(configuration), "utf-8")  # JSON is YAML
     store = folder / "gateway.sqlite"
     made = {tenant: make_key(store, tenant).secret for tenant in configuration["tenants"]}
-    port = free_port()
+    holder = held_port()
+    port = holder.getsockname()[1]
     stderr = folder / f"gateway-{port}.log"
     process = serve("--config", config, "--port", port, "--store", f"sqlite:///{store}", "--drain", drain_s,
                     stderr=stderr, environ=environ, patience=patience)  # fmt: skip
-    return RunningGateway(port=port, store=store, config=config, stderr=stderr, keys=made, process=process)
+    return RunningGateway(
+        port=port, store=store, config=config, stderr=stderr, keys=made, process=process, holder=holder
+    )
 
 
 def serve(
@@ -210,11 +217,21 @@ def make_key(store: Path, tenant: str, **more: Any) -> NewKey:
     return create(key_store_beside(store), tenant, random_bytes=secrets.token_bytes(32), now=now, **more)
 
 
+def held_port() -> socket.socket:
+    """A socket bound to a free port, so that nobody else is given it; `gateway serve` can still listen there.
+
+    Linux lets a second socket bind where the first one does not listen, when both set SO_REUSEADDR.
+    """
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind(("127.0.0.1", 0))
+    return holder
+
+
 def free_port() -> int:
     """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    with held_port() as holder:
+        port: int = holder.getsockname()[1]
         return port
 
 
