@@ -14,8 +14,6 @@ from tests.backends.scripted import Script, ScriptedBackend
 from tests.running.client import CHAT, chat, client_of, error_of, events
 from tests.running.gateway import RunningGateway
 
-pytestmark = pytest.mark.xdist_group("failover")
-
 BUSY = event({"error": {"message": "busy", "type": "overloaded_error"}})
 SILENT = Script(framing="raw", end="hang")
 FAULTS: dict[str, Script] = {

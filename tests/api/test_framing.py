@@ -9,8 +9,6 @@ from tests.backends.scripted import ScriptedBackend
 from tests.running.client import CHAT
 from tests.running.gateway import RunningGateway
 
-pytestmark = pytest.mark.xdist_group("framing")
-
 STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 SMUGGLED = "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
 BROKEN = {

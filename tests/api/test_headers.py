@@ -4,15 +4,12 @@ import asyncio
 import re
 
 import httpx
-import pytest
 
 from tests.api.conftest import TOKENS
 from tests.backends.openai_backend import chat_reply
 from tests.backends.scripted import ScriptedBackend
 from tests.running.client import CHAT, chat, client_of, error_of, events
 from tests.running.gateway import RunningGateway
-
-pytestmark = pytest.mark.xdist_group("headers")
 
 GO_DURATION = re.compile(r"(?:\d+h\d+m|\d+m)?\d+(?:\.\d{1,3})?s|\d+ms")
 LIMITED = {f"x-ratelimit-{part}-{kind}" for part in ("limit", "remaining", "reset") for kind in ("requests", "tokens")}

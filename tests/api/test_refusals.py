@@ -17,8 +17,6 @@ from tests.running.client import CHAT, chat, client_of, error_of
 from tests.running.gateway import RunningGateway, command, make_key
 from tests.running.polling import eventually
 
-pytestmark = pytest.mark.xdist_group("refusals")
-
 PROMPT_CANARY = "canary-of-a-prompt-7f3a"
 KEY_CANARY = "sk-gw-canarycanary-abcdefghijklmnopqrstuvwxyz234567abcdefghijklmnopqrst"
 JSON = {"content-type": "application/json"}

@@ -18,8 +18,6 @@ from tests.running.configuration import Tree, configuration
 from tests.running.gateway import RunningGateway, answers, free_port, gateway, serve
 from tests.running.polling import eventually, rows_of
 
-pytestmark = pytest.mark.xdist_group("serve")
-
 MIB = 1 << 20
 HASTY_IDLE_S = 0.5
 """How long `hasty` waits for a backend that has begun."""

@@ -18,8 +18,6 @@ from tests.running.configuration import charge
 from tests.running.gateway import RunningGateway
 from tests.running.polling import eventually, rows_of
 
-pytestmark = pytest.mark.xdist_group("settlement")
-
 SILENT = Script(framing="raw", end="hang")
 """Takes the request and says nothing."""
 MANY = 3_000

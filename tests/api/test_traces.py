@@ -12,8 +12,6 @@ from tests.running.configuration import Tree, configuration
 from tests.running.gateway import RunningGateway, gateway
 from tests.telemetry.otlp_receiver import OtlpReceiver, ReceivedSpan
 
-pytestmark = pytest.mark.xdist_group("traces")
-
 FOREIGN = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 

@@ -14,8 +14,6 @@ from tests.backends.openai_backend import chat_reply, chat_stream, completion_st
 from tests.backends.scripted import ScriptedBackend
 from tests.running.gateway import RunningGateway
 
-pytestmark = pytest.mark.xdist_group("official-client")
-
 Value = TypeVar("Value")
 
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Say hello."}]

@@ -31,7 +31,6 @@ def test_dequantized_tensors_equal_the_oracle_bit_for_bit(kind: str, tmp_path: P
 
 
 @pytest.mark.model
-@pytest.mark.xdist_group("smollm2")
 def test_every_tensor_of_the_real_model_equals_the_oracle(smollm2_path: Path) -> None:
     """All 272 of them, bit for bit."""
     assert_equal_to_oracle(smollm2_path)

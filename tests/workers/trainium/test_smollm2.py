@@ -14,7 +14,7 @@ from workers.trainium.model.gguf import GgufFile
 from workers.trainium.model.runner import Capacity, JaxRunner, use_compilation_cache
 from workers.trainium.text import ChatTemplate, Message, Vocabulary
 
-pytestmark = [pytest.mark.model, pytest.mark.xdist_group("smollm2"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
 
 NEW_TOKENS = 16
 BUCKETS = Buckets(prefill=(64,), decode=(1, 4), context=(512,))

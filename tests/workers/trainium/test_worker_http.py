@@ -15,8 +15,6 @@ import pytest
 
 from tests.workers.trainium.process import WorkerProcess, events_of, eventually
 
-pytestmark = pytest.mark.xdist_group("worker")
-
 Body = dict[str, Any]
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 

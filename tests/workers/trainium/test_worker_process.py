@@ -13,8 +13,6 @@ from tests.telemetry.otlp_receiver import OtlpReceiver
 from tests.workers.trainium.process import WorkerProcess, events_of, eventually
 from tests.workers.trainium.test_worker_http import CHAT, chat, streaming
 
-pytestmark = pytest.mark.xdist_group("worker")
-
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "workers.trainium", *arguments]
