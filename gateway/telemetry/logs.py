@@ -193,8 +193,9 @@ def _stack(traceback: TracebackType | None) -> list[str]:
 
 def _line(item: RequestRecord | dict[str, Any]) -> bytes:
     try:
-        event = _finished(item) if isinstance(item, RequestRecord) else item
-        return _encode({clean(name): _plain(value) for name, value in event.items()}) + b"\n"
+        if isinstance(item, RequestRecord):
+            return _encode(_finished(item)) + b"\n"
+        return _encode({clean(name): _plain(value) for name, value in item.items()}) + b"\n"
     except Exception as error:  # noqa: BLE001 - a value's own __str__ may raise anything; it must not end all logging
         return _encode(_event("error", "log.unrenderable", exception=_exception(error))) + b"\n"
 
@@ -216,32 +217,61 @@ def _plain(value: Any) -> Any:
     return clean(str(value))
 
 
-def _finished(record: RequestRecord) -> dict[str, Any]:
-    """The access log: who asked for what, where it went, how it ended. Absent facts are left out."""
+class _RequestLine(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False):
+    """The access log: who asked for what, where it went, how it ended. Absent facts are left out.
+
+    A struct of its own, since every request writes one: a third of what the open form costs. Only what others chose is
+    cleaned; the rest are names of our configuration and words of ours.
+    """
+
+    time: dt.datetime
+    level: str
+    event: str
+    request_id: str
+    trace_id: str | None = None
+    tenant: str | None = None
+    key_id: str | None = None
+    method: str
+    route: str
+    model: str | None = None
+    policy: str | None = None
+    stream: bool
+    status: int | None = None
+    outcome: str
+    error: str | None = None
+    backend: str | None = None
+    attempts: int
+    fault: str | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    ms: float
+    ttft_ms: float | None = None
+
+
+def _finished(record: RequestRecord) -> _RequestLine:
     usage, last = record.usage, record.attempts[-1] if record.attempts else None
     duration_s = max(0.0, record.ended - record.started)
-    fields = {
-        "request_id": record.request_id,
-        "trace_id": record.trace.trace_id_hex if record.trace is not None and record.trace.sampled else None,
-        "tenant": record.tenant,
-        "key_id": record.key_id,
-        "method": record.method,
-        "route": record.route,
-        "model": record.model,
-        "policy": record.policy,
-        "stream": record.stream,
-        "status": record.status,
-        "outcome": record.outcome,
-        "error": record.error_code,
-        "backend": None if last is None else last.backend,
-        "attempts": len(record.attempts),
-        "fault": None if last is None or last.fault is None else last.fault.kind.value,
-        "input_tokens": None if usage is None else usage.prompt_tokens,
-        "output_tokens": None if usage is None else usage.completion_tokens,
-        "ms": round(duration_s * 1000, 3),
-        "ttft_ms": None if record.ttft_s is None else round(record.ttft_s * 1000, 3),
-    }
-    level = _OUTCOME_LEVELS.get(record.outcome, "info")
-    event = _event(level, "request.finished", at=record.wall_started + duration_s)
-    event.update((name, value) for name, value in fields.items() if value is not None)
-    return event
+    return _RequestLine(
+        time=_utc(record.wall_started + duration_s),
+        level=_OUTCOME_LEVELS.get(record.outcome, "info"),
+        event="request.finished",
+        request_id=clean(record.request_id),
+        trace_id=record.trace.trace_id_hex if record.trace is not None and record.trace.sampled else None,
+        tenant=record.tenant,
+        key_id=record.key_id,
+        method=record.method,
+        route=record.route,
+        model=None if record.model is None else clean(record.model),
+        policy=record.policy,
+        stream=record.stream,
+        status=record.status,
+        outcome=record.outcome,
+        error=None if record.error_code is None else clean(record.error_code),
+        backend=None if last is None else last.backend,
+        attempts=len(record.attempts),
+        fault=None if last is None or last.fault is None else last.fault.kind.value,
+        input_tokens=None if usage is None else usage.prompt_tokens,
+        output_tokens=None if usage is None else usage.completion_tokens,
+        ms=round(duration_s * 1000, 3),
+        ttft_ms=None if record.ttft_s is None else round(record.ttft_s * 1000, 3),
+    )
