@@ -1,5 +1,6 @@
 """What a backend did wrong, in our words, and what may be done about it. Pure."""
 
+import dataclasses
 from enum import StrEnum
 from typing import Literal
 
@@ -14,6 +15,8 @@ class FaultKind(StrEnum):
 
     CONNECT = "connect"
     """Refused, unresolvable, no TLS: no byte of the request was sent."""
+    SATURATED = "saturated"
+    """Our own connections to it are all taken, and so is the queue for them: no doing of the backend's."""
     STALE = "stale"
     """A kept connection turned out to be closed before it took the request."""
     TIMEOUT = "timeout"
@@ -57,6 +60,7 @@ class Recourse(StrEnum):
 
 RECOURSE: dict[FaultKind, Recourse] = {
     FaultKind.CONNECT: Recourse.ELSEWHERE,
+    FaultKind.SATURATED: Recourse.ELSEWHERE,
     FaultKind.STALE: Recourse.SAME_ONCE,
     FaultKind.TIMEOUT: Recourse.ELSEWHERE,
     FaultKind.LOST: Recourse.ELSEWHERE,
@@ -72,6 +76,50 @@ RECOURSE: dict[FaultKind, Recourse] = {
     FaultKind.CONTEXT: Recourse.NONE,
     FaultKind.CONTENT_FILTER: Recourse.NONE,
 }
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """What a fault says about the place where it happened, and what trying another one costs."""
+
+    breaks: bool = False
+    """Whether it counts against the target's breaker."""
+    is_local: bool = False
+    """Whether not even a connection came about: fewer of these open the breaker."""
+    cools: bool = False
+    """Whether the target is to be left alone for a while, as long as it asks or as we think."""
+    ejects: Literal["credential", "model"] | None = None
+    """What is useless until somebody acts: the backend's credential, hence the backend, or this model of it."""
+    retry_cost: int = 0
+    """Tokens of the retry budget that another try takes. What was never sent costs no backend anything."""
+
+
+NO_EFFECT = Effect()
+_UNREACHABLE = Effect(breaks=True, is_local=True)
+_BROKEN = Effect(breaks=True, retry_cost=1)
+_LIMITED = Effect(cools=True, retry_cost=1)
+_USELESS_CREDENTIAL = Effect(ejects="credential", retry_cost=1)
+_USELESS_MODEL = Effect(ejects="model", retry_cost=1)
+
+EFFECT: dict[FaultKind, Effect] = {
+    FaultKind.CONNECT: _UNREACHABLE,
+    FaultKind.SATURATED: NO_EFFECT,
+    FaultKind.STALE: NO_EFFECT,
+    FaultKind.TIMEOUT: _BROKEN,
+    FaultKind.LOST: _BROKEN,
+    FaultKind.PROTOCOL: _BROKEN,
+    FaultKind.TRUNCATED: _BROKEN,
+    FaultKind.SERVER_ERROR: _BROKEN,
+    FaultKind.OVERLOADED: _BROKEN,
+    FaultKind.RATE_LIMITED: _LIMITED,
+    FaultKind.QUOTA: _USELESS_CREDENTIAL,
+    FaultKind.AUTH: _USELESS_CREDENTIAL,
+    FaultKind.MODEL_MISSING: _USELESS_MODEL,
+    FaultKind.REJECTED: NO_EFFECT,
+    FaultKind.CONTEXT: NO_EFFECT,
+    FaultKind.CONTENT_FILTER: NO_EFFECT,
+}
+"""By kind; of timeouts, `Fault.effect` knows better."""
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +143,16 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     def recourse(self) -> Recourse:
         """What may be tried next, as long as no content was delivered."""
         return RECOURSE[self.kind]
+
+    @property
+    def effect(self) -> Effect:
+        """What it says about the target.
+
+        A connection that took too long is like one that failed. The request's own time may run out at any backend.
+        """
+        if self.phase == "connect":
+            return _UNREACHABLE
+        return NO_EFFECT if self.phase == "total" else EFFECT[self.kind]
 
     @property
     def error_type(self) -> str:

@@ -20,7 +20,7 @@ _RETRY_AFTER_S = 2.0
 _RETRY_AFTER_MOST_S = 300.0
 """The longest wait we pass on: nobody knows more than minutes ahead, and some backends say years."""
 
-_LATER = frozenset({FaultKind.CONNECT, FaultKind.STALE, FaultKind.OVERLOADED})
+_LATER = frozenset({FaultKind.CONNECT, FaultKind.SATURATED, FaultKind.STALE, FaultKind.OVERLOADED})
 """Faults that may pass with time and left nothing behind."""
 
 

@@ -70,7 +70,7 @@ class Lane:
         elif len(self._waiting) < self._limit:
             self._waiting[call] = None
         else:
-            fault = Fault(kind=FaultKind.CONNECT, message="all connections are busy and the queue for them is full")
+            fault = Fault(kind=FaultKind.SATURATED, message="all connections are busy and the queue for them is full")
             self._loop.call_soon(call.end, fault)
 
     def leave_queue(self, call: PoolCall) -> None:

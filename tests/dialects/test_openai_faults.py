@@ -133,8 +133,19 @@ WAITS: list[tuple[list[tuple[bytes, bytes]], float | None]] = [
     ([(b"retry-after", b"soon")], None),
     ([(b"retry-after", b"nan")], None),
     ([(b"retry-after", b"inf")], None),
-    ([(b"retry-after", b"Wed, 21 Oct 2026 07:28:00 GMT")], None),
     ([(b"retry-after", b"1e9")], 1e9),
+    ([(b"retry-after", b"")], None),
+    # A date counts from the answer's own: the backend's clock may be wrong, and we need none.
+    ([(b"retry-after", b"Wed, 21 Oct 2026 07:28:00 GMT")], None),
+    ([(b"retry-after", b"Wed, 21 Oct 2026 07:28:00 GMT"), (b"date", b"Wed, 21 Oct 2026 07:27:15 GMT")], 45.0),
+    ([(b"date", b"Sat, 31 Dec 1999 23:59:58 GMT"), (b"retry-after", b"Sat, 01 Jan 2000 00:00:00 GMT")], 2.0),
+    ([(b"retry-after", b"Wed, 21 Oct 2026 07:28:00 GMT"), (b"date", b"Thu, 22 Oct 2026 07:28:00 GMT")], 0.0),
+    ([(b"retry-after", b"Wed, 21 Oct 2026 07:28:00 GMT"), (b"date", b"today")], None),
+    ([(b"retry-after", b"tomorrow"), (b"date", b"Wed, 21 Oct 2026 07:27:15 GMT")], None),
+    ([(b"retry-after", b"Wed, 99 Oct 2026 07:28:00 GMT"), (b"date", b"Wed, 21 Oct 2026 07:27:15 GMT")], None),
+    ([(b"retry-after", b"Wed, 21 Oct 2026 07:28:00"), (b"date", b"Wed, 21 Oct 2026 07:27:15 GMT")], None),
+    ([(b"retry-after", b"\xff"), (b"date", b"\xff")], None),
+    ([(b"retry-after", b"-1"), (b"date", b"Wed, 21 Oct 2026 07:27:15 GMT")], None),
 ]
 
 

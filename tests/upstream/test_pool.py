@@ -183,7 +183,7 @@ async def test_the_queue_is_bounded(backend: ScriptedBackend, to: Destination) -
         transport.send(to, POST, recording)
         assert recording.told == []
     await recordings[2].end()
-    assert recordings[2].kind is FaultKind.CONNECT
+    assert recordings[2].kind is FaultKind.SATURATED
     assert recordings[2].told == ["failed"]
     await transport.aclose()
 

@@ -1,6 +1,8 @@
 """What an OpenAI-like backend means by an error: tables of codes and statuses. Does no I/O."""
 
+import contextlib
 import re
+from email.utils import parsedate_to_datetime
 from typing import Final
 
 import msgspec
@@ -52,6 +54,8 @@ _TOO_LONG: Final = re.compile(
 )
 """How servers without error codes say that the prompt does not fit (vLLM, TensorRT-LLM, SGLang)."""
 
+_TIMES: Final = frozenset({b"retry-after-ms", b"retry-after", b"date"})
+
 _SECRET: Final = re.compile(r"\b(sk|nvapi|key|gk|ga)[-_][A-Za-z0-9_*.-]{6,}")
 
 
@@ -96,17 +100,20 @@ def _clean(message: str | None) -> str:
 
 
 def _retry_after(headers: Headers) -> float | None:
-    """Seconds the backend asks for, as it said them: `retry-after-ms` first, then `retry-after`; None when unreadable.
-
-    A date is unreadable here: it needs a clock, and the default wait serves as well.
-    """
+    """Seconds the backend asks for, as it said them; None when unreadable. `retry-after-ms` comes first."""
+    given = {name: value for name, value in headers if name in _TIMES}
     for name, unit in ((b"retry-after-ms", 0.001), (b"retry-after", 1.0)):
-        for field, value in headers:
-            if field == name:
-                try:
-                    seconds = float(value) * unit
-                except ValueError:
-                    continue
-                if 0 <= seconds < float("inf"):
-                    return seconds
-    return None
+        with contextlib.suppress(KeyError, ValueError):
+            seconds = float(given[name]) * unit
+            if 0 <= seconds < float("inf"):
+                return seconds
+    return _until(given.get(b"retry-after", b""), given.get(b"date", b""))
+
+
+def _until(then: bytes, now: bytes) -> float | None:
+    """Seconds between two dates of the same backend, whose clock may be wrong; 0 when `then` is over."""
+    try:
+        away = parsedate_to_datetime(then.decode("ascii")) - parsedate_to_datetime(now.decode("ascii"))
+    except (ValueError, TypeError, OverflowError):  # No date, or one with a time zone beside one without.
+        return None
+    return max(0.0, away.total_seconds())
