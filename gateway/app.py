@@ -56,7 +56,7 @@ def create_app(settings: Settings, book: PolicyBook) -> Litestar:
     counter = TokenCounter()
     journal = Journal(settings.store)
     writer = LogWriter(sys.stderr.buffer)
-    source = random.Random(secrets.token_bytes(32))  # noqa: S311  # for ids, which must differ, not be secret
+    source = random.Random(secrets.token_bytes(32))  # noqa: S311  # for ids and jitter: to differ, not to be secret
     tracer = Tracing(settings.tracing, random=source, version=__version__)
     transport = Transport()
 
@@ -68,7 +68,7 @@ def create_app(settings: Settings, book: PolicyBook) -> Litestar:
         house=Collaborators(
             directory=directory,
             book=lambda: book,
-            fleet=Fleet(unavailable),
+            fleet=Fleet(unavailable, draw=source.random),
             estimator=Estimator(),
             counter=counter,
             tracing=tracer,

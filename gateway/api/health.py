@@ -1,5 +1,6 @@
 """Is the gateway alive, and may it take traffic? Public, cheap, and silent about anything but states."""
 
+import asyncio
 from typing import Any, Literal
 
 import msgspec
@@ -45,9 +46,9 @@ async def readyz(request: Request[Any, Any, State]) -> Response[Readiness]:
         parts["key_store"] = machinery.house.directory.degraded
     if not machinery.house.counter.loaded:
         parts["token_counter"] = "loading"  # noqa: S105  # tokens of text
-    unavailable = machinery.house.fleet.view().unavailable
-    parts |= {f"backend {name}": reason for name, reason in unavailable.items()}
-    if len(unavailable) == len(machinery.house.book().backends):
+    fleet = machinery.house.fleet
+    parts |= {f"backend {name}": why for name, why in fleet.troubles(asyncio.get_running_loop().time()).items()}
+    if len(fleet.unavailable) == len(machinery.house.book().backends):
         blocking = True
     status: Literal["ready", "degraded", "unready"] = "unready" if blocking else "degraded" if parts else "ready"
     return Response(Readiness(status=status, parts=parts), status_code=503 if blocking else 200)

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import msgspec
+
 from gateway.domain.backend import Backend, ServedModel
 from gateway.domain.policy import Timeouts
 from gateway.domain.usage import PriceTable
@@ -19,23 +21,28 @@ class Target:
     place: Backend
     facts: ServedModel
     prices: PriceTable
+    name: str = dataclasses.field(init=False)
+    """`backend/model`."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", f"{self.backend}/{self.model}")
 
     def __str__(self) -> str:
-        return f"{self.backend}/{self.model}"
+        return self.name
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True, gc=False):
     """The targets to try, best first. Never empty."""
 
     targets: tuple[Target, ...]
     attempts: int
     """Tries in all that the policy allows."""
     timeouts: Timeouts
+    panics: bool = False
+    """Whether the breakers of all targets are open, so that they are tried all the same."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True, gc=False):
     """What routing made of one target: a rank, or the filter that removed it."""
 
     target: str
@@ -43,11 +50,12 @@ class Candidate:
     rank: int | None
     """0 is tried first; None when it was removed."""
     excluded: str | None = None
-    """Which filter removed it, for example `capability:vision`, `context`, `credential_missing`."""
+    """Which filter removed it, for example `capability:vision`, `context`, `cooling`, `breaker_open`."""
+    wait_s: float | None = None
+    """Seconds until that filter may let it pass; None when time does not help."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """Why the plan is what it is: enough to explain it later without the request's content."""
 
     id: str
@@ -58,3 +66,5 @@ class Decision:
     strategy: str
     seed: int
     candidates: tuple[Candidate, ...]
+    panics: bool = False
+    """Whether all breakers were open and therefore none of them counted."""

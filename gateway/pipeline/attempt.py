@@ -28,6 +28,7 @@ class Attempt:
         "deadline",
         "decoder",
         "ended_at",
+        "epoch",
         "fault",
         "finish_reasons",
         "head_at",
@@ -60,6 +61,8 @@ class Attempt:
         self.timeouts = timeouts
         self.span_id = span_id
         self.started_at = now
+        self.epoch = 0
+        """What routing noted as it began, and wants to know as it ends."""
         self.sent_at: float | None = None
         self.head_at: float | None = None
         self.committed_at: float | None = None

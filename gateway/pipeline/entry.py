@@ -85,7 +85,7 @@ def identify(house: Collaborators, book: PolicyBook, headers: Headers, wall: flo
 
 
 def prepare(
-    house: Collaborators, caller: Caller, endpoint: Endpoint, body: bytes, exchange_id: str
+    house: Collaborators, caller: Caller, endpoint: Endpoint, body: bytes, *, exchange_id: str, now: float
 ) -> Job | Unroutable:
     """Steps 2 to 4: decode, look up the model, estimate, choose. Raises InvalidRequest, UnknownModel, Overloaded."""
     if not house.ledger_is_healthy():
@@ -116,7 +116,7 @@ def prepare(
         policy_label=caller.policy.label,
         strategy=route.strategy,
         targets=route.targets,
-        fleet=house.fleet.view(),
+        fleet=house.fleet.view(route.targets, now),
         seed=int(exchange_id[-8:], 16),
         decision_id=exchange_id,
     )

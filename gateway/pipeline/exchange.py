@@ -25,6 +25,7 @@ from gateway.pipeline import bill
 from gateway.pipeline.actions import Abort, Action, Dispatch, Fail, Finish, Reserve, Respond, Send, Settle
 from gateway.pipeline.attempt import MAX_FAULT_BYTES, MAX_REPLY_BYTES, Attempt, AttemptReason
 from gateway.pipeline.entry import Caller, Collaborators, Unroutable, count_prompt, identify, prepare
+from gateway.pipeline.turns import Turns
 from gateway.pipeline.verdict import interruption, verdict
 from gateway.telemetry.context import TraceContext
 
@@ -71,8 +72,7 @@ class Exchange:
         "_gone",
         "_held",
         "_house",
-        "_stale_retried",
-        "_tried",
+        "_turns",
         "actions",
         "attempts",
         "caller",
@@ -127,9 +127,6 @@ class Exchange:
         self.wall_started = wall
         self.total_by = float("inf")
         self.decided_at = self.reserved_at = self.settle_asked_at = self.ended_at = 0.0
-        self._tried = 0
-        """Targets of the plan that had their turn."""
-        self._stale_retried = False
         self._held: list[bytes] = []
         """Events that came before the first content; they go out with it, or not at all."""
         self._gone = False
@@ -151,7 +148,7 @@ class Exchange:
         if self.caller is None or self.state is not State.OPEN:
             return
         try:
-            job = prepare(self._house, self.caller, self._endpoint, body, self.id)
+            job = prepare(self._house, self.caller, self._endpoint, body, exchange_id=self.id, now=now)
         except GatewayError as error:
             self.refuse(error)
             return
@@ -162,6 +159,7 @@ class Exchange:
             self.refuse(job.error)
             return
         self.job = job
+        self._turns = Turns(job.plan, self._house.fleet)
         self.total_by = self.started_at + job.plan.timeouts.total
         self.state = State.RESERVING
         dimensions = dimensions_of(self.caller.tenant, job.estimate)
@@ -336,23 +334,19 @@ class Exchange:
     def _try_next(self, now: float, failed: Attempt | None = None) -> bool:
         """Start the next try that the plan and the last fault allow; False when there is none."""
         plan = self.job.plan
-        reason: AttemptReason
-        recourse = failed.fault.recourse if failed is not None and failed.fault is not None else Recourse.ELSEWHERE
+        reason: AttemptReason = "initial"
         if now >= self.total_by:
             return False
-        if failed is not None and recourse is Recourse.SAME_ONCE and not self._stale_retried:
-            # The backend never saw it: another connection to the same place costs nothing and is no real retry.
-            self._stale_retried = True
-            target, reason = failed.target, "retry"
-        elif self._tried < min(plan.attempts, len(plan.targets)) and recourse is not Recourse.NONE:
-            target, reason = plan.targets[self._tried], "initial" if failed is None else "failover"
-            self._tried += 1
-            self._stale_retried = False
+        if failed is None:
+            target = self._turns.first()
+        elif (turn := self._turns.after(failed, now)) is not None:
+            target, reason = turn
         else:
             return False
         tracing = self._house.tracing
         span_id = tracing.child_span_id() if self.trace is not None and self.trace.sampled else None
         attempt = Attempt(len(self.attempts) + 1, target, reason, plan.timeouts, now=now, span_id=span_id)
+        attempt.epoch = self._house.fleet.dispatched(target, now)
         self.attempts.append(attempt)
         traceparent = None
         if self.trace is not None and span_id is not None and target.place.allow_private:
@@ -404,6 +398,9 @@ class Exchange:
         if chunk.text:
             attempt.text.append(chunk.text)
         if chunk.has_content:
+            if attempt.committed_at is None:
+                ttft_s = now - attempt.started_at
+                self._house.fleet.answered(attempt.target, ttft_s, self.job.estimate.prompt_tokens, now)
             attempt.note_content(now)
         if chunk.is_usage_only and not self.job.request.wants_usage:
             return ()
@@ -418,7 +415,7 @@ class Exchange:
         attempt.note_content(now)
         attempt.usage = reply.usage
         attempt.text.append(reply.text)
-        attempt.end(Outcome.OK, now)
+        self._over(attempt, Outcome.OK, now)
         attempt.finish_reasons, attempt.reply_id, attempt.reply_model = reply.finish_reasons, reply.id, reply.model
         body = self._endpoint.encode_reply(reply)
         self._end(Outcome.OK, [Respond(_JSON, len(body)), Send(body), Finish()], now)
@@ -431,12 +428,12 @@ class Exchange:
             if _has_finished(attempt):  # How the connection ends is no matter.
                 self._whole(attempt, now)
                 return
-            attempt.end(Outcome.INTERRUPTED, now, fault)
+            self._over(attempt, Outcome.INTERRUPTED, now, fault)
             self.error = interruption(fault)
             self._end(Outcome.INTERRUPTED, [Fail(self.error), Finish()], now)
             return
         rejected = fault.recourse is Recourse.NONE
-        attempt.end(Outcome.REJECTED if rejected else Outcome.FAILED, now, fault)
+        self._over(attempt, Outcome.REJECTED if rejected else Outcome.FAILED, now, fault)
         self._held.clear()
         if not self._try_next(now, attempt):
             faults = [each.fault for each in self.attempts if each.fault is not None]
@@ -455,14 +452,28 @@ class Exchange:
 
     def _whole(self, attempt: Attempt, now: float) -> None:
         """The stream has all that makes it one: the client is told so."""
-        attempt.end(Outcome.OK, now)
+        self._over(attempt, Outcome.OK, now)
         self._end(Outcome.OK, [Send(self._endpoint.end_of_stream), Finish()], now)
 
     def _stop(self, outcome: Outcome, ending: list[Action], now: float) -> None:
         attempt = self.attempts[-1]
         self.actions.append(Abort(attempt.number))
-        attempt.end(outcome, now)
+        self._over(attempt, outcome, now)
         self._end(outcome, ending, now)
+
+    def _over(self, attempt: Attempt, outcome: Outcome, now: float, fault: Fault | None = None) -> None:
+        """A try is over; routing learns from it, once."""
+        if not attempt.is_over():
+            self._house.fleet.finished(
+                attempt.target,
+                attempt.epoch,
+                now,
+                outcome=outcome,
+                fault=fault,
+                waited_s=max(now - attempt.started_at, attempt.timeouts.first_token),
+                prompt_tokens=self.job.estimate.prompt_tokens,
+            )
+        attempt.end(outcome, now, fault)
 
     def _end(self, outcome: Outcome, ending: list[Action], now: float) -> None:
         """Decide the ending, price every attempt, and have it all written before the client hears of it."""

@@ -3,17 +3,26 @@
 from collections.abc import Sequence
 
 from gateway.domain.chat import ChatRequest
-from gateway.domain.errors import ContextTooLong, GatewayError, Overloaded, UnsupportedParameter
+from gateway.domain.errors import (
+    ContextTooLong,
+    GatewayError,
+    Overloaded,
+    RateLimited,
+    UnsupportedParameter,
+    UpstreamFailed,
+)
 from gateway.domain.plan import Candidate, Decision, Plan, Target
 from gateway.domain.policy import Policy, Strategy
 from gateway.domain.usage import Estimate
-from gateway.routing.fleet import FleetView
+from gateway.routing.fleet import BREAKER_HOLDS, FleetView, Standing
 from gateway.routing.strategies import ORDERS
 
 _ESTIMATE_MARGIN = 1.25
 """A prompt is an estimate until the backend counts it: only one that is clearly too long excludes a target."""
 
 _RETRY_AFTER_S = 2.0
+_RETRY_AFTER_MOST_S = 300.0
+"""An ejection lasts longer, but may be lifted earlier."""
 
 
 def choose(
@@ -32,47 +41,68 @@ def choose(
 
     The same arguments give the same answer: a decision can be replayed from its record.
     """
-    excluded: dict[str, str] = {}
+    standings = fleet.standings
     eligible: list[Target] = []
+    held: list[Target] = []
+    removed: list[Candidate] = []
     for target in targets:
-        reason = _exclusion(target, request, estimate, fleet)
+        standing = standings[target.name]
+        reason = _exclusion(target, request, estimate, standing)
         if reason is None:
             eligible.append(target)
         else:
-            excluded[str(target)] = reason
+            if reason in BREAKER_HOLDS:
+                held.append(target)
+            wait_s = standing.wait_s if reason == standing.barred else None
+            removed.append(Candidate(target.name, None, reason, wait_s))
+    panics = not eligible and bool(held)
+    if panics:
+        eligible = held
+        removed = [candidate for candidate in removed if candidate.excluded not in BREAKER_HOLDS]
     ordered = ORDERS[strategy.mode](eligible, seed)
     decision = Decision(
-        id=decision_id,
-        model=request.model,
-        policy=policy_label,
-        strategy=strategy.mode,
-        seed=seed,
-        candidates=(
-            *(Candidate(target=str(target), rank=rank) for rank, target in enumerate(ordered)),
-            *(Candidate(target=name, rank=None, excluded=reason) for name, reason in excluded.items()),
-        ),
+        decision_id,
+        request.model,
+        policy_label,
+        strategy.mode,
+        seed,
+        (*[Candidate(target.name, rank) for rank, target in enumerate(ordered)], *removed),
+        panics,
     )
     if not ordered:
         return None, decision
-    return Plan(targets=tuple(ordered), attempts=policy.retries.attempts, timeouts=policy.timeouts), decision
+    return Plan(tuple(ordered), policy.retries.attempts, policy.timeouts, panics), decision
 
 
 def refusal(decision: Decision) -> GatewayError:
     """What to tell the client when no target is left: the cause that it can do something about comes first."""
     reasons = {candidate.excluded for candidate in decision.candidates if candidate.excluded}
     capabilities = sorted(reason.partition(":")[2] for reason in reasons if reason.startswith("capability:"))
-    if reasons and all(reason.startswith("capability:") for reason in reasons):
+    passing = {reason for reason in reasons if reason != "context" and not reason.startswith("capability:")}
+    if not passing and "context" not in reasons:
         return UnsupportedParameter(
             f"No target of `{decision.model}` supports {', '.join(capabilities)}.",
             param=_PARAMS.get(capabilities[0], capabilities[0]),
         )
-    if reasons and all(reason == "context" or reason.startswith("capability:") for reason in reasons):
+    if not passing:
         return ContextTooLong(f"The prompt is too long for every target of `{decision.model}`.", param="messages")
+    wait_s = min((each.wait_s for each in decision.candidates if each.wait_s is not None), default=_RETRY_AFTER_S)
+    if passing == {"cooling"}:
+        return RateLimited(
+            f"Every backend of `{decision.model}` is limiting us.",
+            kind="requests",
+            code="upstream_rate_limited",
+            retry_after_s=wait_s,
+        )
+    if passing == {"credential_ejected"}:
+        return UpstreamFailed(
+            f"The backends of `{decision.model}` refuse the gateway's credentials.", code="upstream_auth"
+        )
     causes = "; ".join(f"{candidate.target}: {candidate.excluded}" for candidate in decision.candidates)
     return Overloaded(
         f"No backend can serve `{decision.model}` now ({causes}).",
         code="no_backend_available",
-        retry_after_s=_RETRY_AFTER_S,
+        retry_after_s=min(wait_s, _RETRY_AFTER_MOST_S),
     )
 
 
@@ -80,13 +110,16 @@ _PARAMS = {"json_schema": "response_format", "vision": "messages", "audio": "mes
 """The request field behind a capability, where it has another name."""
 
 
-def _exclusion(target: Target, request: ChatRequest, estimate: Estimate, fleet: FleetView) -> str | None:
-    if (reason := fleet.unavailable.get(target.backend)) is not None:
-        return reason
-    for capability in sorted(request.needs):  # A set has another order in every process.
-        if capability not in target.facts.accepts:
-            return f"capability:{capability}"
+def _exclusion(target: Target, request: ChatRequest, estimate: Estimate, standing: Standing) -> str | None:
+    """Why the target is left out: for good first, then by the request's own doing, then for now."""
+    barred = standing.barred
+    if barred == "credential_missing":
+        return barred
+    if request.needs:
+        for capability in sorted(request.needs):  # A set has another order in every process.
+            if capability not in target.facts.accepts:
+                return f"capability:{capability}"
     context = target.facts.context
     if context is not None and estimate.prompt_tokens > context * _ESTIMATE_MARGIN:
         return "context"
-    return None
+    return barred

@@ -1,29 +1,196 @@
-"""What this process knows of its backends. State with a lifetime; hands out immutable views."""
+"""What this process knows of its backends. State with a lifetime; hands out immutable views.
 
-import dataclasses
-from collections.abc import Mapping
+Told by the exchange of every try, when it begins and how it ends. Health is judged for each target (a model at a
+backend, with the backend's credential); a credential without money or rights takes all models of its backend out.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import msgspec
+
+from gateway.domain.fault import Fault, Recourse
+from gateway.domain.ledger import Outcome
+from gateway.domain.plan import Target
+from gateway.routing.health import Breaker, Cooldown, Draw, Ejection, State
+
+BREAKER_HOLDS: Final = frozenset({"breaker_open", "half_open_busy"})
+"""Reasons that give way when nobody else is left: a bad backend is better than none."""
+LATENCY_DECAY_S: Final = 10.0
+"""Finagle's decay of its peak-EWMA."""
+EXPECTED_BASE_S: Final = 0.4
+EXPECTED_PREFILL_PER_S: Final = 8000.0
+"""Prompt tokens a second. Only relations between backends matter: this makes long and short prompts comparable."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class FleetView:
-    """The backends as one decision sees them."""
+class Standing(msgspec.Struct, frozen=True, gc=False):
+    """One target at one moment."""
 
-    unavailable: Mapping[str, str]
-    """Backend → why nothing may be sent there, for example `credential_missing`. All others may be tried."""
+    barred: str | None
+    """Why nothing may be sent there, for example `cooling`; None when it may be tried."""
+    wait_s: float | None
+    """Seconds until that may be over; None when time does not help."""
+    ramp: float
+    """The part of its share that it should get: less than 1 while it comes back."""
+    in_flight: int
+    """Tries of ours that it is working on."""
+    latency: float
+    """Peak-EWMA of time to first token over what was expected, as of `latency_at`; 0 when never seen."""
+    latency_at: float
+
+
+class FleetView(msgspec.Struct, frozen=True, gc=False):
+    """The targets of one decision, as they are at its moment."""
+
+    now: float
+    standings: Mapping[str, Standing]
+    """By the targets' names."""
 
 
 class Fleet:
-    """Keeps the current view; a change swaps one reference, so a decision never sees half of it."""
+    """Health, load and latency of every target that was ever asked for, whatever configuration named it."""
 
-    __slots__ = ("_view",)
+    __slots__ = ("_credentials", "_draw", "_targets", "unavailable")
 
-    def __init__(self, unavailable: Mapping[str, str]) -> None:
-        self._view = FleetView(unavailable=dict(unavailable))
+    def __init__(self, unavailable: Mapping[str, str], *, draw: Draw) -> None:
+        self.unavailable: Mapping[str, str] = dict(unavailable)
+        """Backend → why nothing can be sent there until the gateway starts anew, for example `credential_missing`."""
+        self._draw = draw
+        self._targets: dict[str, _Tally] = {}
+        self._credentials: dict[str, Ejection] = {}
 
-    def view(self) -> FleetView:
-        """The view of now."""
-        return self._view
+    def view(self, targets: Iterable[Target], now: float) -> FleetView:
+        """What is known of these targets now."""
+        return FleetView(now, {target.name: self._tally(target).standing(now) for target in targets})
+
+    def is_open_to(self, target: Target, now: float, *, panics: bool = False) -> bool:
+        """Whether it may be tried now. In a panic a breaker is no reason not to."""
+        barred = self._tally(target).standing(now).barred
+        return barred is None or (panics and barred in BREAKER_HOLDS)
+
+    def dispatched(self, target: Target, now: float) -> int:
+        """A try begins. Gives the epoch, which `finished` must be told."""
+        tally = self._tally(target)
+        tally.in_flight += 1
+        return tally.breaker.begin(now)
+
+    def answered(self, target: Target, ttft_s: float, prompt_tokens: int, now: float) -> None:
+        """The first content of a stream came, `ttft_s` seconds after the try began."""
+        self._tally(target).observe(ttft_s / expected_s(prompt_tokens), now)
+
+    def finished(
+        self,
+        target: Target,
+        epoch: int,
+        now: float,
+        *,
+        outcome: Outcome,
+        fault: Fault | None,
+        waited_s: float,
+        prompt_tokens: int,
+    ) -> None:
+        """A try is over, exactly once for each that was dispatched.
+
+        `waited_s` is what a failure enters the latency with: the time it took, or the timeout it would have had.
+        """
+        tally = self._tally(target)
+        tally.in_flight -= 1
+        if fault is None:
+            if outcome is Outcome.OK:
+                tally.breaker.succeed(epoch, now)
+                tally.cooldown.succeed()
+            else:
+                tally.breaker.abandon(epoch)
+            return
+        effect = fault.effect
+        if effect.breaks:
+            tally.breaker.fail(epoch, now, self._draw, is_local=effect.is_local)
+            tally.observe(waited_s / expected_s(prompt_tokens), now)
+        elif fault.recourse is Recourse.NONE:
+            tally.breaker.succeed(epoch, now)  # It read the request and judged it: it works.
+        else:
+            tally.breaker.abandon(epoch)
+        if effect.cools:
+            tally.cooldown.cool(now, fault.retry_after_s, self._draw)
+        if effect.ejects == "credential":
+            tally.credential.eject(now)
+        elif effect.ejects == "model":
+            tally.model.eject(now)
+
+    def troubles(self, now: float) -> dict[str, str]:
+        """What is not well: `backend`, or `backend/model` → why."""
+        found = dict(self.unavailable)
+        for name, tally in sorted(self._targets.items()):
+            backend = name.partition("/")[0]
+            barred = tally.standing(now).barred
+            if backend in found or (barred is None and tally.breaker.state is State.CLOSED):
+                continue
+            found[backend if barred == "credential_ejected" else name] = barred or "half_open"
+        return found
+
+    def _tally(self, target: Target) -> "_Tally":
+        tally = self._targets.get(target.name)
+        if tally is None:
+            credential = self._credentials.setdefault(target.backend, Ejection())
+            tally = self._targets[target.name] = _Tally(credential, self.unavailable.get(target.backend))
+        return tally
 
     def __repr__(self) -> str:
-        missing = ", ".join(f"{name}: {reason}" for name, reason in sorted(self._view.unavailable.items()))
-        return f"Fleet(unavailable: {missing or 'none'})"
+        missing = ", ".join(f"{name}: {reason}" for name, reason in sorted(self.unavailable.items()))
+        return f"Fleet({len(self._targets)} targets seen, unavailable: {missing or 'none'})"
+
+
+def expected_s(prompt_tokens: int) -> float:
+    """Seconds to the first token of a prompt of that length, at a backend of no particular kind."""
+    return EXPECTED_BASE_S + prompt_tokens / EXPECTED_PREFILL_PER_S
+
+
+class _Tally:
+    """All that is known of one target."""
+
+    __slots__ = (
+        "_latency",
+        "_latency_at",
+        "breaker",
+        "cooldown",
+        "credential",
+        "in_flight",
+        "model",
+        "unavailable",
+    )
+
+    def __init__(self, credential: Ejection, unavailable: str | None) -> None:
+        self.breaker = Breaker()
+        self.cooldown = Cooldown()
+        self.credential = credential
+        """Shared by all models of the backend."""
+        self.model = Ejection()
+        self.unavailable = unavailable
+        self.in_flight = 0
+        self._latency = self._latency_at = 0.0
+
+    def standing(self, now: float) -> Standing:
+        """What a decision may know of it."""
+        breaker = self.breaker
+        barred: str | None = self.unavailable
+        wait_s: float | None = None
+        ramp = 1.0
+        if barred is not None:
+            pass
+        elif now < self.credential.until:
+            barred, wait_s = "credential_ejected", self.credential.until - now
+        elif now < self.model.until:
+            barred, wait_s = "model_ejected", self.model.until - now
+        elif now < self.cooldown.until:
+            barred, wait_s = "cooling", self.cooldown.until - now
+        elif not breaker.is_calm:
+            barred, wait_s, ramp = breaker.hold(now), breaker.wait_s(now), breaker.ramp(now)
+        return Standing(barred, wait_s, ramp, self.in_flight, self._latency, self._latency_at)
+
+    def observe(self, ratio: float, now: float) -> None:
+        """Peak-EWMA: a worse value counts at once, a better one by and by. A stream's duration never comes here."""
+        kept = math.exp((self._latency_at - now) / LATENCY_DECAY_S)
+        faded = self._latency * kept
+        self._latency = ratio if ratio > faded else faded + ratio * (1.0 - kept)
+        self._latency_at = now

@@ -9,7 +9,7 @@ from tests.backends.openai_backend import openai_backend
 from tests.backends.scripted import ScriptedBackend, black_hole
 from tests.running.client import client_of
 from tests.running.configuration import PATIENT, Terms, Tree, configuration
-from tests.running.gateway import RunningGateway, closed_port, gateway
+from tests.running.gateway import FORGETFUL, RunningGateway, closed_port, gateway
 
 TOKENS = 60_000
 """Tokens a minute of the tenants that have such a limit: 1000 come back each second."""
@@ -68,8 +68,11 @@ async def house(backends: list[ScriptedBackend], refusing: str) -> AsyncIterator
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, house: Tree) -> Iterator[RunningGateway]:
-    """The gateway; ends cleanly after the file's last test, or that test fails."""
-    with gateway(tmp_path_factory.mktemp("running"), house, counts=True) as process:
+    """The gateway; ends cleanly after the file's last test, or that test fails.
+
+    It forgets what its backends did: each test begins anew. What it remembers otherwise is in `test_health_routing.py`.
+    """
+    with gateway(tmp_path_factory.mktemp("running"), house, counts=True, patience=FORGETFUL) as process:
         yield process
 
 

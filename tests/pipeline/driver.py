@@ -122,7 +122,7 @@ class World:
         self.house = Collaborators(
             directory=Directory([own] if keys is None else keys),
             book=lambda: self.book,
-            fleet=Fleet({}),
+            fleet=Fleet({}, draw=Random(2).random),
             estimator=Estimator(),
             counter=counter(),
             tracing=Tracing(None, random=Random(1), version="0"),

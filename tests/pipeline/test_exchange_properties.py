@@ -158,6 +158,10 @@ def test_whatever_happens_in_whatever_order(
     for attempt in play.exchange.attempts:
         assert attempt.is_over()
 
+    # Routing was told of each end as often as of each beginning.
+    targets = book.policies["standard"].routes["assistant"].targets
+    assert not any(each.in_flight for each in world.house.fleet.view(targets, world.now).standings.values())
+
 
 @settings(max_examples=300, deadline=None)
 @given(cuts=st.lists(st.integers(0, 400), max_size=12), tail=st.sampled_from([b"", DONE, error_event()]))

@@ -1,7 +1,7 @@
 """The routing decision: filters with their reasons, orders, and what is told when nobody is left."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from random import Random
 
 import pytest
@@ -15,7 +15,7 @@ from gateway.domain.plan import Candidate, Decision, Plan, Target
 from gateway.domain.policy import Policy, Retries, Strategy, Timeouts
 from gateway.domain.usage import Estimate
 from gateway.routing.choose import choose, refusal
-from gateway.routing.fleet import Fleet, FleetView
+from gateway.routing.fleet import FleetView, Standing
 from gateway.routing.strategies import ORDERS
 
 ALL: tuple[Capability, ...] = ("tools", "json_schema", "vision", "audio", "logprobs", "seed", "stop")
@@ -48,11 +48,26 @@ def asking(*needs: Capability) -> ChatRequest:
     )
 
 
+WELL = Standing(None, None, 1.0, 0, 0.0, 0.0)
+
+
+def barred(reason: str, wait_s: float | None = None) -> Standing:
+    return Standing(reason, wait_s, 1.0, 0, 0.0, 0.0)
+
+
+def view(targets: Sequence[Target], gone: Mapping[str, str], health: Mapping[str, Standing]) -> FleetView:
+    """The fleet as tables name it: by backend."""
+    standings = {each.backend: WELL for each in targets} | {name: barred(why) for name, why in gone.items()}
+    standings |= health
+    return FleetView(0.0, {each.name: standings[each.backend] for each in targets})
+
+
 def chosen(
     *targets: Target,
     needs: tuple[Capability, ...] = (),
     prompt: int = 10,
     unavailable: Mapping[str, str] | None = None,
+    health: Mapping[str, Standing] | None = None,
     mode: str = "priority",
     seed: int = 1,
 ) -> tuple[Plan | None, Decision]:
@@ -63,7 +78,7 @@ def chosen(
         policy_label="standard@1",
         strategy=Strategy(mode=mode),  # type: ignore[arg-type]  # a table of modes
         targets=targets,
-        fleet=FleetView(unavailable=unavailable or {}),
+        fleet=view(targets, unavailable or {}, health or {}),
         seed=seed,
         decision_id="d1",
     )
@@ -221,12 +236,80 @@ def test_what_is_told_when_nobody_is_left(
         assert "gone/m: credential_missing" in told.message
 
 
-def test_a_view_of_the_fleet_does_not_change() -> None:
-    """A decision sees one moment."""
-    missing = {"a": "credential_missing"}
-    fleet = Fleet(missing)
-    view = fleet.view()
-    missing["b"] = "down"
-    assert dict(view.unavailable) == {"a": "credential_missing"}
-    assert repr(fleet) == "Fleet(unavailable: a: credential_missing)"
-    assert repr(Fleet({})) == "Fleet(unavailable: none)"
+OPEN, BUSY, COOLING = barred("breaker_open", 4.0), barred("half_open_busy"), barred("cooling", 7.0)
+NO_KEY, NO_MODEL = barred("credential_ejected", 800.0), barred("model_ejected", 800.0)
+
+
+def test_a_target_that_is_not_well_is_left_out_with_its_reason() -> None:
+    """And with the seconds until it may be asked again."""
+    health = {"a": OPEN, "b": BUSY, "c": COOLING, "d": NO_KEY, "e": NO_MODEL}
+    plan, decision = chosen(*map(target, "abcdef"), health=health)
+    assert plan is not None
+    assert [each.backend for each in plan.targets] == ["f"]
+    assert not plan.panics
+    assert [(each.target, each.excluded, each.wait_s) for each in decision.candidates[1:]] == [
+        ("a/m", "breaker_open", 4.0),
+        ("b/m", "half_open_busy", None),
+        ("c/m", "cooling", 7.0),
+        ("d/m", "credential_ejected", 800.0),
+        ("e/m", "model_ejected", 800.0),
+    ]
+
+
+def test_the_last_candidates_are_never_left_out_by_their_breakers() -> None:
+    """F23: when all that could serve are open, all of them are tried, and the decision says that it was in panic."""
+    plan, decision = chosen(*map(target, "abcd"), health={"a": OPEN, "b": BUSY, "c": COOLING, "d": NO_KEY})
+    assert plan is not None
+    assert plan.panics
+    assert decision.panics
+    assert [each.backend for each in plan.targets] == ["a", "b"]
+    assert [each.target for each in decision.candidates if each.rank is not None] == ["a/m", "b/m"]
+    assert {each.target: each.excluded for each in decision.candidates[2:]} == {
+        "c/m": "cooling",
+        "d/m": "credential_ejected",
+    }
+
+
+def test_what_the_request_needs_is_asked_before_health() -> None:
+    """A target that could not serve it anyway is no candidate that may come back."""
+    plan, decision = chosen(target("a", accepts=("seed",)), needs=("tools",), health={"a": OPEN})
+    assert plan is None
+    assert isinstance(refusal(decision), UnsupportedParameter)
+
+
+LEFT: list[tuple[str, dict[str, Standing], int, str, float | None]] = [
+    ("all cool", {"a": COOLING, "b": barred("cooling", 3.0)}, 429, "upstream_rate_limited", 3.0),
+    ("one cools, the other cannot", {"a": COOLING, "unable": OPEN}, 429, "upstream_rate_limited", 7.0),
+    ("no credential works", {"a": NO_KEY, "b": NO_KEY}, 502, "upstream_auth", None),
+    ("one cools, one has no money", {"a": NO_KEY, "b": COOLING}, 503, "no_backend_available", 7.0),
+    ("no model", {"a": NO_MODEL}, 503, "no_backend_available", 300.0),
+]
+
+
+@pytest.mark.parametrize(("health", "status", "code", "wait_s"), [pytest.param(*case, id=name) for name, *case in LEFT])
+def test_what_is_told_when_nobody_may_be_asked(
+    health: dict[str, Standing], status: int, code: str, wait_s: float | None
+) -> None:
+    """The contract's errors, with the least remaining wait."""
+    targets = [target(name, accepts=("seed",) if name == "unable" else ALL) for name in health]
+    plan, decision = chosen(*targets, needs=("tools",), health=health)
+    assert plan is None
+    told = refusal(decision)
+    assert (told.http_status, told.code, told.retry_after_s) == (status, code, wait_s)
+
+
+STANDINGS = st.sampled_from([WELL, OPEN, BUSY, COOLING, NO_KEY, NO_MODEL, barred("credential_missing")])
+
+
+@given(standings=st.lists(STANDINGS, min_size=1, max_size=6), mode=st.sampled_from(sorted(ORDERS)))
+def test_health_never_costs_the_last_candidate_unless_it_must(standings: list[Standing], mode: str) -> None:
+    """Somebody is asked whenever anybody is well, or merely broken; a panic is only for the latter."""
+    names = "abcdef"[: len(standings)]
+    health = dict(zip(names, standings, strict=True))
+    plan, decision = chosen(*map(target, names), health=health, mode=mode)
+    well = {name for name, standing in health.items() if standing.barred is None}
+    held = {name for name, standing in health.items() if standing in (OPEN, BUSY)}
+    assert (plan is None) == (not well and not held)
+    assert plan is None or {each.backend for each in plan.targets} == (well or held)
+    assert decision.panics is (not well and bool(held))
+    assert sorted(each.target for each in decision.candidates) == [f"{name}/m" for name in names]

@@ -34,6 +34,16 @@ CLEAN = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "PYTHONWARNINGS": "
 START_S = 30.0
 """By when a gateway must answer; it takes half a second where nobody else computes."""
 END_S = 20.0
+FORGETFUL = {
+    "gateway.routing.health.FAILURES_IN_ROW": 10**9,
+    "gateway.routing.health.LOCAL_IN_ROW": 10**9,
+    "gateway.routing.health.WINDOW_TRIES": 10**9,
+    "gateway.routing.health.COOL_LEAST_S": 0.0,
+    "gateway.routing.health.COOL_MOST_S": 0.0,
+    "gateway.routing.health.COOL_UNTOLD_MOST_S": 0.0,
+    "gateway.routing.health.EJECTED_S": 0.0,
+}
+"""As `patience`: a gateway that holds no failure against a backend, so that each test meets backends of good repute."""
 CRASHES = ("exchange.crashed", "request.crashed", "journal.failed", "journal.refused", "log.unrenderable")
 """Events that mean a mistake of the gateway's own."""
 
@@ -133,7 +143,8 @@ def gateway(
 ) -> Iterator[RunningGateway]:
     """Run a gateway until the block is left. `folder` may hold the store of an earlier one.
 
-    `counts` also waits until its token counter is loaded. `patience` shortens constants of `gateway.api.stream`.
+    `counts` also waits until its token counter is loaded. `patience` changes constants: of
+    `gateway.api.stream`, or of the module that a dotted name begins with.
     """
     running = start(folder, configuration, drain_s=drain_s, environ=environ, patience=patience)
     try:
@@ -189,11 +200,9 @@ def serve(
     """`gateway serve` with these arguments, in an environment without anything of ours or the developer's."""
     begin = ["-m", "gateway"]
     if patience is not None:
-        changes = "".join(f"gateway.api.stream.{name} = {value}\n" for name, value in patience.items())
-        begin = [
-            "-c",
-            f"import gateway.api.stream\nfrom gateway.__main__ import main\n{changes}raise SystemExit(main())",
-        ]
+        full = {name if "." in name else f"gateway.api.stream.{name}": value for name, value in patience.items()}
+        changes = "".join(f"import {name.rpartition('.')[0]}\n{name} = {value}\n" for name, value in full.items())
+        begin = ["-c", f"{changes}from gateway.__main__ import main\nraise SystemExit(main())"]
     with stderr.open("ab") as file:
         return subprocess.Popen(
             [sys.executable, *begin, "serve", *map(str, arguments)],

@@ -1,0 +1,51 @@
+"""Whose turn it is: which target a request asks next, after what the last one did. No I/O, no clock."""
+
+from gateway.domain.fault import Recourse
+from gateway.domain.plan import Plan, Target
+from gateway.pipeline.attempt import Attempt, AttemptReason
+from gateway.routing.fleet import Fleet
+
+
+class Turns:
+    """The targets of one plan, each with at most one turn; a stale connection has a second one."""
+
+    __slots__ = ("_fleet", "_plan", "_position", "_stale_retried", "_taken")
+
+    def __init__(self, plan: Plan, fleet: Fleet) -> None:
+        self._plan = plan
+        self._fleet = fleet
+        self._position = 0
+        """Targets of the plan that had their turn or missed it."""
+        self._taken = 0
+        """Tries that count against the plan's attempts."""
+        self._stale_retried = False
+
+    def first(self) -> Target:
+        """The best target. The plan was made a moment ago: it is not doubted."""
+        self._position = self._taken = 1
+        return self._plan.targets[0]
+
+    def after(self, failed: Attempt, now: float) -> tuple[Target, AttemptReason] | None:
+        """The target to ask after that attempt; None when nobody is left who may be asked."""
+        recourse = failed.fault.recourse if failed.fault is not None else Recourse.ELSEWHERE
+        if recourse is Recourse.NONE:
+            return None
+        if recourse is Recourse.SAME_ONCE and not self._stale_retried:
+            # The backend never saw it: another connection to the same place costs nothing and is no real retry.
+            self._stale_retried = True
+            return failed.target, "retry"
+        target = self._next_open(now) if self._taken < self._plan.attempts else None
+        if target is None:
+            return None
+        self._taken += 1
+        self._stale_retried = False
+        return target, "failover"
+
+    def _next_open(self, now: float) -> Target | None:
+        """The next target of the plan that is still fit to be asked: others may have found out meanwhile."""
+        while self._position < len(self._plan.targets):
+            target = self._plan.targets[self._position]
+            self._position += 1
+            if self._fleet.is_open_to(target, now, panics=self._plan.panics):
+                return target
+        return None
