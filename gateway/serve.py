@@ -34,21 +34,7 @@ def serve(settings: Settings, book: PolicyBook, *, drain_s: float = 30.0) -> Non
     """
     listener = listen(settings.host, settings.port)
     app = create_app(settings, book)
-    config = uvicorn.Config(
-        app,
-        http="httptools",
-        ws="none",
-        lifespan="off",  # Opened below instead, where an error can be told in one line.
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        date_header=False,
-        backlog=_BACKLOG,
-        timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=int(drain_s + _LAST_RESORT_S),
-    )
-    server = _Server(config, app, drain_s)
+    server = make_server(app, drain_s=drain_s)
 
     async def run() -> None:
         try:
@@ -61,6 +47,25 @@ def serve(settings: Settings, book: PolicyBook, *, drain_s: float = 30.0) -> Non
     signal.signal(signal.SIGTERM, lambda _signal, _frame: None)
     with listener, asyncio.Runner(loop_factory=_loop_factory()) as runner, contextlib.suppress(KeyboardInterrupt):
         runner.run(run())
+
+
+def make_server(app: Litestar, *, drain_s: float) -> uvicorn.Server:
+    """The HTTP server for an app whose lifespan is open. Running requests have `drain_s` seconds after the signal."""
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",  # Opened by whoever serves, where an error can be told in one line.
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=int(drain_s + _LAST_RESORT_S),
+    )
+    return _Server(config, app, drain_s)
 
 
 def listen(host: str, port: int) -> socket.socket:
