@@ -30,6 +30,7 @@ from gateway.config.settings import Settings, read_secret
 from gateway.domain.backend import Backend
 from gateway.domain.errors import GatewayError, InternalError, NotFound
 from gateway.pipeline import Collaborators
+from gateway.routing.budget import RetryBudgets
 from gateway.routing.fleet import Fleet
 from gateway.telemetry.logs import LogWriter, configure_logging
 from gateway.telemetry.record import RequestRecord
@@ -69,6 +70,7 @@ def create_app(settings: Settings, book: PolicyBook) -> Litestar:
             directory=directory,
             book=lambda: book,
             fleet=Fleet(unavailable, draw=source.random),
+            budgets=RetryBudgets(),
             estimator=Estimator(),
             counter=counter,
             tracing=tracer,

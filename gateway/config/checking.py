@@ -18,14 +18,13 @@ from gateway.config.problems import Path, Report, shown
 from gateway.config.shapes import Choice, Items, Maybe, OneOf, Record, Scalar, Shape, Table
 from gateway.config.yaml_file import Tree
 from gateway.domain.backend import Backend, ServedModel
-from gateway.domain.policy import Limits, ModelRoute, Policy, Retries, TargetRef
+from gateway.domain.policy import Limits, ModelRoute, Policy, TargetRef
 
 UNSUPPORTED_FIELDS: Final[dict[type[msgspec.Struct], frozenset[str]]] = {
     Backend: frozenset({"limits"}),
     ServedModel: frozenset({"weights"}),
     Policy: frozenset({"budget", "independence"}),
     Limits: frozenset({"on_exceed"}),
-    Retries: frozenset({"budget"}),
     ModelRoute: frozenset({"context_fallback", "on_midstream_failure", "on_unsupported"}),
     TargetRef: frozenset({"strategy", "targets"}),
 }

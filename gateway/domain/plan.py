@@ -38,6 +38,8 @@ class Plan(msgspec.Struct, frozen=True, gc=False):
     attempts: int
     """Tries in all that the policy allows."""
     timeouts: Timeouts
+    deposit: float = 0.0
+    """What the request adds to its tenant's retry budget."""
     panics: bool = False
     """Whether the breakers of all targets are open, so that they are tried all the same."""
 

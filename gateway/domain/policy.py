@@ -49,6 +49,9 @@ class Retries(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     attempts: Annotated[int, msgspec.Meta(ge=1, le=3)] = 3
     """Tries in all, the first one included."""
+    budget: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.1
+    """Further tries for each request of a tenant and model, over ten seconds, besides one a second. A try counts unless
+    the last backend was never reached. Beyond it a failure is final, so that sick backends are not asked ever more."""
 
 
 class Strategy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

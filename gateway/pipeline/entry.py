@@ -15,6 +15,7 @@ from gateway.domain.plan import Decision, Plan
 from gateway.domain.tenant import ApiKey, Tenant
 from gateway.domain.usage import Estimate
 from gateway.domain.wire import Headers
+from gateway.routing.budget import RetryBudgets
 from gateway.routing.choose import choose, refusal
 from gateway.routing.fleet import Fleet
 from gateway.telemetry.tracing import Tracing
@@ -32,6 +33,7 @@ class Collaborators:
     book: Callable[[], PolicyBook]
     """The configuration of now; a request keeps the one it started with."""
     fleet: Fleet
+    budgets: RetryBudgets
     estimator: Estimator
     counter: TokenCounter
     tracing: Tracing

@@ -159,7 +159,8 @@ class Exchange:
             self.refuse(job.error)
             return
         self.job = job
-        self._turns = Turns(job.plan, self._house.fleet)
+        budget = self._house.budgets.of(self.caller.tenant.id, self.model)
+        self._turns = Turns(job.plan, self._house.fleet, budget)
         self.total_by = self.started_at + job.plan.timeouts.total
         self.state = State.RESERVING
         dimensions = dimensions_of(self.caller.tenant, job.estimate)
@@ -338,7 +339,7 @@ class Exchange:
         if now >= self.total_by:
             return False
         if failed is None:
-            target = self._turns.first()
+            target = self._turns.first(now)
         elif (turn := self._turns.after(failed, now)) is not None:
             target, reason = turn
         else:
@@ -438,6 +439,8 @@ class Exchange:
         if not self._try_next(now, attempt):
             faults = [each.fault for each in self.attempts if each.fault is not None]
             self.error = verdict(faults, self.model)
+            if self._turns.are_spent:
+                self.error.should_retry = False  # The client's retries would be what the budget is to prevent.
             self._end(Outcome.REJECTED if rejected else Outcome.FAILED, [Fail(self.error), Finish()], now)
 
     def _break(self, error: GatewayError, now: float) -> None:

@@ -3,39 +3,47 @@
 from gateway.domain.fault import Recourse
 from gateway.domain.plan import Plan, Target
 from gateway.pipeline.attempt import Attempt, AttemptReason
+from gateway.routing.budget import RetryBudget
 from gateway.routing.fleet import Fleet
 
 
 class Turns:
     """The targets of one plan, each with at most one turn; a stale connection has a second one."""
 
-    __slots__ = ("_fleet", "_plan", "_position", "_stale_retried", "_taken")
+    __slots__ = ("_budget", "_fleet", "_plan", "_position", "_stale_retried", "_taken", "are_spent")
 
-    def __init__(self, plan: Plan, fleet: Fleet) -> None:
+    def __init__(self, plan: Plan, fleet: Fleet, budget: RetryBudget) -> None:
         self._plan = plan
         self._fleet = fleet
+        self._budget = budget
         self._position = 0
         """Targets of the plan that had their turn or missed it."""
         self._taken = 0
         """Tries that count against the plan's attempts."""
         self._stale_retried = False
+        self.are_spent = False
+        """Whether somebody could still be asked, but for the retry budget."""
 
-    def first(self) -> Target:
+    def first(self, now: float) -> Target:
         """The best target. The plan was made a moment ago: it is not doubted."""
+        self._budget.deposit(self._plan.deposit, now)
         self._position = self._taken = 1
         return self._plan.targets[0]
 
     def after(self, failed: Attempt, now: float) -> tuple[Target, AttemptReason] | None:
         """The target to ask after that attempt; None when nobody is left who may be asked."""
-        recourse = failed.fault.recourse if failed.fault is not None else Recourse.ELSEWHERE
-        if recourse is Recourse.NONE:
+        fault = failed.fault
+        if fault is None or fault.recourse is Recourse.NONE:
             return None
-        if recourse is Recourse.SAME_ONCE and not self._stale_retried:
+        if fault.recourse is Recourse.SAME_ONCE and not self._stale_retried:
             # The backend never saw it: another connection to the same place costs nothing and is no real retry.
             self._stale_retried = True
             return failed.target, "retry"
         target = self._next_open(now) if self._taken < self._plan.attempts else None
         if target is None:
+            return None
+        if not self._budget.spend(fault.effect.retry_cost, now):
+            self.are_spent = True
             return None
         self._taken += 1
         self._stale_retried = False

@@ -71,7 +71,7 @@ def choose(
     )
     if not ordered:
         return None, decision
-    return Plan(tuple(ordered), policy.retries.attempts, policy.timeouts, panics), decision
+    return Plan(tuple(ordered), policy.retries.attempts, policy.timeouts, policy.retries.budget, panics), decision
 
 
 def refusal(decision: Decision) -> GatewayError:

@@ -153,7 +153,11 @@ IN_POLICIES = [
     ),
     ("standard:\n", "standard:\n    budget: {usd: 1}\n", unsupported(f"{POLICY}.budget", "budget")),
     ("standard:\n", "standard:\n    independence: {}\n", unsupported(f"{POLICY}.independence", "independence")),
-    ("standard:\n", "standard:\n    retries: {budget: 0.1}\n", unsupported(f"{POLICY}.retries.budget", "budget")),
+    (
+        "standard:\n",
+        "standard:\n    retries: {budget: 1.1}\n",
+        f"{POLICY}.retries.budget: expected a number ≥ 0 and ≤ 1, got 1.1",
+    ),
     (
         "standard:\n",
         "standard:\n    retries: {attempts: 4}\n",

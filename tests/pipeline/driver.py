@@ -40,6 +40,7 @@ from gateway.pipeline import (
     Send,
     Settle,
 )
+from gateway.routing.budget import RetryBudgets
 from gateway.routing.fleet import Fleet
 from gateway.telemetry.tracing import Tracing
 from tests.pipeline.wire import DONE, ask, text_of
@@ -123,6 +124,7 @@ class World:
             directory=Directory([own] if keys is None else keys),
             book=lambda: self.book,
             fleet=Fleet({}, draw=Random(2).random),
+            budgets=RetryBudgets(),
             estimator=Estimator(),
             counter=counter(),
             tracing=Tracing(None, random=Random(1), version="0"),

@@ -87,7 +87,7 @@ def chosen(
 def test_the_plan_has_the_eligible_targets_best_first_and_the_policys_bounds() -> None:
     targets = [target(name) for name in "abc"]
     plan, decision = chosen(*targets)
-    assert plan == Plan(targets=tuple(targets), attempts=2, timeouts=POLICY.timeouts)
+    assert plan == Plan(targets=tuple(targets), attempts=2, timeouts=POLICY.timeouts, deposit=0.1)
     assert decision == Decision(
         id="d1",
         model="assistant",

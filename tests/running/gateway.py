@@ -42,8 +42,9 @@ FORGETFUL = {
     "gateway.routing.health.COOL_MOST_S": 0.0,
     "gateway.routing.health.COOL_UNTOLD_MOST_S": 0.0,
     "gateway.routing.health.EJECTED_S": 0.0,
+    "gateway.routing.budget.RESERVE_PER_S": 10**6,
 }
-"""As `patience`: a gateway that holds no failure against a backend, so that each test meets backends of good repute."""
+"""As `patience`: a gateway that holds no failure against a backend or a tenant, so that each test begins anew."""
 CRASHES = ("exchange.crashed", "request.crashed", "journal.failed", "journal.refused", "log.unrenderable")
 """Events that mean a mistake of the gateway's own."""
 
