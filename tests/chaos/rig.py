@@ -170,6 +170,7 @@ async def rig(
     targets: Sequence[str] = ("first", "second"),
     timeouts: Tree | None = None,
     limits: Tree | None = None,
+    quirks: Tree | None = None,
     drain_s: float = 10.0,
     connections: int = 1024,
     resolver: Lookup | None = None,
@@ -178,17 +179,20 @@ async def rig(
     """Run a gateway until the block is left, and see that nothing is left of it then.
 
     `places` puts backends elsewhere or adds some; `targets` serve the model `assistant` in this order, and each serves
-    a model of its own name. Timeouts are patient but for those given, so that a noisy machine runs into no other.
+    a model of its own name. `quirks` are the first backend's. Timeouts are patient but for those given, so that a noisy
+    machine runs into no other.
     """
     counter()
     loop = asyncio.get_running_loop()
+    failure: Exception | None = None
     before, files = asyncio.all_tasks(), _open_files()
     async with contextlib.AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         first = await stack.enter_async_context(scripted_backend())
         second = await stack.enter_async_context(scripted_backend())
         first.default = second.default = healthy
-        backends = {"first": first.base_url, "second": second.base_url} | dict(places or {})
+        odd: Tree = {"base_url": first.base_url, "models": {"small": {"quirks": quirks or {}}}}
+        backends = {"first": odd if quirks else first.base_url, "second": second.base_url} | dict(places or {})
         house = configuration(
             backends=backends,
             models={"assistant": targets} | {name: [name] for name in backends},
@@ -238,8 +242,13 @@ async def rig(
             first=first, second=second, port=port, key=key, store=store, machinery=machinery, server=server,
             client=client, limiter=limiter, log=log, problems=problems, tasks=frozenset(asyncio.all_tasks()),
         )  # fmt: skip
-        yield running
-        await running.quiesce()
+        try:
+            yield running
+            await running.quiesce()
+        except Exception as error:  # noqa: BLE001  # raised again below, bare: not inside the groups that it would cross
+            failure = error
+    if failure is not None:
+        raise failure
     lines = [json.loads(line) for line in log.getvalue().splitlines() if line.startswith(b"{")]
     stderr.detach()
     crashes = [line for line in lines if line["event"] in CRASHES]

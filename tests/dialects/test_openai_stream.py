@@ -75,9 +75,10 @@ def test_any_split_of_the_bytes_gives_the_same_events(data: st.DataObject, body:
 
 @given(whole=STREAMS)
 def test_every_chunk_is_passed_on_as_it_came(whole: bytes) -> None:
-    """But for what cannot be read."""
+    """But for one event that cannot be read, a second one being the end, and for a choice's second end (F16)."""
     raws = b"".join(found.raw for found in read(whole) if isinstance(found, Chunk))
-    assert raws == whole.replace(GARBAGE, b"")
+    head, ending, tail = b"".join(whole.split(GARBAGE)[:2]).partition(finish())
+    assert raws == head + ending + tail.replace(finish(), b"")
 
 
 CONTENT = [
@@ -259,6 +260,37 @@ def test_json_of_another_shape_passes_as_content() -> None:
     """A server may know more than we do: what the client can read is passed on."""
     found = chunk_of(event({"choices": "none", "text": 7}))
     assert (found.has_content, found.text) == (True, "")
+
+
+def test_a_second_unreadable_event_is_the_end_whatever_follows_in_the_same_read() -> None:
+    """F13: a stream with a hole in it must not be taken for whole because its finish_reason was there, too."""
+    made = decoder()
+    events = made.feed(chunk("Hé ") + GARBAGE + GARBAGE + chunk("there") + finish() + DONE)
+    assert ends(events) == "protocol"
+    assert ends([made.close()]) == "truncated"
+
+
+def test_what_comes_between_the_end_and_the_mark_may_be_unreadable() -> None:
+    made = decoder()
+    made.feed(chunk("Hé ") + finish() + GARBAGE + GARBAGE)
+    assert ends([made.close()]) == "whole"
+
+
+def test_a_second_end_says_its_usage_and_nothing_else() -> None:
+    """F16."""
+    end = {"index": 0, "delta": {}, "finish_reason": "stop"}
+    made = decoder()
+    _, beside = made.feed(finish() + finish() + event({"choices": [end], "usage": report(10, 4)}))
+    assert isinstance(beside, Chunk)
+    assert (beside.usage, beside.is_usage_only, made.finish_reasons) == (WHOLE, True, ["stop"])
+
+
+def test_usage_that_comes_with_an_error_counts() -> None:
+    """F14."""
+    failed = event({"error": {"message": "busy", "type": "overloaded_error"}, "usage": report(10, 4)})
+    usage, fault = decoder().feed(failed)
+    assert isinstance(usage, Chunk)
+    assert (usage.raw, usage.usage, ends([fault])) == (b"", WHOLE, "overloaded")
 
 
 def test_deep_nesting_is_malformed_and_no_crash() -> None:

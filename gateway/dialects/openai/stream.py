@@ -10,20 +10,24 @@ from gateway.dialects.protocols import StreamEvent
 from gateway.dialects.sse import EventSplitter, EventTooLong, payload
 from gateway.domain.chat import Chunk, EndOfStream, MalformedEvent
 from gateway.domain.fault import Fault, FaultKind
+from gateway.domain.usage import Usage
 
 
 class OpenAIStreamDecoder:
     """Decodes one stream of chat or completion chunks.
 
     A stream is whole when every choice has its finish_reason, or `[DONE]` came from a server known to send none. A
-    clean end without either is TRUNCATED: to the official clients it would look like success.
+    clean end without either is TRUNCATED: to the official clients it would look like success. The second unreadable
+    event is a fault, and nothing after it is read: what follows must not make a stream with a hole in it whole.
     """
 
     __slots__ = (
         "_began",
         "_choices",
         "_ended",
+        "_final_usage",
         "_finished",
+        "_has_unreadable",
         "_requires_finish_reason",
         "_splitter",
         "finish_reasons",
@@ -39,6 +43,9 @@ class OpenAIStreamDecoder:
         self._began = False
         """Whether any choice came, be it with a role alone."""
         self._ended = False
+        self._has_unreadable = False
+        self._final_usage: Usage | None = None
+        """Reported together with an error."""
         self.finish_reasons: list[str] = []
         self.model: str | None = None
         self.id: str | None = None
@@ -51,8 +58,13 @@ class OpenAIStreamDecoder:
                 if self._ended:
                     break  # What follows [DONE] is no part of the answer.
                 event = self._event(raw)
+                if event is None:
+                    continue
+                if isinstance(event, EndOfStream | Fault):
+                    self._ended = True
+                    if self._final_usage is not None:
+                        events.append(Chunk(raw=b"", is_usage_only=True, usage=self._final_usage))
                 events.append(event)
-                self._ended = isinstance(event, EndOfStream | Fault)
         except EventTooLong:
             self._ended = True
             events.append(Fault(kind=FaultKind.PROTOCOL, status=200, message="an event of the stream is too long"))
@@ -67,7 +79,8 @@ class OpenAIStreamDecoder:
     def _is_whole(self) -> bool:
         return len(self._finished) >= self._choices
 
-    def _event(self, raw: bytes) -> StreamEvent:
+    def _event(self, raw: bytes) -> StreamEvent | None:
+        """What one event says; None when it repeats what was said and must not be passed on."""
         kind, data = payload(raw)
         if data is None:
             return Chunk(raw=raw)  # A comment: keeps the connection alive, says nothing.
@@ -78,6 +91,7 @@ class OpenAIStreamDecoder:
         except msgspec.DecodeError:
             return self._unreadable(raw, data)
         if is_given(answer.error):
+            self._final_usage = answer.usage.buckets() if answer.usage is not None else None
             return fault_of(200, answer.error)
         if kind == b"error":
             return fault_of(200, msgspec.Raw(data))
@@ -99,16 +113,20 @@ class OpenAIStreamDecoder:
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
             if b'"choices"' in data:
                 return Fault(kind=FaultKind.PROTOCOL, status=200, message="a piece of the answer cannot be read")
+            if self._has_unreadable:
+                return Fault(kind=FaultKind.PROTOCOL, status=200, message="the stream has unreadable events")
+            self._has_unreadable = True
             return MalformedEvent(size=len(raw))
         return Chunk(raw=raw, has_content=True)
 
-    def _chunk(self, raw: bytes, answer: Answer) -> Chunk:
+    def _chunk(self, raw: bytes, answer: Answer) -> Chunk | None:
         if answer.id:
             self.id = answer.id
         if answer.model:
             self.model = answer.model
         text = ""
         has_content = False
+        repeats = 0
         for choice in answer.choices or ():
             self._began = True
             delta = choice.delta
@@ -122,17 +140,22 @@ class OpenAIStreamDecoder:
             if choice.text:
                 text += choice.text
                 has_content = True
-            if choice.finish_reason:
+            if choice.finish_reason and choice.index in self._finished:
+                repeats += 1  # A choice ends once. What else the event says still counts.
+            elif choice.finish_reason:
                 self._finished.add(choice.index)
                 self.finish_reasons.append(choice.finish_reason)
                 has_content = True  # An empty answer is an answer, too.
         report = answer.usage or (answer.x_groq.usage if answer.x_groq is not None else None)
         usage = report.buckets() if report is not None else None
+        says_nothing_new = repeats > 0 and not has_content and repeats == len(answer.choices or ())
+        if says_nothing_new and usage is None:
+            return None
         return Chunk(
             raw=raw,
             text=text,
             has_content=has_content,
-            is_usage_only=usage is not None and not answer.choices,
+            is_usage_only=usage is not None and (not answer.choices or says_nothing_new),
             usage=usage,
         )
 
