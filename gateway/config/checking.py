@@ -18,7 +18,7 @@ from gateway.config.problems import Path, Report, shown
 from gateway.config.shapes import Choice, Items, Maybe, OneOf, Record, Scalar, Shape, Table
 from gateway.config.yaml_file import Tree
 from gateway.domain.backend import Backend, ServedModel
-from gateway.domain.policy import Limits, ModelRoute, Policy, TargetRef
+from gateway.domain.policy import Limits, ModelRoute, Policy
 
 UNSUPPORTED_FIELDS: Final[dict[type[msgspec.Struct], frozenset[str]]] = {
     Backend: frozenset({"limits"}),
@@ -26,12 +26,9 @@ UNSUPPORTED_FIELDS: Final[dict[type[msgspec.Struct], frozenset[str]]] = {
     Policy: frozenset({"budget", "independence"}),
     Limits: frozenset({"on_exceed"}),
     ModelRoute: frozenset({"context_fallback", "on_midstream_failure", "on_unsupported"}),
-    TargetRef: frozenset({"strategy", "targets"}),
 }
 """Fields that the documentation describes and this version lacks. Ignoring one would be a limit that nobody keeps."""
-UNSUPPORTED_WORDS: Final = frozenset(
-    {"anthropic", "bedrock", "gemini", "latency", "least_busy", "cost", "conditional", "prefill"}
-)
+UNSUPPORTED_WORDS: Final = frozenset({"anthropic", "bedrock", "gemini", "prefill"})
 UNSUPPORTED_CREDENTIALS: Final = frozenset({"aws", "google", "azure", "oci"})
 
 DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
@@ -103,13 +100,15 @@ class Checker:
         return INVALID if missing or INVALID in values.values() else shape.type(**values)
 
     def _one_of(self, tree: Tree, records: tuple[Record, ...], path: Path) -> object:
-        names = [name for shape in records for name in shape.fields]
+        names = [
+            name for shape in records for name, known in shape.fields.items() if known.default is msgspec.NODEFAULT
+        ]
         expected = " or ".join(f"`{name}: …`" for name in names)
         if not isinstance(tree, dict):
             return self._refuse(path, f"expected {expected}, got {_kind(tree)}")
-        for shape in records:
-            if tree.keys() & shape.fields.keys():
-                return self._record(tree, shape, path)
+        nearest = max(records, key=lambda shape: len(tree.keys() & shape.fields.keys()))
+        if tree.keys() & nearest.fields.keys():
+            return self._record(tree, nearest, path)
         for name in sorted(tree.keys() & UNSUPPORTED_CREDENTIALS):
             return self._refuse((*path, name), f"`{name}` is not supported by this version")
         # The names are not shown: under `credential` they may be the secret itself.

@@ -23,20 +23,12 @@ from gateway.config.schema import Document
 from gateway.config.shapes import Table, record
 from gateway.config.yaml_file import MAX_BYTES, Tree, parse
 from gateway.domain.backend import Backend, Prices
-from gateway.domain.plan import Target
-from gateway.domain.policy import Policy, Strategy, TargetRef
+from gateway.domain.plan import Route, Target
+from gateway.domain.policy import Policy, Strategy, TargetGroup, TargetRef
 from gateway.domain.tenant import ApiKey, Tenant, TenantEntry
 
 FREE: Final = Prices(input=Decimal(0), output=Decimal(0))
 SUFFIXES: Final = frozenset({".yaml", ".yml"})
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """How one public model is served, with every name looked up."""
-
-    strategy: Strategy
-    targets: tuple[Target, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,17 +182,37 @@ def _book(
 def _snapshot(
     name: str, policy: Policy, backends: Mapping[str, Backend], targets: dict[TargetRef, Target]
 ) -> PolicySnapshot:
-    routes = {
-        model: Route(route.strategy, tuple(_target(ref, backends, targets) for ref in route.targets))
-        for model, route in policy.models.items()
-    }
-    places = {target.backend: target.place for route in routes.values() for target in route.targets}
+    routes = {model: _route(route.strategy, route.targets, backends, targets) for model, route in policy.models.items()}
+    places = {target.backend: target.place for route in routes.values() for target in route.leaves}
     revision = _revision([policy, places])
     return PolicySnapshot(name, revision, f"{name}@{revision}", policy, MappingProxyType(routes))
 
 
+def _route(
+    strategy: Strategy,
+    entries: Sequence[TargetRef | TargetGroup],
+    backends: Mapping[str, Backend],
+    targets: dict[TargetRef, Target],
+    *,
+    weight: int = 1,
+) -> Route:
+    """The entries with every name looked up."""
+    return Route(
+        strategy,
+        tuple(
+            _target(entry, backends, targets)
+            if isinstance(entry, TargetRef)
+            else _route(entry.strategy, entry.targets, backends, targets, weight=entry.weight)
+            for entry in entries
+        ),
+        weight,
+        tuple(entry.when for entry in entries) if strategy.mode == "conditional" else (),
+    )
+
+
 def _target(ref: TargetRef, backends: Mapping[str, Backend], targets: dict[TargetRef, Target]) -> Target:
-    """The target that `ref` names; the same object wherever the same one is named."""
+    """The target that `ref` names; the same object wherever the same one is named, under whatever condition."""
+    ref = msgspec.structs.replace(ref, when=None)
     if ref not in targets:
         place = backends[ref.backend]
         facts = place.models[ref.model]

@@ -13,9 +13,13 @@ from gateway.config.problems import Path, Report, shown
 from gateway.config.settings import REFERENCE, read_secret
 from gateway.domain.address import parse_base_url
 from gateway.domain.backend import Backend, BearerCredential, HeaderValue
-from gateway.domain.policy import ModelRoute, TargetRef
+from gateway.domain.policy import ModelRoute, Strategy, TargetGroup, TargetRef, When
 from gateway.domain.tenant import KeyEntry, TenantEntry
 from gateway.domain.wire import OWN_HEADERS
+
+_Entry = TargetRef | TargetGroup
+_Place = tuple[str, str]
+"""A target by name: backend and model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,7 @@ class Names:
     """Backend → its models."""
     policies: Mapping[str, frozenset[str]]
     """Policy → its public models."""
+    tenants: frozenset[str]
     complete: bool
     """False when a file could not be read: then a name that is not here may stand there."""
 
@@ -102,13 +107,59 @@ def _target(file: str, path: Path, fields: Mapping[str, object], names: Names, r
         report.mistake(file, (*path, "model"), f"names model `{model}`, which backend `{backend}` does not list")
 
 
-def _route(file: str, path: Path, fields: Mapping[str, object], _: Names, report: Report) -> None:
-    targets = fields.get("targets")
-    seen: set[tuple[str, str]] = set()
-    for index, target in enumerate(targets if isinstance(targets, tuple) else ()):
-        if (target.backend, target.model) in seen:
-            report.mistake(file, (*path, "targets", index), "stands here twice; give one entry the whole weight")
-        seen.add((target.backend, target.model))
+def _route(file: str, path: Path, fields: Mapping[str, object], names: Names, report: Report) -> None:
+    _group(file, path, fields, names, report)
+    strategy, targets = fields.get("strategy", Strategy()), fields.get("targets")
+    if isinstance(strategy, Strategy) and isinstance(targets, tuple):
+        _named(file, path, strategy, targets, report)
+
+
+def _group(file: str, path: Path, fields: Mapping[str, object], _: Names, report: Report) -> None:
+    strategy, targets = fields.get("strategy", Strategy()), fields.get("targets")
+    if not isinstance(strategy, Strategy) or not isinstance(targets, tuple):
+        return
+    mode = strategy.mode
+    for index, entry in enumerate(targets):
+        here, is_last = (*path, "targets", index), index == len(targets) - 1
+        if entry.weight != 1 and mode in {"priority", "conditional"}:
+            report.warn(file, (*here, "weight"), f"`{mode}` does not read weights")
+        if mode != "conditional" and entry.when is not None:
+            report.mistake(file, (*here, "when"), f"is read by `conditional` only, and the strategy is `{mode}`")
+        elif mode == "conditional" and is_last and entry.when is not None:
+            report.mistake(file, (*here, "when"), "the last entry takes what the others leave; it has no condition")
+        elif mode == "conditional" and not is_last and entry.when is None:
+            report.mistake(file, here, "takes every request, so that those after it get none; only the last may")
+
+
+def _named(file: str, path: Path, strategy: Strategy, targets: Sequence[_Entry], report: Report) -> set[_Place]:
+    """The targets of a list and of the lists in it, after noting those that one request would meet twice."""
+    seen: set[_Place] = set()
+    for index, entry in enumerate(targets):
+        here = (*path, "targets", index)
+        if isinstance(entry, TargetGroup):
+            inner = _named(file, here, entry.strategy, entry.targets, report)
+        else:
+            inner = {(entry.backend, entry.model)}
+        if inner & seen and strategy.mode != "conditional":  # Of these, a request meets only one.
+            report.mistake(file, here, "stands here twice; give one entry the whole weight")
+        seen |= inner
+    return seen
+
+
+def _strategy(file: str, path: Path, fields: Mapping[str, object], _: Names, report: Report) -> None:
+    mode = fields.get("mode", "priority")
+    if "gamma" in fields and isinstance(mode, str) and mode != "cost":
+        report.mistake(file, (*path, "gamma"), f"is read by `cost` only, and the strategy is `{mode}`")
+
+
+def _when(file: str, path: Path, fields: Mapping[str, object], names: Names, report: Report) -> None:
+    if not fields:
+        report.mistake(file, path, "says nothing; leave it out, or name what the request must be like")
+    tenants = fields.get("tenants")
+    for index, tenant in enumerate(tenants if isinstance(tenants, tuple) and names.complete else ()):
+        if tenant not in names.tenants:
+            message = f"names tenant `{shown(tenant)}`, which is not in `tenants`"
+            report.mistake(file, (*path, "tenants", index), message)
 
 
 def _tenant(file: str, path: Path, fields: Mapping[str, object], names: Names, report: Report) -> None:
@@ -131,6 +182,9 @@ RULES: Final = {
     BearerCredential: _bearer,
     HeaderValue: _header,
     TargetRef: _target,
+    TargetGroup: _group,
+    Strategy: _strategy,
+    When: _when,
     ModelRoute: _route,
     TenantEntry: _tenant,
 }
@@ -146,4 +200,4 @@ def names_in(sections: Mapping[str, Mapping[str, object]], *, complete: bool) ->
             found[name] = frozenset(entries) if isinstance(entries, dict) else frozenset()
         return found
 
-    return Names(models("backends"), models("policies"), complete)
+    return Names(models("backends"), models("policies"), frozenset(sections["tenants"]), complete)

@@ -66,6 +66,7 @@ def _schema(shape: Shape, definitions: dict[str, Json]) -> dict[str, Json]:
             return {"type": "object", "propertyNames": names, "additionalProperties": _schema(entry, definitions)}
         case Record():
             if shape.type.__name__ not in definitions:
+                definitions[shape.type.__name__] = None  # It is on its way, should it hold others of its kind.
                 definitions[shape.type.__name__] = _record(shape, definitions)
             return {"$ref": f"#/$defs/{shape.type.__name__}"}
         case OneOf(records):

@@ -57,10 +57,14 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A struct."""
+    """A struct. Its fields are read when they are asked for: a struct may hold others of its own kind."""
 
     type: type[msgspec.Struct]
-    fields: Mapping[str, Field]
+
+    @property
+    def fields(self) -> Mapping[str, Field]:
+        """By name, as the struct lists them."""
+        return _fields(self.type)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +84,15 @@ class Maybe:
 Shape = Scalar | Choice | Items | Table | Record | OneOf | Maybe
 
 
-@functools.cache
 def record(struct: type[msgspec.Struct]) -> Record:
     """The shape of a struct."""
+    return Record(struct)
+
+
+@functools.cache
+def _fields(struct: type[msgspec.Struct]) -> Mapping[str, Field]:
     hints = get_type_hints(struct, include_extras=True)
-    return Record(
-        struct,
-        {field.name: Field(shape(hints[field.name]), default(field)) for field in msgspec.structs.fields(struct)},
-    )
+    return {field.name: Field(shape(hints[field.name]), default(field)) for field in msgspec.structs.fields(struct)}
 
 
 def default(field: msgspec.structs.FieldInfo) -> object:

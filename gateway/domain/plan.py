@@ -5,7 +5,7 @@ import dataclasses
 import msgspec
 
 from gateway.domain.backend import Backend, ServedModel
-from gateway.domain.policy import Timeouts
+from gateway.domain.policy import Strategy, Timeouts, When
 from gateway.domain.usage import PriceTable
 
 
@@ -31,6 +31,31 @@ class Target:
         return self.name
 
 
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Route:
+    """How a model is served, or a part of it: entries and the strategy among them. Made once per configuration."""
+
+    strategy: Strategy
+    targets: tuple["Target | Route", ...]
+    weight: int = 1
+    """Share of the whole among its neighbours."""
+    conditions: tuple[When | None, ...] = ()
+    """Under `conditional`: which requests each entry takes, None for all. Empty otherwise."""
+    leaves: tuple[Target, ...] = dataclasses.field(init=False)
+    """All targets in it and in its parts, each once, as listed."""
+    is_plain: bool = dataclasses.field(init=False)
+    """Whether it is a list of targets in order of priority."""
+    is_conditional: bool = dataclasses.field(init=False)
+    """Whether it or a part of it has conditions."""
+
+    def __post_init__(self) -> None:
+        parts = [entry for entry in self.targets if isinstance(entry, Route)]
+        leaves = [leaf for entry in self.targets for leaf in (entry.leaves if isinstance(entry, Route) else (entry,))]
+        object.__setattr__(self, "leaves", tuple(dict.fromkeys(leaves)))
+        object.__setattr__(self, "is_plain", self.strategy.mode == "priority" and not parts)
+        object.__setattr__(self, "is_conditional", bool(self.conditions) or any(part.is_conditional for part in parts))
+
+
 class Plan(msgspec.Struct, frozen=True, gc=False):
     """The targets to try, best first. Never empty."""
 
@@ -52,9 +77,11 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
     rank: int | None
     """0 is tried first; None when it was removed."""
     excluded: str | None = None
-    """Which filter removed it, for example `capability:vision`, `context`, `cooling`, `breaker_open`."""
+    """Which filter removed it, for example `capability:vision`, `condition`, `cooling`, `breaker_open`."""
     wait_s: float | None = None
     """Seconds until that filter may let it pass; None when time does not help."""
+    score: float | None = None
+    """What it was ranked with, lower first; None where the list alone decides."""
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from gateway.domain.backend import ModelName
+from gateway.domain.backend import Capability, ModelName, Name
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=3600)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000_000)]
@@ -54,11 +54,33 @@ class Retries(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     the last backend was never reached. Beyond it a failure is final, so that sick backends are not asked ever more."""
 
 
+Mode = Literal["priority", "weighted", "latency", "least_busy", "cost", "conditional"]
+
+
 class Strategy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How targets are ordered."""
 
-    mode: Literal["priority", "weighted"] = "priority"
-    """`priority`: in the order they are listed. `weighted`: drawn by weight, without replacement."""
+    mode: Mode = "priority"
+    """`priority`: in the order they are listed. `weighted`: drawn by weight, without replacement. `latency`: the better
+    of two drawn ones, by time to first token (of streams) and requests in flight. `least_busy`: by requests in flight.
+    `cost`: by price and latency; a model without prices counts as free. `conditional`: the first entry whose `when`
+    takes the request, and no other."""
+    gamma: Annotated[float, msgspec.Meta(ge=1, le=3)] = 1.0
+    """Only for `cost`: how much the price weighs against latency, as its exponent. 1 is balanced, 3 nearly price
+    alone."""
+
+
+class When(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which requests an entry of a `conditional` strategy takes: those for which all that stands here holds."""
+
+    stream: bool | None = None
+    """Whether the answer is to be streamed."""
+    needs: tuple[Capability, ...] = ()
+    """What the request asks for beyond plain text: all of these, and perhaps more."""
+    prompt_tokens_over: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    """The prompt is estimated to be longer."""
+    tenants: tuple[Name, ...] = ()
+    """The request comes from one of these."""
 
 
 class TargetRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -67,13 +89,26 @@ class TargetRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     backend: str
     model: ModelName
     weight: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1
-    """Share of first tries relative to the other targets; only `weighted` reads it."""
+    """Share relative to the other targets. `priority` and `conditional` do not read it."""
+    when: When | None = None
+    """Only under `conditional`, where the last entry has none: it takes what the others leave."""
+
+
+class TargetGroup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Several targets that stand in a list as if they were one, with a strategy among themselves."""
+
+    targets: Annotated[tuple["TargetRef | TargetGroup", ...], msgspec.Meta(min_length=1, max_length=64)]
+    strategy: Strategy = Strategy()
+    weight: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1
+    """Share of the whole group. `priority` and `conditional` do not read it."""
+    when: When | None = None
+    """Only under `conditional`, where the last entry has none: it takes what the others leave."""
 
 
 class ModelRoute(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How one public model is served."""
 
-    targets: Annotated[tuple[TargetRef, ...], msgspec.Meta(min_length=1, max_length=64)]
+    targets: Annotated[tuple[TargetRef | TargetGroup, ...], msgspec.Meta(min_length=1, max_length=64)]
     strategy: Strategy = Strategy()
 
 

@@ -116,9 +116,9 @@ def prepare(
         estimate,
         policy=caller.policy.policy,
         policy_label=caller.policy.label,
-        strategy=route.strategy,
-        targets=route.targets,
-        fleet=house.fleet.view(route.targets, now),
+        route=route,
+        tenant=tenant,
+        fleet=house.fleet.view(route.leaves, now),
         seed=int(exchange_id[-8:], 16),
         decision_id=exchange_id,
     )

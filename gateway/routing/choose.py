@@ -1,7 +1,5 @@
 """The routing decision: filter, order, plan. A pure function of the request, its route, the fleet and a seed."""
 
-from collections.abc import Sequence
-
 from gateway.domain.chat import ChatRequest
 from gateway.domain.errors import (
     ContextTooLong,
@@ -11,11 +9,12 @@ from gateway.domain.errors import (
     UnsupportedParameter,
     UpstreamFailed,
 )
-from gateway.domain.plan import Candidate, Decision, Plan, Target
-from gateway.domain.policy import Policy, Strategy
+from gateway.domain.plan import Candidate, Decision, Plan, Route, Target
+from gateway.domain.policy import Policy
 from gateway.domain.usage import Estimate
+from gateway.routing.draws import Draws
 from gateway.routing.fleet import BREAKER_HOLDS, FleetView, Standing
-from gateway.routing.strategies import ORDERS
+from gateway.routing.strategies import Asked, Scene, arranged, reachable
 
 _ESTIMATE_MARGIN = 1.25
 """A prompt is an estimate until the backend counts it: only one that is clearly too long excludes a target."""
@@ -31,8 +30,8 @@ def choose(
     *,
     policy: Policy,
     policy_label: str,
-    strategy: Strategy,
-    targets: Sequence[Target],
+    route: Route,
+    tenant: str,
     fleet: FleetView,
     seed: int,
     decision_id: str,
@@ -42,14 +41,18 @@ def choose(
     The same arguments give the same answer: a decision can be replayed from its record.
     """
     standings = fleet.standings
+    asked = Asked(request, estimate, tenant)
+    targets = reachable(route, asked)
     eligible: list[Target] = []
     held: list[Target] = []
     removed: list[Candidate] = []
+    is_ramping = False
     for target in targets:
         standing = standings[target.name]
         reason = _exclusion(target, request, estimate, standing)
         if reason is None:
             eligible.append(target)
+            is_ramping |= standing.ramp < 1.0
         else:
             if reason in BREAKER_HOLDS:
                 held.append(target)
@@ -59,14 +62,23 @@ def choose(
     if panics:
         eligible = held
         removed = [candidate for candidate in removed if candidate.excluded not in BREAKER_HOLDS]
-    ordered = ORDERS[strategy.mode](eligible, seed)
+    scores: dict[str, float] = {}
+    if route.is_plain and not is_ramping:
+        ordered = eligible
+    else:
+        ordered = arranged(route, frozenset(eligible), Scene(asked, fleet, Draws(seed), scores))
+    if route.is_conditional:
+        removed += [Candidate(each.name, None, "condition") for each in route.leaves if each not in targets]
     decision = Decision(
         decision_id,
         request.model,
         policy_label,
-        strategy.mode,
+        route.strategy.mode,
         seed,
-        (*[Candidate(target.name, rank) for rank, target in enumerate(ordered)], *removed),
+        (
+            *[Candidate(each.name, rank, None, None, scores.get(each.name)) for rank, each in enumerate(ordered)],
+            *removed,
+        ),
         panics,
     )
     if not ordered:
@@ -78,6 +90,7 @@ def refusal(decision: Decision) -> GatewayError:
     """What to tell the client when no target is left: the cause that it can do something about comes first."""
     reasons = {candidate.excluded for candidate in decision.candidates if candidate.excluded}
     capabilities = sorted(reason.partition(":")[2] for reason in reasons if reason.startswith("capability:"))
+    reasons.discard("condition")  # Those were never asked to take it.
     passing = {reason for reason in reasons if reason != "context" and not reason.startswith("capability:")}
     if not passing and "context" not in reasons:
         return UnsupportedParameter(

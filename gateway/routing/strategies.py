@@ -1,28 +1,183 @@
-"""Ways to order eligible targets: tiny pure functions, one a strategy."""
+"""Ways to order eligible targets: small pure functions, one a strategy. Lower scores come first.
 
-import random
-from collections.abc import Callable, Sequence
+A route's entries are targets or routes of their own. Each entry becomes a lot: its eligible targets in their order.
+Lots are ranked by their first target, the one that would be asked, and then laid end to end.
+
+    latency     L · (in flight + 1) / weight         of two drawn at random the smaller one, again and again
+    least_busy  (in flight + 1) / weight
+    cost        price^γ · L · (in flight + 1) / weight
+    weighted    an exponential race: first with the probability of its share, as Efraimidis and Spirakis (2006)
+
+L is the peak-EWMA of the time to first token over what the prompt lets expect. It fades, so that a target that was slow
+is asked again some time later. A target that came back has a part of its weight, which grows for half a minute.
+"""
+
+import math
+from collections.abc import Callable, Container, Mapping, Sequence
+from operator import attrgetter
 from typing import Final
 
-from gateway.domain.plan import Target
+import msgspec
 
-Order = Callable[[Sequence[Target], int], list[Target]]
-"""Eligible targets and a seed → the same targets, best first. The same seed gives the same order."""
+from gateway.domain.chat import ChatRequest
+from gateway.domain.plan import Route, Target
+from gateway.domain.policy import Mode, When
+from gateway.domain.usage import Estimate
+from gateway.routing.draws import Draws
+from gateway.routing.fleet import LATENCY_DECAY_S, FleetView, Standing
 
-
-def priority(targets: Sequence[Target], seed: int) -> list[Target]:
-    """As the policy lists them."""
-    del seed
-    return list(targets)
-
-
-def weighted(targets: Sequence[Target], seed: int) -> list[Target]:
-    """Drawn by weight without replacement, so that the share of first tries follows the weights.
-
-    After Efraimidis and Spirakis, "Weighted random sampling with a reservoir" (2006): sort by u^(1/weight).
-    """
-    source = random.Random(seed)  # noqa: S311  # a draw that must be repeatable, not a secret
-    return sorted(targets, key=lambda target: source.random() ** (1.0 / target.weight), reverse=True)
+LATENCY_LEAST: Final = 0.05
+"""L of a target that nobody asked for long: it looks fast, until a few requests are under way to it."""
 
 
-ORDERS: Final[dict[str, Order]] = {"priority": priority, "weighted": weighted}
+class Asked(msgspec.Struct, frozen=True, gc=False):
+    """What conditions and prices look at."""
+
+    request: ChatRequest
+    estimate: Estimate
+    tenant: str
+
+
+class Scene(msgspec.Struct, gc=False):
+    """What all the lots of one decision are ranked with."""
+
+    asked: Asked
+    fleet: FleetView
+    draws: Draws
+    scores: dict[str, float]
+    """By target: what it was ranked with where it is listed. Filled on the way."""
+
+    def standing(self, lot: "Lot") -> Standing:
+        """That of the target that would be asked."""
+        return self.fleet.standings[lot.targets[0].name]
+
+
+class Lot(msgspec.Struct):
+    """An entry of a route, with its eligible targets in their order. Never empty."""
+
+    targets: list[Target]
+    weight: int
+    score: float = 0.0
+    tie: float = 0.0
+
+
+def reachable(route: Route, asked: Asked) -> Sequence[Target]:
+    """The targets that the route's conditions leave to this request, each once."""
+    if not route.is_conditional:
+        return route.leaves
+    found: dict[Target, None] = {}
+    for entry in _entries(route, asked):
+        found |= dict.fromkeys([entry] if isinstance(entry, Target) else reachable(entry, asked))
+    return tuple(found)
+
+
+def arranged(route: Route, eligible: Container[Target], scene: Scene) -> list[Target]:
+    """The eligible targets of the route, best first."""
+    lots = []
+    for entry in _entries(route, scene.asked):
+        if not isinstance(entry, Target):
+            inner = arranged(entry, eligible, scene)
+        else:
+            inner = [entry] if entry in eligible else []
+        if inner:
+            lots.append(Lot(inner, entry.weight))
+    ranked = RANKS[route.strategy.mode](lots, scene, route.strategy.gamma)
+    return [target for lot in ranked for target in lot.targets]
+
+
+def matches(when: When, asked: Asked) -> bool:
+    """Whether all that the condition says holds for the request."""
+    request = asked.request
+    return (
+        (when.stream is None or when.stream == request.stream)
+        and request.needs.issuperset(when.needs)
+        and (when.prompt_tokens_over is None or asked.estimate.prompt_tokens > when.prompt_tokens_over)
+        and (not when.tenants or asked.tenant in when.tenants)
+    )
+
+
+def _entries(route: Route, asked: Asked) -> Sequence[Target | Route]:
+    """All entries; of a conditional route the first one that takes the request."""
+    if not route.conditions:
+        return route.targets
+    fits = (when is None or matches(when, asked) for when in route.conditions)
+    return [entry for entry, fit in zip(route.targets, fits, strict=True) if fit][:1]
+
+
+def _in_order(lots: list[Lot], scene: Scene, _gamma: float) -> list[Lot]:
+    """As listed. A target that is coming back goes behind the others, but for its growing part of the requests."""
+    behind = [lot for lot in lots if (ramp := scene.standing(lot).ramp) < 1.0 and scene.draws.next() >= ramp]
+    return [lot for lot in lots if lot not in behind] + behind if behind else lots
+
+
+def _weighted(lots: list[Lot], scene: Scene, _gamma: float) -> list[Lot]:
+    for lot in lots:
+        lot.score = -math.log(1.0 - scene.draws.next()) / (lot.weight * scene.standing(lot).ramp)
+    return _sorted(lots, scene)
+
+
+def _by_latency(lots: list[Lot], scene: Scene, _gamma: float) -> list[Lot]:
+    """The better of two, not the best of all: gateways that know the same do not all choose the same."""
+    for lot in lots:
+        standing = scene.standing(lot)
+        lot.score = _latency(standing, scene.fleet.now) * _load(lot, standing)
+        lot.tie = standing.in_flight
+        _note(lot, scene)
+    left, ranked, draws = list(lots), [], scene.draws
+    while len(left) > 1:
+        one = draws.below(len(left))
+        other = draws.below(len(left) - 1)
+        other += other >= one
+        is_better = (left[one].score, left[one].tie) <= (left[other].score, left[other].tie)
+        ranked.append(left.pop(one if is_better else other))
+    return ranked + left
+
+
+def _by_load(lots: list[Lot], scene: Scene, _gamma: float) -> list[Lot]:
+    for lot in lots:
+        lot.score = _load(lot, scene.standing(lot))
+        lot.tie = scene.draws.next()
+    return _sorted(lots, scene)
+
+
+def _by_cost(lots: list[Lot], scene: Scene, gamma: float) -> list[Lot]:
+    for lot in lots:
+        standing = scene.standing(lot)
+        work = _latency(standing, scene.fleet.now) * _load(lot, standing)
+        lot.score = _price(lot.targets[0], scene.asked.estimate) ** gamma * work
+        lot.tie = work * (1.0 + scene.draws.next() / 1000)  # Where all are free, the rest decides; then chance.
+    return _sorted(lots, scene)
+
+
+RANKS: Final[Mapping[Mode, Callable[[list[Lot], Scene, float], list[Lot]]]] = {
+    "priority": _in_order,
+    "weighted": _weighted,
+    "latency": _by_latency,
+    "least_busy": _by_load,
+    "cost": _by_cost,
+    "conditional": _in_order,  # of the one entry that is left
+}
+
+
+def _sorted(lots: list[Lot], scene: Scene) -> list[Lot]:
+    for lot in lots:
+        _note(lot, scene)
+    return sorted(lots, key=attrgetter("score", "tie"))
+
+
+def _note(lot: Lot, scene: Scene) -> None:
+    scene.scores.setdefault(lot.targets[0].name, lot.score)
+
+
+def _latency(standing: Standing, now: float) -> float:
+    return max(LATENCY_LEAST, standing.latency * math.exp((standing.latency_at - now) / LATENCY_DECAY_S))
+
+
+def _load(lot: Lot, standing: Standing) -> float:
+    return (standing.in_flight + 1) / (lot.weight * standing.ramp)
+
+
+def _price(target: Target, estimate: Estimate) -> float:
+    """US dollars that the request is expected to cost there."""
+    prices = target.prices
+    return (estimate.prompt_tokens * prices.input + estimate.output_tokens * prices.output) / 1e15

@@ -81,6 +81,8 @@ DECISION_ID: Final = "gateway.decision.id"
 CANDIDATES: Final = "gateway.candidates"
 EXCLUDED: Final = "gateway.excluded"
 """`backend/model:filter` of every target that was removed."""
+PANICS: Final = "gateway.panics"
+"""True when all breakers were open, so that none of them counted; absent otherwise."""
 
 # Ours, on admission.reserve and admission.reconcile.
 LIMIT_DECISION: Final = "gateway.ratelimit.decision"

@@ -65,6 +65,16 @@ TARGET = "          - {backend: worker, model: small}\n"
 OTHER_TENANT = f"\n  zeta: {{policy: standard, keys: [{{name: x, sha256: {SHA}}}]}}"
 
 
+ENTRY = "expected `backend: …` or `model: …` or `targets: …`"
+MODES = "one of `priority`, `weighted`, `latency`, `least_busy`, `cost`, `conditional`"
+
+
+def conditional(*conditions: str) -> str:
+    """An entry with so many targets under conditions."""
+    inner = ", ".join(f"{{backend: worker, model: small, {each}}}" for each in conditions)
+    return f"          - {{strategy: {{mode: conditional}}, targets: [{inner}]}}\n"
+
+
 def unsupported(path: str, name: str) -> str:
     return f"{path}: `{name}` is not supported by this version"
 
@@ -143,13 +153,76 @@ IN_POLICIES = [
     ),
     (
         "        targets:",
-        "        strategy: {mode: latency}\n        targets:",
-        unsupported(f"{ROUTE}.strategy.mode", "latency"),
+        "        strategy: {mode: latency, gamma: 2}\n        targets:",
+        f"{ROUTE}.strategy.gamma: is read by `cost` only, and the strategy is `latency`",
+    ),
+    (
+        "        targets:",
+        "        strategy: {mode: cost, gamma: 4}\n        targets:",
+        f"{ROUTE}.strategy.gamma: expected a number ≥ 1 and ≤ 3, got 4",
+    ),
+    (TARGET, "          - {}\n", f"{ROUTE}.targets[0]: {ENTRY}, got other fields"),
+    (TARGET, "          - worker\n", f"{ROUTE}.targets[0]: {ENTRY}, got text"),
+    (TARGET, "          - {targets: []}\n", f"{ROUTE}.targets[0].targets: is empty; at least one entry is needed"),
+    (
+        TARGET,
+        f"{TARGET}          - {{weight: 2, targets: [{{backend: nim, model: x}}]}}\n",
+        f"{ROUTE}.targets[1].targets[0].backend: names backend `nim`, which is not in `backends`",
+    ),
+    (
+        TARGET,
+        f"{TARGET}          - {{targets: [{{targets: [{{backend: worker, model: small}}]}}]}}\n",
+        f"{ROUTE}.targets[1]: stands here twice; give one entry the whole weight",
+    ),
+    (
+        TARGET,
+        "          - {strategy: {mode: random}, targets: [{backend: worker, model: small}]}\n",
+        f"{ROUTE}.targets[0].strategy.mode: expected {MODES}, got text",
+    ),
+    (
+        TARGET,
+        "          - {backend: worker, model: small, targets: []}\n",
+        f"{ROUTE}.targets[0].targets: unknown field `targets`; known here: backend, model, weight, when",
+    ),
+    (
+        "model: small}",
+        "model: small, when: {stream: true}}",
+        f"{ROUTE}.targets[0].when: is read by `conditional` only, and the strategy is `priority`",
+    ),
+    (
+        TARGET,
+        conditional("when: {stream: true}", "when: {stream: false}"),
+        f"{ROUTE}.targets[0].targets[1].when: the last entry takes what the others leave; it has no condition",
+    ),
+    (
+        TARGET,
+        conditional("weight: 1", "weight: 1"),
+        f"{ROUTE}.targets[0].targets[0]: takes every request, so that those after it get none; only the last may",
+    ),
+    (
+        TARGET,
+        conditional("when: {}", "weight: 1"),
+        f"{ROUTE}.targets[0].targets[0].when: says nothing; leave it out, or name what the request must be like",
+    ),
+    (
+        TARGET,
+        conditional("when: {tenants: [acme, zeta]}", "weight: 1"),
+        f"{ROUTE}.targets[0].targets[0].when.tenants[1]: names tenant `zeta`, which is not in `tenants`",
+    ),
+    (
+        TARGET,
+        conditional("when: {needs: [prefill]}", "weight: 1"),
+        unsupported(f"{ROUTE}.targets[0].targets[0].when.needs[0]", "prefill"),
+    ),
+    (
+        TARGET,
+        conditional("when: {prompt_tokens_over: -1}", "weight: 1"),
+        f"{ROUTE}.targets[0].targets[0].when.prompt_tokens_over: expected a whole number ≥ 0, got -1",
     ),
     (
         "        targets:",
         "        strategy: {mode: fastest}\n        targets:",
-        f"{ROUTE}.strategy.mode: expected one of `priority`, `weighted`, got text",
+        f"{ROUTE}.strategy.mode: expected {MODES}, got text",
     ),
     ("standard:\n", "standard:\n    budget: {usd: 1}\n", unsupported(f"{POLICY}.budget", "budget")),
     ("standard:\n", "standard:\n    independence: {}\n", unsupported(f"{POLICY}.independence", "independence")),

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from gateway.config.policies import PolicyBook, load
-from gateway.domain.policy import Limits
+from gateway.domain.plan import Route
+from gateway.domain.policy import Limits, Strategy, When
 
 DEMO = Path(__file__).parents[2] / "policies"
 KEY = hashlib.sha256(b"a key of any shape").hexdigest()
@@ -52,9 +53,9 @@ def book(folder: Path, text: str = TEXT) -> PolicyBook:
 def test_targets_are_resolved_in_their_order(tmp_path: Path) -> None:
     """A route holds everything an attempt needs; nothing is looked up by name later."""
     route = book(tmp_path).policies["standard"].routes["assistant"]
-    assert [(str(target), target.weight) for target in route.targets] == [("two/small", 3), ("one/small", 1)]
+    assert [(str(target), target.weight) for target in route.leaves] == [("two/small", 3), ("one/small", 1)]
     assert route.strategy.mode == "weighted"
-    assert route.targets[1].place.base_url == "https://one.example/v1"
+    assert route.leaves[1].place.base_url == "https://one.example/v1"
 
 
 def test_the_same_target_is_the_same_object(tmp_path: Path) -> None:
@@ -63,9 +64,48 @@ def test_the_same_target_is_the_same_object(tmp_path: Path) -> None:
     assert routes["assistant"].targets[1] is routes["gpt-4.1"].targets[0]
 
 
+NESTED = """
+        strategy: {mode: conditional}
+        targets:
+          - when: {prompt_tokens_over: 1000, tenants: [acme]}
+            strategy: {mode: cost, gamma: 2}
+            weight: 3
+            targets: [{backend: one, model: small}, {backend: one, model: free}]
+          - {backend: one, model: free, when: {stream: true}}
+          - strategy: {mode: weighted}
+            targets: [{backend: two, model: small, weight: 3}, {backend: one, model: small}]
+"""
+
+
+def test_lists_nest_with_strategies_and_conditions_of_their_own(tmp_path: Path) -> None:
+    """A target is the same one under whatever condition it stands, and the route knows all of them."""
+    begin, rest = TEXT.split("        strategy: {mode: weighted}\n")
+    text = begin + NESTED.lstrip("\n") + rest.split("\n", 1)[1]
+    made = book(tmp_path, text)
+    route = made.policies["standard"].routes["assistant"]
+    long, streamed, others = route.targets
+    assert isinstance(long, Route)
+    assert (long.strategy, long.weight) == (Strategy(mode="cost", gamma=2.0), 3)
+    assert isinstance(others, Route)
+    assert route.conditions == (When(prompt_tokens_over=1000, tenants=("acme",)), When(stream=True), None)
+    assert streamed is long.targets[1]
+    assert others.targets[1] is long.targets[0]
+    assert [str(leaf) for leaf in route.leaves] == ["one/small", "one/free", "two/small"]
+    assert (route.is_conditional, others.is_conditional) == (True, False)
+
+
+def test_a_weight_that_nobody_reads_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TWO_KEY", "sk-1")
+    warnings = book(tmp_path, TEXT.replace("{mode: weighted}", "{mode: priority}")).warnings
+    assert [f"{problem.path}: {problem.message}" for problem in warnings] == [
+        "$.policies.standard.models.assistant.targets[0].weight: `priority` does not read weights",
+        "$.policies.other: no tenant uses this policy",
+    ]
+
+
 def test_prices_are_exact(tmp_path: Path) -> None:
     """A tenth of a dollar in YAML is a hundred million nano-dollars, and no price is free."""
-    targets = book(tmp_path).policies["standard"].routes["gpt-4.1"].targets
+    targets = book(tmp_path).policies["standard"].routes["gpt-4.1"].leaves
     assert (targets[0].prices.input, targets[0].prices.output) == (100_000_000, 400_000_000)
     assert (targets[1].prices.input, targets[1].prices.output) == (0, 0)
 
@@ -154,5 +194,5 @@ def test_the_demo_is_sound_and_needs_no_secret(monkeypatch: pytest.MonkeyPatch) 
         "$.backends.nvidia.credential.bearer",
     ]
     routes = demo.policies[demo.tenants["demo"].policy].routes
-    assert [target.backend for target in routes["assistant"].targets] == ["worker", "openai", "nvidia"]
+    assert [target.backend for target in routes["assistant"].leaves] == ["worker", "openai", "nvidia"]
     assert demo.keys == ()

@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from gateway.config import schema
 from gateway.config.shapes import shape
+from gateway.domain.policy import Mode
 
 FILE = Path(__file__).parents[2] / "policies" / "policy.schema.json"
 
@@ -27,7 +29,10 @@ def test_the_schema_says_what_the_check_says() -> None:
         "maximum": 3600,
         "default": 2.0,
     }
-    assert definitions["Strategy"]["properties"]["mode"]["enum"] == ["priority", "weighted"]
+    assert definitions["Strategy"]["properties"]["mode"]["enum"] == list(get_args(Mode))
+    assert definitions["TargetGroup"]["properties"]["targets"]["items"] == {
+        "oneOf": [{"$ref": "#/$defs/TargetRef"}, {"$ref": "#/$defs/TargetGroup"}]
+    }
     assert definitions["ModelRoute"]["required"] == ["targets"]
     assert definitions["ModelRoute"]["properties"]["targets"]["minItems"] == 1
     assert definitions["Backend"]["properties"]["credential"]["anyOf"][1] == {"type": "null"}

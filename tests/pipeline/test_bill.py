@@ -9,7 +9,7 @@ from gateway.pipeline import bill
 from gateway.pipeline.attempt import Attempt
 from tests.pipeline.driver import Play, configured
 
-PLAN = configured().policies["standard"].routes["assistant"].targets
+PLAN = configured().policies["standard"].routes["assistant"].leaves
 TIMEOUTS = configured().policies["standard"].policy.timeouts
 REPORTED = Usage(input_tokens=10, output_tokens=4)
 PROMPT, WORDS = 100, 7

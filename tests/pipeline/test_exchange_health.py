@@ -159,6 +159,6 @@ def test_every_ending_gives_its_place_back() -> None:
 
 
 def in_flight(world: World) -> dict[str, int]:
-    targets = world.book.policies["standard"].routes["assistant"].targets
+    targets = world.book.policies["standard"].routes["assistant"].leaves
     standings = world.house.fleet.view(targets, world.now).standings
     return {name[0]: standing.in_flight for name, standing in standings.items()}

@@ -159,7 +159,7 @@ def test_whatever_happens_in_whatever_order(
         assert attempt.is_over()
 
     # Routing was told of each end as often as of each beginning.
-    targets = book.policies["standard"].routes["assistant"].targets
+    targets = book.policies["standard"].routes["assistant"].leaves
     assert not any(each.in_flight for each in world.house.fleet.view(targets, world.now).standings.values())
 
 

@@ -1,5 +1,6 @@
 import dataclasses
 
+import msgspec
 import pytest
 
 from gateway.domain.fault import Fault, FaultKind
@@ -63,6 +64,14 @@ def test_the_decision_shows_candidates_by_rank_and_why_others_were_left() -> Non
         "gateway.candidates": ["backend-1/gpt-1", "backend-2/gpt-2"],
         "gateway.excluded": ["eu-1/gpt-3:context"],
     }
+
+
+def test_a_decision_in_panic_says_so() -> None:
+    """All breakers were open; otherwise the attribute is absent."""
+    record = records.succeeded(None)
+    assert record.routing is not None
+    record.routing.decision = msgspec.structs.replace(record.routing.decision, panics=True)
+    assert by_name(record, "policy.decide").attributes["gateway.panics"] is True
 
 
 def test_an_answered_attempt_is_a_genai_client_span() -> None:
