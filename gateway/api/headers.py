@@ -29,8 +29,9 @@ def gateway_headers(exchange: Exchange, now: float, *, streaming: bool) -> Itera
         yield b"x-gateway-model", exchange.model.encode()
     if exchange.decision is not None:
         yield b"x-gateway-decision", exchange.decision.id.encode()
-        yield b"x-gateway-attempts", b"%d" % len(exchange.attempts)
-    if exchange.attempts:
+        if not exchange.is_undecided:
+            yield b"x-gateway-attempts", b"%d" % len(exchange.attempts)
+    if exchange.attempts and not exchange.is_undecided:
         yield b"x-gateway-backend", exchange.attempts[-1].target.backend.encode()
         if not streaming and exchange.outcome is Outcome.OK:
             yield b"x-gateway-overhead-ms", b"%.1f" % (overhead_s(exchange, now) * 1000)

@@ -10,15 +10,15 @@ from litestar.params import FromPath
 from litestar.types import HTTPResponseBodyEvent, HTTPResponseStartEvent, HTTPScope, Receive, Scope, Send
 
 from gateway.api.errors import error_body, error_headers
-from gateway.api.headers import SANE_ID, request_id
+from gateway.api.head import head_of
+from gateway.api.headers import request_id
 from gateway.api.machinery import Machinery
 from gateway.api.stream import Driver
 from gateway.auth.keys import extract_credential
 from gateway.dialects.openai import CHAT, COMPLETIONS
 from gateway.dialects.protocols import Endpoint
-from gateway.domain.errors import Forbidden, GatewayError, UnknownModel, UnsupportedMediaType
+from gateway.domain.errors import Forbidden, GatewayError, UnknownModel
 from gateway.domain.wire import Headers
-from gateway.pipeline import RequestHead
 
 _NOT_ALLOWED: Final = b'{"error":{"message":"Only POST.","type":"invalid_request_error","param":null,"code":null}}'
 
@@ -49,7 +49,7 @@ def inference(machinery: Machinery, endpoint: Endpoint, path: str) -> ASGIRouteH
         if http["method"] != "POST":
             await _refuse_method(send, request_id(cast("Headers", http["headers"]), machinery.house.new_id))
             return
-        driver = Driver(machinery, endpoint, route, _head(cast("Headers", http["headers"])))
+        driver = Driver(machinery, endpoint, route, head_of(cast("Headers", http["headers"])))
         await driver.run(receive, send)
 
     return handle
@@ -93,34 +93,6 @@ def _models(request: Request[Any, Any, State]) -> list[Model]:
         raise Forbidden("The key's tenant is not in the gateway's configuration.")
     names = [name for name in book.policies[tenant.policy].routes if key.models is None or name in key.models]
     return [Model(id=name, created=request.app.state.started_at, owned_by="gateway") for name in names]
-
-
-def _head(headers: Headers) -> RequestHead:
-    own_id: bytes | None = None
-    traceparents: list[bytes] = []
-    for name, value in headers:
-        if name == b"x-request-id":
-            own_id = value
-        elif name == b"traceparent":
-            traceparents.append(value)
-    return RequestHead(
-        headers=headers,
-        request_id=own_id.decode() if own_id is not None and SANE_ID.fullmatch(own_id) else None,
-        traceparent=traceparents[0] if len(traceparents) == 1 else None,
-        problem=_media_problem(headers),
-    )
-
-
-def _media_problem(headers: Headers) -> GatewayError | None:
-    kind = b""
-    for name, value in headers:
-        if name == b"content-type":
-            kind = value.partition(b";")[0].strip().lower()
-        elif name == b"content-encoding" and value.strip().lower() not in {b"", b"identity"}:
-            return UnsupportedMediaType("Compressed bodies are not accepted: send the JSON as it is.")
-    if kind != b"application/json":
-        return UnsupportedMediaType("Send JSON, and say so: `content-type: application/json`.")
-    return None
 
 
 async def _refuse_method(send: Send, own_id: str) -> None:

@@ -25,10 +25,10 @@ UNSUPPORTED_FIELDS: Final[dict[type[msgspec.Struct], frozenset[str]]] = {
     ServedModel: frozenset({"weights"}),
     Policy: frozenset({"budget", "independence"}),
     Limits: frozenset({"on_exceed"}),
-    ModelRoute: frozenset({"context_fallback", "on_midstream_failure", "on_unsupported"}),
+    ModelRoute: frozenset({"context_fallback", "on_unsupported"}),
 }
 """Fields that the documentation describes and this version lacks. Ignoring one would be a limit that nobody keeps."""
-UNSUPPORTED_WORDS: Final = frozenset({"anthropic", "bedrock", "gemini", "prefill"})
+UNSUPPORTED_WORDS: Final = frozenset({"anthropic", "bedrock", "continue", "gemini", "prefill"})
 UNSUPPORTED_CREDENTIALS: Final = frozenset({"aws", "google", "azure", "oci"})
 
 DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")

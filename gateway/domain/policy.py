@@ -110,6 +110,9 @@ class ModelRoute(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     targets: Annotated[tuple[TargetRef | TargetGroup, ...], msgspec.Meta(min_length=1, max_length=64)]
     strategy: Strategy = Strategy()
+    on_midstream_failure: Literal["error", "restart"] = "error"
+    """What becomes of a stream that breaks off after its first content. `error`: an error event ends it. `restart`: the
+    answer is held back until it is whole, so that a cut can start over elsewhere and is never seen."""
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -63,6 +63,8 @@ class Job:
     """Our count of the prompt's tokens, where the estimate needed one."""
     plan: Plan
     decision: Decision
+    holds_back: bool
+    """Whether a stream is held back until it is whole, so that a cut in it can start over elsewhere."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -87,7 +89,14 @@ def identify(house: Collaborators, book: PolicyBook, headers: Headers, wall: flo
 
 
 def prepare(
-    house: Collaborators, caller: Caller, endpoint: Endpoint, body: bytes, *, exchange_id: str, now: float
+    house: Collaborators,
+    caller: Caller,
+    endpoint: Endpoint,
+    body: bytes,
+    *,
+    exchange_id: str,
+    wants_buffer: bool,
+    now: float,
 ) -> Job | Unroutable:
     """Steps 2 to 4: decode, look up the model, estimate, choose. Raises InvalidRequest, UnknownModel, Overloaded."""
     if not house.ledger_is_healthy():
@@ -124,7 +133,8 @@ def prepare(
     )
     if plan is None:
         return Unroutable(request, decision, refusal(decision))
-    return Job(caller, request, estimate, counted, plan, decision)
+    holds_back = wants_buffer or caller.policy.policy.models[request.model].on_midstream_failure == "restart"
+    return Job(caller, request, estimate, counted, plan, decision, request.stream and holds_back)
 
 
 def count_prompt(counter: TokenCounter, endpoint: Endpoint, request: ChatRequest) -> int | None:

@@ -14,7 +14,7 @@ from gateway.admission.limits import Denied, Granted, Level
 from gateway.admission.reservation import dimensions_of, refusal_of
 from gateway.dialects import upstream_dialect
 from gateway.dialects.protocols import Endpoint, StreamEvent, UpstreamDialect
-from gateway.domain.chat import Chunk, EndOfStream, MalformedEvent
+from gateway.domain.chat import EndOfStream
 from gateway.domain.errors import GatewayError, InternalError, Overloaded, StreamInterrupted, UpstreamTimedOut
 from gateway.domain.fault import Fault, FaultKind, Recourse
 from gateway.domain.ledger import Outcome
@@ -25,14 +25,17 @@ from gateway.pipeline import bill
 from gateway.pipeline.actions import Abort, Action, Dispatch, Fail, Finish, Reserve, Respond, Send, Settle
 from gateway.pipeline.attempt import MAX_FAULT_BYTES, MAX_REPLY_BYTES, Attempt, AttemptReason
 from gateway.pipeline.entry import Caller, Collaborators, Unroutable, count_prompt, identify, prepare
+from gateway.pipeline.relay import Relay
 from gateway.pipeline.turns import Turns
 from gateway.pipeline.verdict import interruption, verdict
 from gateway.telemetry.context import TraceContext
 
 _LEASE_MARGIN_S = 30.0
 _LEDGER_WAIT_S = 5.0
-_MOST_HELD_BYTES = 1 << 20
 _JSON = b"application/json"
+_WAITING = b": waiting\n\n"
+_COMMENT_EVERY_S = 30.0
+"""Half of what proxies commonly bear. Once the head is out an error can only be an event, so not sooner."""
 _EVENT_STREAM = b"text/event-stream; charset=utf-8"
 
 
@@ -44,6 +47,14 @@ class RequestHead:
     request_id: str | None = None
     """The client's own, if it sent a sane one."""
     traceparent: bytes | None = None
+    wants_buffer: bool = False
+    """Whether the client would rather wait for a whole answer than see one break off (`x-gateway-buffer`)."""
+    deadline_s: float | None = None
+    """How long the client will wait in all (`x-request-deadline-ms`)."""
+    read_timeout_s: float | None = None
+    """How long the client's SDK waits for the next bytes (`x-stainless-read-timeout`)."""
+    is_retry: bool = False
+    """Whether the client's SDK tries again what failed before (`x-stainless-retry-count`)."""
     problem: GatewayError | None = None
     """Why no body of this kind can be read. Told only to callers with a key."""
 
@@ -68,10 +79,12 @@ class Exchange:
 
     __slots__ = (
         "_book",
+        "_comment_at",
         "_endpoint",
         "_gone",
-        "_held",
+        "_has_begun",
         "_house",
+        "_stream",
         "_turns",
         "actions",
         "attempts",
@@ -127,8 +140,10 @@ class Exchange:
         self.wall_started = wall
         self.total_by = float("inf")
         self.decided_at = self.reserved_at = self.settle_asked_at = self.ended_at = 0.0
-        self._held: list[bytes] = []
-        """Events that came before the first content; they go out with it, or not at all."""
+        self._comment_at = float("inf")
+        """When a client that waits for a stream is shown that we are still there."""
+        self._has_begun = False
+        """Whether the head of a stream went out: from here on an error is an event in it."""
         self._gone = False
 
     # The way in: from a key to a reservation.
@@ -148,7 +163,15 @@ class Exchange:
         if self.caller is None or self.state is not State.OPEN:
             return
         try:
-            job = prepare(self._house, self.caller, self._endpoint, body, exchange_id=self.id, now=now)
+            job = prepare(
+                self._house,
+                self.caller,
+                self._endpoint,
+                body,
+                exchange_id=self.id,
+                wants_buffer=self.head.wants_buffer,
+                now=now,
+            )
         except GatewayError as error:
             self.refuse(error)
             return
@@ -160,8 +183,11 @@ class Exchange:
             return
         self.job = job
         budget = self._house.budgets.of(self.caller.tenant.id, self.model)
-        self._turns = Turns(job.plan, self._house.fleet, budget)
-        self.total_by = self.started_at + job.plan.timeouts.total
+        deposit = 0.0 if self.head.is_retry else job.plan.deposit  # The SDK's own retries buy no further ones of ours.
+        self._turns = Turns(job.plan, self._house.fleet, budget, deposit=deposit)
+        self.total_by = self.started_at + self._patience_s()
+        if job.request.stream:
+            self._comment_at = self.started_at + _COMMENT_EVERY_S
         self.state = State.RESERVING
         dimensions = dimensions_of(self.caller.tenant, job.estimate)
         self.actions.append(Reserve(self.id, dimensions, job.plan.timeouts.total + _LEASE_MARGIN_S))
@@ -220,6 +246,9 @@ class Exchange:
                 self._attempt_failed(attempt, fault, now, abort=True)
                 return
             attempt.decoder = _dialect(attempt).stream_decoder(self.job.request, attempt.target)
+            self._stream = Relay(
+                self._endpoint, wants_usage=self.job.request.wants_usage, holds_back=self.job.holds_back
+            )
 
     def data(self, number: int, data: bytes, now: float) -> None:
         """Bytes of the body: relayed if they are a stream's, kept otherwise."""
@@ -258,9 +287,16 @@ class Exchange:
     # What may happen at any time.
 
     @property
+    def is_undecided(self) -> bool:
+        """Whether the answer may still become another backend's, though its head may be out already."""
+        return self.state is State.ATTEMPTING
+
+    @property
     def wake_at(self) -> float | None:
         """When `tick` must be called at the latest; None when nothing is awaited."""
-        if self.state is State.ATTEMPTING or self.state is State.RELAYING:
+        if self.state is State.ATTEMPTING:
+            return min(self.total_by, self.attempts[-1].deadline, self._comment_at)
+        if self.state is State.RELAYING:
             return min(self.total_by, self.attempts[-1].deadline)
         if self.state is State.SETTLING:
             return self.settle_asked_at + _LEDGER_WAIT_S
@@ -275,6 +311,10 @@ class Exchange:
             self.settled(TimeoutError(), now)  # The rows stay queued; only this answer does not wait for them.
             return
         attempt = self.attempts[-1]
+        if now < min(self.total_by, attempt.deadline):
+            self._send(_WAITING)  # Proxies between us and the client give up on silence. Failover stays free.
+            self._comment_at = now + _COMMENT_EVERY_S
+            return
         phase = "total" if now >= self.total_by else attempt.phase
         fault = Fault(kind=FaultKind.TIMEOUT, phase=phase, message=f"the {phase} timeout passed")
         self._attempt_failed(attempt, fault, now, abort=True)
@@ -359,53 +399,27 @@ class Exchange:
         return True
 
     def _relay(self, attempt: Attempt, events: Sequence[StreamEvent], now: float) -> None:
-        """Pass on what is content or belongs to it; commit to the backend with its first content."""
-        out: list[bytes] = []
-        final: EndOfStream | Fault | None = None
-        for event in events:
-            if isinstance(event, Chunk):
-                out += self._absorbed(attempt, event, now)
-            elif isinstance(event, MalformedEvent):
-                attempt.skipped_events += 1
-                if attempt.skipped_events > 1:
-                    final = Fault(kind=FaultKind.PROTOCOL, status=200, message="the stream has unreadable events")
-                    break
-            else:
-                final = event
-                break
-        if self.state is State.RELAYING:
-            if out:
-                self.actions.append(Send(b"".join(out)))
-        elif attempt.committed_at is not None:
+        """Pass on what may go out; the first that does makes the answer this backend's."""
+        was_silent = attempt.committed_at is None
+        out, final = self._stream.take(attempt, events, now)
+        if was_silent and attempt.committed_at is not None:
+            ttft_s = now - attempt.started_at
+            self._house.fleet.answered(attempt.target, ttft_s, self.job.estimate.prompt_tokens, now)
+        if self._stream.is_open:
             self.state = State.RELAYING
-            self.actions += (Respond(_EVENT_STREAM, None), Send(b"".join([*self._held, *out])))
-        else:
-            self._held += [raw for raw in out if not raw.startswith(b":")]
-            if sum(map(len, self._held)) > _MOST_HELD_BYTES and final is None:
-                final = Fault(kind=FaultKind.PROTOCOL, status=200, message="the stream does not come to its content")
+            self._send(out)
         if isinstance(final, EndOfStream):
-            if self.state is State.ATTEMPTING:  # An empty answer of a server that sends no finish_reason.
-                self.actions += (Respond(_EVENT_STREAM, None), Send(b"".join(self._held)))
             self._whole(attempt, now)
         elif final is not None:
             self._attempt_failed(attempt, final, now, abort=True)
 
-    def _absorbed(self, attempt: Attempt, chunk: Chunk, now: float) -> Sequence[bytes]:
-        """Note what the chunk says; what of it goes to the client."""
-        if chunk.usage is not None and (
-            attempt.usage is None or chunk.usage.total_tokens >= attempt.usage.total_tokens
-        ):  # Some servers report with every chunk; what was used does not become less.
-            attempt.usage = chunk.usage
-        if chunk.text:
-            attempt.text.append(chunk.text)
-        if chunk.has_content:
-            if attempt.committed_at is None:
-                ttft_s = now - attempt.started_at
-                self._house.fleet.answered(attempt.target, ttft_s, self.job.estimate.prompt_tokens, now)
-            attempt.note_content(now)
-        if chunk.is_usage_only and not self.job.request.wants_usage:
-            return ()
-        return (self._endpoint.encode_chunk(chunk),)
+    def _send(self, data: bytes) -> None:
+        """Send a part of a stream, behind its head if that did not go out yet."""
+        if not self._has_begun:
+            self._has_begun = True
+            self.actions.append(Respond(_EVENT_STREAM, None))
+        if data:
+            self.actions.append(Send(data))
 
     def _reply(self, attempt: Attempt, now: float) -> None:
         """A whole unstreamed answer came, or something that only looks like one."""
@@ -435,7 +449,6 @@ class Exchange:
             return
         rejected = fault.recourse is Recourse.NONE
         self._over(attempt, Outcome.REJECTED if rejected else Outcome.FAILED, now, fault)
-        self._held.clear()
         if not self._try_next(now, attempt):
             faults = [each.fault for each in self.attempts if each.fault is not None]
             self.error = verdict(faults, self.model)
@@ -455,6 +468,9 @@ class Exchange:
 
     def _whole(self, attempt: Attempt, now: float) -> None:
         """The stream has all that makes it one: the client is told so."""
+        if not self._stream.is_open:
+            self.state = State.RELAYING
+            self._send(self._stream.release())
         self._over(attempt, Outcome.OK, now)
         self._end(Outcome.OK, [Send(self._endpoint.end_of_stream), Finish()], now)
 
@@ -506,6 +522,13 @@ class Exchange:
             now=now,
         )
         self.actions.append(Settle(self.id, self.usage.total_tokens if self.usage is not None else 0, entries))
+
+    def _patience_s(self) -> float:
+        """How long the request may take: the policy's total, or as long as the client waits if that is less."""
+        waits = [self.job.plan.timeouts.total, self.head.deadline_s]
+        if not self.job.request.stream:
+            waits.append(self.head.read_timeout_s)  # No bytes come before the whole answer does.
+        return min(wait for wait in waits if wait is not None)
 
     def _running(self, number: int) -> Attempt | None:
         """The attempt of that number if it still runs; a late event of an older one means nothing."""

@@ -10,10 +10,11 @@ from gateway.routing.fleet import Fleet
 class Turns:
     """The targets of one plan, each with at most one turn; a stale connection has a second one."""
 
-    __slots__ = ("_budget", "_fleet", "_plan", "_position", "_stale_retried", "_taken", "are_spent")
+    __slots__ = ("_budget", "_deposit", "_fleet", "_plan", "_position", "_stale_retried", "_taken", "are_spent")
 
-    def __init__(self, plan: Plan, fleet: Fleet, budget: RetryBudget) -> None:
+    def __init__(self, plan: Plan, fleet: Fleet, budget: RetryBudget, *, deposit: float) -> None:
         self._plan = plan
+        self._deposit = deposit
         self._fleet = fleet
         self._budget = budget
         self._position = 0
@@ -26,7 +27,7 @@ class Turns:
 
     def first(self, now: float) -> Target:
         """The best target. The plan was made a moment ago: it is not doubted."""
-        self._budget.deposit(self._plan.deposit, now)
+        self._budget.deposit(self._deposit, now)
         self._position = self._taken = 1
         return self._plan.targets[0]
 

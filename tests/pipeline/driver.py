@@ -78,6 +78,7 @@ def configured(
     timeouts: dict[str, float] | None = None,
     limits: dict[str, int] | None = None,
     quirks: dict[str, object] | None = None,
+    on_midstream_failure: str = "error",
 ) -> PolicyBook:
     """Backends `a`, `b`, `c` in this order behind the model `assistant`; each has prices of its own."""
     backends = {
@@ -95,7 +96,7 @@ def configured(
     }
     listed = [{"backend": name, "model": f"model-{name}"} for name in "abc"[:targets]]
     policy = {
-        "models": {"assistant": {"targets": listed}},
+        "models": {"assistant": {"targets": listed, "on_midstream_failure": on_midstream_failure}},
         "limits": limits or {},
         "timeouts": TIMEOUTS | (timeouts or {}),
         "retries": {"attempts": attempts},

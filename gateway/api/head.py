@@ -1,0 +1,65 @@
+"""What a request's header fields tell before its body is read. Pure."""
+
+import math
+
+from gateway.api.headers import SANE_ID
+from gateway.domain.errors import GatewayError, UnsupportedMediaType
+from gateway.domain.wire import Headers
+from gateway.pipeline import RequestHead
+
+_LONGEST_S = 86_400.0
+
+
+def head_of(headers: Headers) -> RequestHead:
+    """The fields we act on. What cannot be read counts as absent, except what would change the body's meaning."""
+    found: dict[bytes, bytes] = {}
+    traceparents = 0
+    for name, value in headers:
+        if name in _ASKED:
+            found[name] = value
+            traceparents += name == b"traceparent"
+    own_id = found.get(b"x-request-id", b"")
+    deadline_ms = _number(found.get(b"x-request-deadline-ms"))
+    return RequestHead(
+        headers=headers,
+        request_id=own_id.decode() if SANE_ID.fullmatch(own_id) else None,
+        traceparent=found[b"traceparent"] if traceparents == 1 else None,
+        wants_buffer=found.get(b"x-gateway-buffer", b"").lower() == b"true",
+        deadline_s=None if deadline_ms is None else deadline_ms / 1000,
+        read_timeout_s=_number(found.get(b"x-stainless-read-timeout")),
+        is_retry=(_number(found.get(b"x-stainless-retry-count")) or 0) > 0,
+        problem=_media_problem(found),
+    )
+
+
+_ASKED = frozenset(
+    {
+        b"content-encoding",
+        b"content-type",
+        b"traceparent",
+        b"x-gateway-buffer",
+        b"x-request-deadline-ms",
+        b"x-request-id",
+        b"x-stainless-read-timeout",
+        b"x-stainless-retry-count",
+    }
+)
+
+
+def _number(value: bytes | None) -> float | None:
+    """A positive number; None for anything else."""
+    if value is None:
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return min(number, _LONGEST_S * 1000) if number > 0 and math.isfinite(number) else None
+
+
+def _media_problem(found: dict[bytes, bytes]) -> GatewayError | None:
+    if found.get(b"content-encoding", b"").strip().lower() not in {b"", b"identity"}:
+        return UnsupportedMediaType("Compressed bodies are not accepted: send the JSON as it is.")
+    if found.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":
+        return UnsupportedMediaType("Send JSON, and say so: `content-type: application/json`.")
+    return None
