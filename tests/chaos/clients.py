@@ -243,10 +243,10 @@ async def reads_nothing(way: Way) -> str:
     return f"{most // 1024} KiB held"
 
 
-@row("F43", "reads 2 MiB slowly", ways=STREAMED)
+@row("F43", "reads 4 MiB slowly", ways=STREAMED)
 async def reads_slowly(way: Way) -> str:
     """Slow is not stalled: it gets all of it, and no more than 1 MiB is held meanwhile."""
-    texts = [LARGE] * 32
+    texts = [LARGE] * 64
     async with rig(timeouts={"idle": 0.5}) as house, raw_client(house, receives=16 << 10) as client:
         house.first.script(whole_stream(way, texts))
         await client.ask(way)
@@ -256,7 +256,7 @@ async def reads_slowly(way: Way) -> str:
             while not got.endswith(b"0\r\n\r\n"):
                 got = got[-16:] + await client.read(64 << 10)
                 most = max(most, held_for(house))
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.004)
         assert DONE in got
         assert (await row_of(house, client.request_id)).outcome is Outcome.OK
         assert 0 < most <= MIB
