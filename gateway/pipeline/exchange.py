@@ -403,8 +403,13 @@ class Exchange:
         was_silent = attempt.committed_at is None
         out, final = self._stream.take(attempt, events, now)
         if was_silent and attempt.committed_at is not None:
-            ttft_s = now - attempt.started_at
-            self._house.fleet.answered(attempt.target, ttft_s, self.job.estimate.prompt_tokens, now)
+            attempt.epoch = self._house.fleet.answered(
+                attempt.target,
+                attempt.epoch,
+                now,
+                ttft_s=now - attempt.started_at,
+                prompt_tokens=self.job.estimate.prompt_tokens,
+            )
         if self._stream.is_open:
             self.state = State.RELAYING
             self._send(out)

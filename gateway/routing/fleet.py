@@ -70,14 +70,16 @@ class Fleet:
         return barred is None or (panics and barred in BREAKER_HOLDS)
 
     def dispatched(self, target: Target, now: float) -> int:
-        """A try begins. Gives the epoch, which `finished` must be told."""
+        """A try begins. Gives the epoch, which `answered` and `finished` must be told."""
         tally = self._tally(target)
         tally.in_flight += 1
         return tally.breaker.begin(now)
 
-    def answered(self, target: Target, ttft_s: float, prompt_tokens: int, now: float) -> None:
-        """The first content of a stream came, `ttft_s` seconds after the try began."""
-        self._tally(target).observe(ttft_s / expected_s(prompt_tokens), now)
+    def answered(self, target: Target, epoch: int, now: float, *, ttft_s: float, prompt_tokens: int) -> int:
+        """The first content of a stream came, `ttft_s` after the try began. Gives the epoch for `finished`."""
+        tally = self._tally(target)
+        tally.observe(ttft_s / expected_s(prompt_tokens), now)
+        return tally.breaker.answer(epoch, now)
 
     def finished(
         self,

@@ -37,6 +37,9 @@ COOL_UNTOLD_MOST_S: Final = 60.0
 EJECTED_S: Final = 900.0
 """Then one request finds out whether somebody has acted."""
 
+_COUNTED: Final = -1
+"""The epoch of a try that has said all that it can."""
+
 Draw = Callable[[], float]
 """An even draw from [0, 1): it keeps many gateways from coming back at the same moment."""
 
@@ -114,6 +117,17 @@ class Breaker:
         if self.state is State.HALF_OPEN:
             self._probes += 1
         return self.epoch
+
+    def answer(self, epoch: int, now: float) -> int:
+        """A stream came to its first content. Gives the epoch that its end must name.
+
+        Half open, that is the success which was asked for: a long stream must not keep the next one waiting. What
+        becomes of it later is then told to nobody.
+        """
+        if epoch != self.epoch or self.state is not State.HALF_OPEN:
+            return epoch
+        self.succeed(epoch, now)
+        return _COUNTED
 
     def succeed(self, epoch: int, now: float) -> None:
         """A try brought a whole answer, or one that shows a sound backend."""

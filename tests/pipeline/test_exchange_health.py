@@ -60,6 +60,18 @@ def test_a_client_that_leaves_a_probe_makes_room_for_the_next() -> None:
     assert asked(world).tried == "a"
 
 
+def test_a_long_stream_lets_the_next_one_find_out_too() -> None:
+    """Half open: with its first content it has told enough."""
+    world = World()
+    for _ in range(5):
+        well(asked(world).answer(500, error()))
+    world.now += 6.1
+    long = [asked(world, stream=True).head().data(chunk("Hi")) for _ in range(3)]
+    assert [play.tried for play in long] == ["a"] * 3
+    for play in long:
+        assert play.data(finish(), DONE).done
+
+
 def test_a_stream_that_breaks_after_content_counts_against_its_backend() -> None:
     world = World()
     for _ in range(5):

@@ -164,7 +164,30 @@ def test_what_began_before_the_breaker_changed_says_nothing() -> None:
     assert breaker.state is State.HALF_OPEN
 
 
-STEP = st.tuples(st.sampled_from("bsfla"), st.floats(0, 20), st.integers(0, 50))
+def test_a_half_open_stream_has_succeeded_with_its_first_content() -> None:
+    """It may last for minutes: the next ones need not wait for its end, and its end counts nothing more."""
+    breaker, now = opened()
+    now += 5
+    streams = []
+    for _ in range(3):
+        assert breaker.hold(now) is None
+        streams.append(breaker.answer(breaker.begin(now), now))
+    assert breaker.state is State.CLOSED
+    for epoch in streams:
+        breaker.fail(epoch, now, half, is_local=False)
+    tried(breaker, "xxxx", now)
+    assert breaker.hold(now) is None
+
+
+def test_the_first_content_of_a_stream_is_no_success_yet_while_all_is_well() -> None:
+    """A backend whose streams all break off is broken."""
+    breaker = Breaker()
+    for _ in range(5):
+        breaker.fail(breaker.answer(breaker.begin(T), T), T, half, is_local=False)
+    assert breaker.hold(T) == "breaker_open"
+
+
+STEP = st.tuples(st.sampled_from("bsflac"), st.floats(0, 20), st.integers(0, 50))
 
 
 @given(steps=st.lists(STEP, max_size=200), seed=st.integers(0, 2**32))
@@ -179,7 +202,9 @@ def test_whatever_happens_a_breaker_stays_sound(steps: list[tuple[str, float, in
                 running.append(breaker.begin(now))
         elif running:
             epoch = running.pop(which % len(running))
-            if kind == "s":
+            if kind == "c":
+                running.append(breaker.answer(epoch, now))
+            elif kind == "s":
                 breaker.succeed(epoch, now)
             elif kind == "a":
                 breaker.abandon(epoch)

@@ -339,7 +339,7 @@ def simulated(mode: Mode, ttft_s: Callable[[str, float], float], seconds: int) -
         now = NOW + number / 20
         for at, where, epoch, ttft in sorted(due, key=lambda each: each[0]):
             if at <= now:
-                fleet.answered(where, ttft, 100, at)
+                fleet.answered(where, epoch, at, ttft_s=ttft, prompt_tokens=100)
                 fleet.finished(where, epoch, at, outcome=Outcome.OK, fault=None, waited_s=20, prompt_tokens=100)
         due = [each for each in due if each[0] > now]
         plan, _ = decided(one, fleet=fleet.view(one.leaves, now), seed=random.getrandbits(32))
@@ -368,7 +368,7 @@ def test_a_failure_makes_a_backend_slow() -> None:
     """It enters as the timeout that it might have been: one failure moves traffic before the breaker does."""
     fleet, one = Fleet({}, draw=lambda: 0.5), route("latency", A, B)
     for where in (A, B):
-        fleet.answered(where, 0.3, 100, NOW)
+        fleet.answered(where, 0, NOW, ttft_s=0.3, prompt_tokens=100)
     broken = Fault(kind=FaultKind.SERVER_ERROR, message="x")
     epoch = fleet.dispatched(A, NOW)
     fleet.finished(A, epoch, NOW, outcome=Outcome.FAILED, fault=broken, waited_s=20, prompt_tokens=100)

@@ -164,15 +164,15 @@ def test_the_same_model_at_the_same_backend_is_one_target_however_it_is_listed()
 def test_latency_takes_the_worse_at_once_and_the_better_by_and_by() -> None:
     """Peak-EWMA with a decay of ten seconds, in units of what the prompt's length lets expect."""
     house = fleet()
-    house.answered(A, 2 * expected_s(8000), 8000, T)
+    house.answered(A, 0, T, ttft_s=2 * expected_s(8000), prompt_tokens=8000)
     assert seen(house, A).latency == pytest.approx(2.0)
-    house.answered(A, 1 * expected_s(0), 0, T)
+    house.answered(A, 0, T, ttft_s=1 * expected_s(0), prompt_tokens=0)
     assert seen(house, A).latency == pytest.approx(2.0)
-    house.answered(A, 1 * expected_s(0), 0, T + 10)
+    house.answered(A, 0, T + 10, ttft_s=1 * expected_s(0), prompt_tokens=0)
     assert seen(house, A).latency == pytest.approx(1.0)
-    house.answered(A, 0.1 * expected_s(0), 0, T + 20)
+    house.answered(A, 0, T + 20, ttft_s=0.1 * expected_s(0), prompt_tokens=0)
     assert 0.36 < seen(house, A).latency < 0.44
-    house.answered(A, 9 * expected_s(0), 0, T + 20)
+    house.answered(A, 0, T + 20, ttft_s=9 * expected_s(0), prompt_tokens=0)
     assert seen(house, A).latency == pytest.approx(9.0)
 
 
