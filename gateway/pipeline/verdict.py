@@ -77,5 +77,6 @@ def _rejected(fault: Fault) -> GatewayError:
 
 
 def _least_wait(faults: Sequence[Fault]) -> float:
-    wait_s = min((fault.retry_after_s for fault in faults if fault.retry_after_s), default=_RETRY_AFTER_S)
-    return min(wait_s, _RETRY_AFTER_MOST_S)
+    """Seconds until the first of the backends may be asked again; one that said nothing of it, soon."""
+    waits = [fault.retry_after_s or _RETRY_AFTER_S for fault in faults]
+    return min(*waits, _RETRY_AFTER_MOST_S)
