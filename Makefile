@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench schema lock clean
+.PHONY: help demo test check chaos format bench schema lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -23,6 +23,9 @@ check: $(VENV)/.dev  ## format, lint, types, import contracts, schema freshness
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/gateway schema --check policies/policy.schema.json
 	$(BIN)/gateway check policies
+
+chaos: $(VENV)/.dev  ## every fault of the catalogue, one table: fault, variant, outcome
+	$(BIN)/python -m tests.chaos
 
 format: $(VENV)/.dev  ## rewrite the sources as `check` wants them
 	$(BIN)/ruff check --fix-only --quiet .

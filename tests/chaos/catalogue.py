@@ -43,12 +43,12 @@ class Catalogue:
         ways: Sequence[Way] = ALL,
         variants: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> Callable[[Play], Play]:
-        """Register what follows. `variants`: what each one adds to `what` → the arguments it is played with."""
+        """Register what follows. `variants`: what each adds to the end of `what` → the arguments it is played with."""
 
         def register(play: Play) -> Play:
             for name, arguments in (variants or {"": {}}).items():
                 for way in ways:
-                    title = f"{what}: {name}" if name else what
+                    title = f"{what} {name}" if name else what
                     self.cases.append(Case(fault=fault, what=title, way=way, play=play, arguments=arguments))
             return play
 

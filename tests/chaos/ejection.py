@@ -64,7 +64,7 @@ async def opens_on_refusals(way: Way) -> None:
     assert attempts == ["2"] * 3 + ["1"] * 5
 
 
-@row("F9", "500 for ever", variants={str(status): {"status": status} for status in (500, 502, 503, 529)})
+@row("F9", "for ever", variants={str(status): {"status": status} for status in (500, 502, 503, 529)})
 async def opens(way: Way, status: int) -> None:
     """After five nobody asks it."""
     async with rig() as house:
@@ -75,7 +75,7 @@ async def opens(way: Way, status: int) -> None:
         assert len(house.first.requests) == 5
 
 
-@row("F9", "500 for ever from the only backend")
+@row("F9", "for ever 500 from the only backend")
 async def never_ejects_the_last(way: Way) -> None:
     """It is asked all the same: nobody else could answer."""
     async with rig(targets=["first"]) as house:

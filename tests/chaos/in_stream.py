@@ -127,7 +127,7 @@ NOT_UTF8 = b"data: \xff\xfe\n\n"
 HALF = b'data: {"id":"x","choices":[{"index":0,"delta":{"content":"lo\n\n'
 
 
-@row("F13", "one", ways=STREAMED, variants={"garbage": {"bad": GARBAGE}, "invalid UTF-8": {"bad": NOT_UTF8}})
+@row("F13", "one event:", ways=STREAMED, variants={"garbage": {"bad": GARBAGE}, "invalid UTF-8": {"bad": NOT_UTF8}})
 async def one_bad_event(way: Way, bad: bytes) -> None:
     """One event that says nothing is skipped."""
     texts = pieces(way, COUNT)
@@ -143,7 +143,7 @@ async def one_bad_event(way: Way, bad: bytes) -> None:
 BAD_EVENTS = {"two garbage": {"bad": [GARBAGE, NOT_UTF8]}, "half a piece of content": {"bad": [HALF]}}
 
 
-@row("F13", "events", ways=STREAMED, variants=BAD_EVENTS)
+@row("F13", "events:", ways=STREAMED, variants=BAD_EVENTS)
 async def bad_events(way: Way, bad: list[bytes]) -> None:
     """Content is never dropped in silence."""
     texts = pieces(way, COUNT)
@@ -311,7 +311,7 @@ USAGES: dict[str, dict[str, Any]] = {
 }
 
 
-@row("F25", "usage", variants=USAGES)
+@row("F25", "usage:", variants=USAGES)
 async def odd_usage(way: Way, usage: Any, source: UsageSource, tokens: tuple[int, int] | None = None) -> None:
     """The answer is delivered as it is; the charge is the report's, or ours where it cannot be one."""
     more = {} if usage is None else {"usage": usage}

@@ -63,7 +63,7 @@ BAD_TLS: dict[str, dict[str, Any]] = {
 }
 
 
-@row("F20", "TLS", variants=BAD_TLS)
+@row("F20", "TLS:", variants=BAD_TLS)
 async def bad_tls(way: Way, server: Callable[[], ssl.SSLContext], *, is_trusted: bool = True) -> None:
     """There is no insecure way round; when nobody is left the client may come back."""
     trusted = authority()[0].trusted() if is_trusted else ssl.create_default_context()
@@ -115,7 +115,7 @@ NO_NAME = {
 }
 
 
-@row("F21", "name", variants=NO_NAME)
+@row("F21", "name:", variants=NO_NAME)
 async def no_name(way: Way, resolver: Callable[[str, int], Awaitable[Sequence[str]]]) -> None:
     """Nothing is dialled that should not be, and nothing waits longer than a connect may."""
     place = {"base_url": f"https://{NAME}/v1", "allow_private": False}
