@@ -34,6 +34,8 @@ class Attempt:
         "head_at",
         "headers",
         "held_since",
+        "last_bytes_at",
+        "longest_pause_s",
         "number",
         "outcome",
         "phase",
@@ -88,6 +90,9 @@ class Attempt:
         self.deadline = now + timeouts.connect
         """When the current wait has lasted too long; the clock is the event loop's."""
         self.progress_by = 0.0
+        self.last_bytes_at: float | None = None
+        self.longest_pause_s: float | None = None
+        """Between two reads of a stream that has begun, while we were reading."""
         self.held_since: float | None = None
         """Since when we read nothing from the backend, because the client takes nothing."""
 
@@ -121,6 +126,9 @@ class Attempt:
     def note_bytes(self, now: float) -> None:
         """Bytes of a stream came: a ping renews the idle wait, but not the wait for content."""
         if self.committed_at is not None and self.held_since is None:
+            if self.last_bytes_at is not None:
+                self.longest_pause_s = max(self.longest_pause_s or 0.0, now - self.last_bytes_at)
+            self.last_bytes_at = now
             idle_by = now + self.timeouts.idle
             if idle_by < self.progress_by:
                 self.phase, self.deadline = "idle", idle_by
@@ -136,6 +144,7 @@ class Attempt:
     def hold(self, now: float) -> None:
         """We stop reading: from here on the backend's silence is our own doing, and only the total time runs."""
         self.held_since = now
+        self.last_bytes_at = None
         self.phase, self.deadline = "total", float("inf")
 
     def release(self, now: float) -> None:

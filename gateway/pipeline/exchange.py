@@ -386,14 +386,16 @@ class Exchange:
             return False
         tracing = self._house.tracing
         span_id = tracing.child_span_id() if self.trace is not None and self.trace.sampled else None
-        attempt = Attempt(len(self.attempts) + 1, target, reason, plan.timeouts, now=now, span_id=span_id)
+        timeouts = plan.timeouts
+        if self.job.request.stream and not self._turns.are_over:  # Haste is for where somebody else could answer.
+            timeouts = self._house.fleet.timeouts(target, timeouts, self.job.estimate.prompt_tokens, now)
+        attempt = Attempt(len(self.attempts) + 1, target, reason, timeouts, now=now, span_id=span_id)
         attempt.epoch = self._house.fleet.dispatched(target, now)
         self.attempts.append(attempt)
         traceparent = None
         if self.trace is not None and span_id is not None and target.place.allow_private:
-            traceparent = tracing.traceparent_for(
-                self.trace, span_id
-            )  # Only our own machines: third parties learn no ids.
+            # Only for machines of our own: third parties learn no ids.
+            traceparent = tracing.traceparent_for(self.trace, span_id)
         request = _dialect(attempt).encode_request(self.job.request, target)
         self.actions.append(Dispatch(attempt.number, target, request, traceparent))
         return True
@@ -495,6 +497,7 @@ class Exchange:
                 outcome=outcome,
                 fault=fault,
                 waited_s=max(now - attempt.started_at, attempt.timeouts.first_token),
+                longest_pause_s=attempt.longest_pause_s,
                 prompt_tokens=self.job.estimate.prompt_tokens,
             )
         attempt.end(outcome, now, fault)

@@ -25,6 +25,11 @@ class Turns:
         self.are_spent = False
         """Whether somebody could still be asked, but for the retry budget."""
 
+    @property
+    def are_over(self) -> bool:
+        """Whether nobody could be asked after the one whose turn it is."""
+        return self._position >= len(self._plan.targets) or self._taken >= self._plan.attempts
+
     def first(self, now: float) -> Target:
         """The best target. The plan was made a moment ago: it is not doubted."""
         self._budget.deposit(self._deposit, now)

@@ -13,7 +13,9 @@ import msgspec
 from gateway.domain.fault import Fault, Recourse
 from gateway.domain.ledger import Outcome
 from gateway.domain.plan import Target
+from gateway.domain.policy import Timeouts
 from gateway.routing.health import Breaker, Cooldown, Draw, Ejection, State
+from gateway.routing.patience import Patience
 
 BREAKER_HOLDS: Final = frozenset({"breaker_open", "half_open_busy"})
 """Reasons that give way when nobody else is left: a bad backend is better than none."""
@@ -79,7 +81,13 @@ class Fleet:
         """The first content of a stream came, `ttft_s` after the try began. Gives the epoch for `finished`."""
         tally = self._tally(target)
         tally.observe(ttft_s / expected_s(prompt_tokens), now)
+        if tally.breaker.is_calm:  # A backend that comes back is no measure of itself.
+            tally.patience.note_first_token(ttft_s, prompt_tokens, now)
         return tally.breaker.answer(epoch, now)
+
+    def timeouts(self, target: Target, policy: Timeouts, prompt_tokens: int, now: float) -> Timeouts:
+        """How long to wait for a stream of this target: the policy's timeouts, or less where it taught us to."""
+        return self._tally(target).patience.bounds(policy, prompt_tokens, now)
 
     def finished(
         self,
@@ -91,10 +99,12 @@ class Fleet:
         fault: Fault | None,
         waited_s: float,
         prompt_tokens: int,
+        longest_pause_s: float | None = None,
     ) -> None:
         """A try is over, exactly once for each that was dispatched.
 
         `waited_s` is what a failure enters the latency with: the time it took, or the timeout it would have had.
+        `longest_pause_s` is the longest wait between two reads of a stream, None when there was no stream.
         """
         tally = self._tally(target)
         tally.in_flight -= 1
@@ -102,6 +112,8 @@ class Fleet:
             if outcome is Outcome.OK:
                 tally.breaker.succeed(epoch, now)
                 tally.cooldown.succeed()
+                if longest_pause_s is not None and tally.breaker.is_calm:
+                    tally.patience.note_longest_pause(longest_pause_s, now)
             else:
                 tally.breaker.abandon(epoch)
             return
@@ -109,6 +121,8 @@ class Fleet:
         if effect.breaks:
             tally.breaker.fail(epoch, now, self._draw, is_local=effect.is_local)
             tally.observe(waited_s / expected_s(prompt_tokens), now)
+            if fault.phase == "first_token" and tally.breaker.is_calm:  # At least so long: else we learn haste.
+                tally.patience.note_first_token(waited_s, prompt_tokens, now)
         elif fault.recourse is Recourse.NONE:
             tally.breaker.succeed(epoch, now)  # It read the request and judged it: it works.
         else:
@@ -159,6 +173,7 @@ class _Tally:
         "credential",
         "in_flight",
         "model",
+        "patience",
         "unavailable",
     )
 
@@ -168,6 +183,7 @@ class _Tally:
         self.credential = credential
         """Shared by all models of the backend."""
         self.model = Ejection()
+        self.patience = Patience()
         self.unavailable = unavailable
         self.in_flight = 0
         self._latency = self._latency_at = 0.0

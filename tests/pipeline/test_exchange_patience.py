@@ -146,3 +146,33 @@ def test_the_sdks_retries_buy_no_further_ones_of_ours(is_retry: bool, tried: str
         Play(world, head=head).head().data(chunk(""), finish(), DONE)
     play = Play(world, head=dataclasses.replace(HEAD, is_retry=True)).failed(FaultKind.LOST)
     assert play.tried == tried
+
+
+# How long we wait: less than the policy says, where experience says that more is in vain.
+
+
+def quick(world: World) -> None:
+    """Many streams of `a`, each answered at once."""
+    for _ in range(300):
+        Play(world).head().data(chunk("Hi"), finish(), DONE)
+        world.now += 0.1
+    for _ in range(8):  # Waits change slowly, and are looked at when they are asked for.
+        world.now += 60.0
+        for _ in range(50):
+            Play(world).head().data(chunk("Hi"), finish(), DONE)
+
+
+def test_a_backend_that_is_quick_is_given_up_sooner_where_another_could_answer() -> None:
+    """Three seconds instead of the policy's twenty."""
+    world = World()
+    quick(world)
+    play = Play(world).head().wait(3.1)
+    assert play.tried == "ab"
+
+
+def test_the_last_one_has_all_the_time_that_the_policy_gives() -> None:
+    """Haste would only turn a slow answer into none."""
+    world = World(configured(targets=1))
+    quick(world)
+    play = Play(world).head().wait(19.9)
+    assert not play.finished

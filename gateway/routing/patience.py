@@ -1,0 +1,88 @@
+"""How long to wait for a backend, learned from how long it takes. Pure in `now`.
+
+After AWS ("Timeouts, retries and backoff with jitter"): choose how many false timeouts are bearable, here one in a
+thousand, and wait as long as that part of the answers took. A policy's own timeouts stay the most that is ever waited.
+"""
+
+from typing import Final
+
+import msgspec
+
+from gateway.domain.policy import Timeouts
+from gateway.routing.quantiles import Histogram
+
+PART: Final = 0.999
+ENOUGH: Final = 200
+"""Observations below which nothing is concluded."""
+FIRST_TOKEN_TIMES: Final = 1.25
+FIRST_TOKEN_LEAST_S: Final = 3.0
+IDLE_TIMES: Final = 2.0
+"""Of the longest pause in each stream, which is a high quantile of all pauses already."""
+IDLE_LEAST_S: Final = 5.0
+GROWTH_PER_MINUTE: Final = 1.5
+"""How fast a learned wait may change: a minute of trouble must not teach us that trouble is normal."""
+_LOOK_AGAIN_S: Final = 1.0
+
+_SIZES: Final = (1_000, 8_000, 32_000, 128_000)
+"""Prompts of these many tokens and more are different kinds: longer ones take longer to read."""
+
+
+class _Wait:
+    """One learned wait."""
+
+    __slots__ = ("_at", "_least_s", "_seen", "_times", "_value_s")
+
+    def __init__(self, times: float, least_s: float) -> None:
+        self._seen = Histogram()
+        self._times = times
+        self._least_s = least_s
+        self._value_s: float | None = None
+        self._at = float("-inf")
+
+    def note(self, seconds: float, now: float) -> None:
+        self._seen.add(seconds, now)
+
+    def bound(self, most_s: float, now: float) -> float:
+        """Seconds to wait, at most `most_s`."""
+        if now - self._at >= _LOOK_AGAIN_S:
+            self._look(most_s, now)
+        return most_s if self._value_s is None else min(self._value_s, most_s)
+
+    def _look(self, most_s: float, now: float) -> None:
+        if self._seen.count(now) < ENOUGH:
+            self._value_s, self._at = None, now
+            return
+        wanted = max(self._seen.quantile(PART) * self._times, self._least_s)
+        before = most_s if self._value_s is None else self._value_s
+        room = GROWTH_PER_MINUTE ** (min(max(now - self._at, 0.0), 60.0) / 60.0)
+        self._value_s, self._at = min(max(wanted, before / room), before * room), now
+
+
+class Patience:
+    """What one target has taught about waiting for it."""
+
+    __slots__ = ("_first_token", "_idle")
+
+    def __init__(self) -> None:
+        self._first_token = [_Wait(FIRST_TOKEN_TIMES, FIRST_TOKEN_LEAST_S) for _ in range(len(_SIZES) + 1)]
+        self._idle = _Wait(IDLE_TIMES, IDLE_LEAST_S)
+
+    def note_first_token(self, seconds: float, prompt_tokens: int, now: float) -> None:
+        """The first content of a stream took so long; a timeout is noted with the wait that ran out."""
+        self._first_token[_size(prompt_tokens)].note(seconds, now)
+
+    def note_longest_pause(self, seconds: float, now: float) -> None:
+        """A stream came to its end, and its longest pause between two reads was so long."""
+        self._idle.note(seconds, now)
+
+    def bounds(self, policy: Timeouts, prompt_tokens: int, now: float) -> Timeouts:
+        """The policy's timeouts, shortened where experience says that waiting longer is in vain."""
+        first_token = self._first_token[_size(prompt_tokens)].bound(policy.first_token, now)
+        idle = self._idle.bound(policy.idle, now)
+        if first_token == policy.first_token and idle == policy.idle:
+            return policy
+        return msgspec.structs.replace(policy, first_token=first_token, idle=idle)
+
+
+def _size(prompt_tokens: int) -> int:
+    return sum(prompt_tokens >= size for size in _SIZES)
