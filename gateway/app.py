@@ -23,6 +23,7 @@ from gateway.admission.limits import MemoryLimiter
 from gateway.api import health, openai
 from gateway.api.errors import error_body
 from gateway.api.machinery import Machinery
+from gateway.api.stream import SWEEP_S
 from gateway.auth.directory import Directory
 from gateway.auth.store import KeyStoreReader
 from gateway.config.policies import PolicyBook
@@ -39,7 +40,6 @@ from gateway.upstream.credentials import CredentialUnusable, credential_headers
 from gateway.upstream.destination import Destination, destination_of
 from gateway.upstream.transport import Transport
 
-_SWEEP_S = 1.0
 _JOURNAL_CLOSE_S = 3.0
 _REFUSALS = {
     404: "There is nothing at this path. Inference is under /v1, for example /v1/chat/completions.",
@@ -132,7 +132,7 @@ def _destinations(backends: Mapping[str, Backend]) -> tuple[dict[str, Destinatio
 async def _sweep(machinery: Machinery) -> None:
     """Look after clients that are too slow; one timer for all requests costs each of them nothing."""
     while True:
-        await anyio.sleep(_SWEEP_S)
+        await anyio.sleep(SWEEP_S)
         now = anyio.current_time()
         for driver in tuple(machinery.live):
             driver.sweep(now)

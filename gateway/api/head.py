@@ -1,12 +1,15 @@
 """What a request's header fields tell before its body is read. Pure."""
 
 import math
+from typing import Final
 
 from gateway.api.headers import SANE_ID
-from gateway.domain.errors import GatewayError, UnsupportedMediaType
+from gateway.domain.errors import GatewayError, RequestTooLarge, UnsupportedMediaType
 from gateway.domain.wire import Headers
 from gateway.pipeline import RequestHead
 
+MAX_BODY_BYTES: Final = 32 << 20
+"""A larger request is refused with 413, as soon as its size is known."""
 _LONGEST_S = 86_400.0
 
 
@@ -28,13 +31,14 @@ def head_of(headers: Headers) -> RequestHead:
         deadline_s=None if deadline_ms is None else deadline_ms / 1000,
         read_timeout_s=_number(found.get(b"x-stainless-read-timeout")),
         is_retry=(_number(found.get(b"x-stainless-retry-count")) or 0) > 0,
-        problem=_media_problem(found),
+        problem=_problem(found),
     )
 
 
 _ASKED = frozenset(
     {
         b"content-encoding",
+        b"content-length",
         b"content-type",
         b"traceparent",
         b"x-gateway-buffer",
@@ -44,6 +48,11 @@ _ASKED = frozenset(
         b"x-stainless-retry-count",
     }
 )
+
+
+def too_large() -> RequestTooLarge:
+    """What is told when the body is, or will be, more than we take."""
+    return RequestTooLarge(f"The body is larger than {MAX_BODY_BYTES >> 20} MiB.")
 
 
 def _number(value: bytes | None) -> float | None:
@@ -57,9 +66,11 @@ def _number(value: bytes | None) -> float | None:
     return min(number, _LONGEST_S * 1000) if number > 0 and math.isfinite(number) else None
 
 
-def _media_problem(found: dict[bytes, bytes]) -> GatewayError | None:
+def _problem(found: dict[bytes, bytes]) -> GatewayError | None:
+    """Why the body will not be read."""
     if found.get(b"content-encoding", b"").strip().lower() not in {b"", b"identity"}:
         return UnsupportedMediaType("Compressed bodies are not accepted: send the JSON as it is.")
     if found.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":
         return UnsupportedMediaType("Send JSON, and say so: `content-type: application/json`.")
-    return None
+    size = found.get(b"content-length", b"0")
+    return too_large() if size.isdigit() and int(size) > MAX_BODY_BYTES else None

@@ -9,11 +9,11 @@ from litestar.handlers import ASGIRouteHandler
 from litestar.params import FromPath
 from litestar.types import HTTPResponseBodyEvent, HTTPResponseStartEvent, HTTPScope, Receive, Scope, Send
 
+from gateway.api.asgi import Client
 from gateway.api.errors import error_body, error_headers
 from gateway.api.head import head_of
 from gateway.api.headers import request_id
 from gateway.api.machinery import Machinery
-from gateway.api.stream import Driver
 from gateway.auth.keys import extract_credential
 from gateway.dialects.openai import CHAT, COMPLETIONS
 from gateway.dialects.protocols import Endpoint
@@ -49,8 +49,8 @@ def inference(machinery: Machinery, endpoint: Endpoint, path: str) -> ASGIRouteH
         if http["method"] != "POST":
             await _refuse_method(send, request_id(cast("Headers", http["headers"]), machinery.house.new_id))
             return
-        driver = Driver(machinery, endpoint, route, head_of(cast("Headers", http["headers"])))
-        await driver.run(receive, send)
+        client = Client(machinery, endpoint, route, head_of(cast("Headers", http["headers"])))
+        await client.serve(receive, send)
 
     return handle
 

@@ -1,26 +1,23 @@
-"""The async driver: carries one exchange's actions out over ASGI and feeds it what happens. Decides nothing.
+"""The driver: carries one exchange's actions out and feeds it what happens. Decides nothing.
 
-Events come as callbacks (the transport's, timers, the journal) and are worked off at once, so that a backend is closed
-and a reservation settled though the client reads slowly or not at all. Only the client's own bytes wait: they go
-through an outbox that the request's task drains. A second task watches `receive()`, which is how ASGI tells that the
-client is gone.
+Events come as callbacks (the transport's, timers, the journal, the client's) and are worked off at once, so that a
+backend is closed and a reservation settled though the client reads slowly or not at all. How bytes reach the client is
+the business of a `Client`: `asgi` has one, `edge` another.
 """
 
 import asyncio
 from collections.abc import Callable
 from time import time
-from typing import assert_never, cast
+from typing import Final, Protocol, assert_never
 
 import structlog
-from litestar.types import HTTPResponseBodyEvent, HTTPResponseStartEvent, Receive
-from litestar.types import Send as AsgiSend
 
 from gateway.admission.limits import Granted
 from gateway.api.errors import error_body, error_event, error_headers
 from gateway.api.headers import gateway_headers
 from gateway.api.machinery import Machinery
 from gateway.dialects.protocols import Endpoint
-from gateway.domain.errors import GatewayError, RequestTimedOut, RequestTooLarge
+from gateway.domain.errors import GatewayError, RequestTimedOut
 from gateway.domain.fault import Fault
 from gateway.domain.wire import Call, Headers, WireRequest
 from gateway.pipeline import (
@@ -38,205 +35,196 @@ from gateway.pipeline import (
     record_of,
 )
 
-MAX_BODY_BYTES = 32 << 20
-"""A larger request is refused with 413, as soon as its size is known."""
 BODY_TIMEOUT_S = 30.0
 """By when the body must be there."""
 SLOW_CLIENT_S = 60.0
 """A client that takes no byte for this long is cut off."""
-_OUTBOX_BYTES = 256 << 10
+MOST_UNSENT_BYTES: Final = 256 << 10
 """More than this waiting for the client holds the backend back; half of it lets the backend go on."""
+SWEEP_S: Final = 1.0
+"""How often `sweep` is called."""
+_NEAR_S = SWEEP_S * 1.5
+"""A deadline nearer than this has a timer of its own; those further away are seen by a later sweep."""
 _LINGER_S = 1.0
 """After its answer was whole, how long a backend may take to end the body, so that the connection can be kept."""
 
-Message = HTTPResponseStartEvent | HTTPResponseBodyEvent
-
 log = structlog.get_logger()
+
+
+class Client(Protocol):
+    """The client's side of one request. Told `start`, then `write` any number of times, then `finish`; or `cut`.
+
+    When the client is gone or refused early, `finish` may come without `start`. What is told may be kept until `flush`.
+    """
+
+    def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """Take the head of the answer; without a content-length the body is a stream."""
+
+    def write(self, data: bytes) -> None:
+        """Take bytes of the body."""
+
+    def finish(self) -> None:
+        """Take note that the answer is over. The driver is closed by whoever serves the client, at the latest now."""
+
+    def flush(self) -> None:
+        """Pass on what was told. Must not call back into the exchange's events, but for the driver's `hold`."""
+
+    def cut(self) -> None:
+        """Close the connection without waiting for what is unsent."""
+
+    def stuck_since(self, now: float) -> float | None:
+        """Since when the client has taken no byte although there are some for it; None when it has taken all."""
 
 
 class Driver:
     """Drives one exchange from its head to its end."""
 
     __slots__ = (
-        "_blocked_since",
         "_body_by",
         "_calls",
+        "_client",
         "_endpoint",
+        "_held",
         "_loop",
         "_machinery",
-        "_outbox",
-        "_outbox_bytes",
-        "_paused",
         "_performing",
         "_route",
-        "_started",
         "_status",
-        "_stopping",
-        "_task",
         "_timer",
-        "_wake",
         "exchange",
     )
 
-    def __init__(self, machinery: Machinery, endpoint: Endpoint, route: str, head: RequestHead) -> None:
+    def __init__(self, machinery: Machinery, endpoint: Endpoint, route: str, head: RequestHead, client: Client) -> None:
         self._machinery = machinery
         self._endpoint = endpoint
         self._route = route
         self._loop = asyncio.get_running_loop()
+        self._client: Client | None = client
         self.exchange = Exchange(machinery.house, endpoint, head, now=self._loop.time(), wall=time())
         self._calls: list[tuple[_Line, Call]] = []
-        self._outbox: list[Message] = []
-        self._outbox_bytes = 0
-        self._paused = False
+        self._held = False
+        """Whether the backend is held back, because the client takes nothing."""
         self._performing = False
-        self._started = False
         self._status: int | None = None
+        """What the client was told; None for nothing yet."""
         self._timer: asyncio.TimerHandle | None = None
-        self._wake: asyncio.Future[None] | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._stopping = False
-        self._blocked_since: float | None = None
         self._body_by: float | None = None
 
-    # The request's task.
+    # What the client's side calls, in this order.
 
-    async def run(self, receive: Receive, send: AsgiSend) -> None:
-        """Serve the request. Everything it opened is closed, and everything reserved is settled, when it returns."""
-        machinery = self._machinery
-        machinery.live.add(self)
-        self._task = asyncio.current_task()
+    def begin(self) -> bool:
+        """Take the head; whether a body is wanted: then `accept`, `refuse` or `gone` must follow."""
+        self._machinery.live.add(self)
+        exchange = self.exchange
         try:
-            self.exchange.authenticate(self.exchange.wall_started)
-            if not self.exchange.actions:
-                await self._take_body(receive)
-            self._perform()
-            # Not a task group: one costs a quarter of a small request's CPU, and this task's life is these lines.
-            watcher = self._loop.create_task(self._watch(receive))
-            try:
-                await self._drain(send)
-            except asyncio.CancelledError:
-                if not self._was_stopped():
-                    raise
-            finally:
-                watcher.cancel()
-        finally:
-            self.exchange.shutdown(self._loop.time())  # Has no effect unless the task was cancelled from outside.
-            self._perform()
-            if self._timer is not None:
-                self._timer.cancel()
-            for line, call in self._calls:
-                if not line.over:
-                    self._loop.call_later(_LINGER_S, call.abort)
-            self._timer = self._task = self._wake = None
-            self._calls.clear()  # Breaks the cycle of driver, line and call: nothing is left for the garbage collector.
-            machinery.live.discard(self)
-            machinery.report(
-                record_of(
-                    self.exchange,
-                    route=self._route,
-                    operation=self._endpoint.operation,
-                    status=self._status,
-                    now=self._loop.time(),
-                )
-            )
+            exchange.authenticate(exchange.wall_started)
+        except Exception:  # as in `feed`
+            log.exception("exchange.crashed", exchange=exchange.id)
+            exchange.crash(exchange.started_at)
+        if exchange.actions:
+            self._perform(exchange.started_at)
+            return False
+        self._body_by = exchange.started_at + BODY_TIMEOUT_S
+        return True
 
-    async def _take_body(self, receive: Receive) -> None:
-        self._body_by = self._loop.time() + BODY_TIMEOUT_S
-        try:
-            declared = next((value for name, value in self.exchange.head.headers if name == b"content-length"), b"0")
-            if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
-                raise _too_large()  # told at once, without reading what will not be used
-            parts: list[bytes] = []
-            size = 0
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    self.exchange.client_gone(self._loop.time())
-                    return
-                parts.append(cast("bytes", message.get("body", b"")))
-                size += len(parts[-1])
-                if size > MAX_BODY_BYTES:
-                    raise _too_large()  # as above
-                if not message.get("more_body", False):
-                    break
-            self.feed(self.exchange.accept, b"".join(parts) if len(parts) > 1 else parts[0])
-        except GatewayError as error:
-            self.exchange.refuse(error)
-        except asyncio.CancelledError:
-            if not self._was_stopped():
-                raise
-            self.exchange.refuse(RequestTimedOut("The request's body did not arrive in time."))
-        finally:
-            self._body_by = None
+    def accept(self, body: bytes) -> None:
+        """The whole body is there."""
+        self._body_by = None
+        self.feed(self.exchange.accept, body)
 
-    async def _watch(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
+    def refuse(self, error: GatewayError) -> None:
+        """The body will not come whole, or not be read."""
+        self._body_by = None
+        self.exchange.refuse(error)
+        self._perform(self._loop.time())
+
+    def gone(self) -> None:
+        """The client has hung up."""
+        self._body_by = None
         self.feed(self.exchange.client_gone)
 
-    async def _drain(self, send: AsgiSend) -> None:
-        """Send what the outbox holds until the answer is over."""
-        while True:
-            while self._outbox:
-                messages, self._outbox = self._outbox, []
-                for message in messages:
-                    self._blocked_since = self._loop.time()
-                    await send(message)
-                    self._blocked_since = None
-                    if message["type"] == "http.response.body":
-                        if not message["more_body"]:
-                            return
-                        self._outbox_bytes -= len(message["body"])
-            if self._paused and self._outbox_bytes <= _OUTBOX_BYTES // 2:
-                self._paused = False
-                self._calls[-1][1].resume()
-                self.feed(self.exchange.client_ready)
-            self._wake = self._loop.create_future()
-            await self._wake
+    def hold(self) -> None:
+        """Too much waits for the client: read no more from the backend."""
+        if not self._held and self._calls and not self._calls[-1][0].over:
+            self._held = True
+            self._calls[-1][1].pause()
+            self.exchange.client_slow(self._loop.time())
 
-    # What others call.
+    def release(self) -> None:
+        """The client has caught up."""
+        if self._held:
+            self._held = False
+            self._calls[-1][1].resume()
+            self.feed(self.exchange.client_ready)
+
+    def close(self) -> None:
+        """Everything the request opened is closed, and everything it reserved is settled, when this returns.
+
+        Nothing is left for the garbage collector either: the driver lets go of all that knows it.
+        """
+        if self._client is None:
+            return
+        self.exchange.shutdown(self._loop.time())  # Has no effect unless the client's side was stopped from outside.
+        self._perform(self._loop.time())
+        self._client = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for line, call in self._calls:
+            if not line.over:
+                self._loop.call_later(_LINGER_S, call.abort)
+        self._calls.clear()
+        self._machinery.live.discard(self)
+        self._machinery.report(
+            record_of(
+                self.exchange,
+                route=self._route,
+                operation=self._endpoint.operation,
+                status=self._status,
+                now=self._loop.time(),
+            )
+        )
+
+    # What the process calls.
 
     def sweep(self, now: float) -> None:
-        """Give up on a client that sends or reads too slowly. Called about once a second."""
-        if self._body_by is not None and now > self._body_by:
-            self._body_by = None
-            self._stop_waiting()
-        elif self._blocked_since is not None and now > self._blocked_since + SLOW_CLIENT_S:
-            self._blocked_since = None
-            self.feed(self.exchange.client_gone)
-            self._stop_waiting()
+        """Give up on a client that sends or reads too slowly; see to deadlines. Called every `SWEEP_S` or so."""
+        if self._client is None:
+            return
+        if self._body_by is not None:
+            if now > self._body_by:
+                self.refuse(RequestTimedOut("The request's body did not arrive in time."))
+            return
+        stuck_since = self._client.stuck_since(now)
+        if stuck_since is not None and now > stuck_since + SLOW_CLIENT_S:
+            client = self._client
+            self.gone()
+            client.cut()
+        else:
+            self._set_timer(now)
 
     def shutdown(self) -> None:
         """The grace is over: end the answer honestly now."""
+        self._body_by = None
         self.feed(self.exchange.shutdown)
-
-    def _stop_waiting(self) -> None:
-        """Wake the request's task from a wait for the client that has lasted too long."""
-        if self._task is not None:
-            self._stopping = True
-            self._task.cancel()
-
-    def _was_stopped(self) -> bool:
-        """Whether the cancellation that was caught is our own; if so, it is over."""
-        if not self._stopping or self._task is None:
-            return False
-        self._stopping = False
-        return self._task.uncancel() == 0
 
     # Events in, actions out.
 
     def feed(self, event: Callable[..., None], *args: object) -> None:
         """Feed one event, with the time last, and do what follows from it."""
+        now = self._loop.time()
         try:
-            event(*args, self._loop.time())
+            event(*args, now)
         except Exception:  # the edge of the process: whatever broke, the reservation is settled
             log.exception("exchange.crashed", exchange=self.exchange.id)
-            self.exchange.crash(self._loop.time())
-        self._perform()
+            self.exchange.crash(now)
+        if not self._performing:
+            self._perform(now)
 
-    def _perform(self) -> None:
+    def _perform(self, now: float) -> None:
         """Carry out actions until none are left: carrying one out may bring the next."""
-        if self._performing:
+        client = self._client
+        if self._performing or client is None:
             return
         self._performing = True
         exchange = self.exchange
@@ -244,41 +232,39 @@ class Driver:
             actions, exchange.actions = exchange.actions, []
             for action in actions:
                 try:
-                    self._carry_out(action)
+                    self._carry_out(action, client)
                 except Exception:  # as in `feed`
                     log.exception("exchange.crashed", exchange=exchange.id)
-                    exchange.crash(self._loop.time())
+                    exchange.crash(now)
         self._performing = False
-        self._set_timer()
-        if self._outbox and self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
+        self._set_timer(now)
+        client.flush()
 
-    def _carry_out(self, action: Action) -> None:
-        match action:
-            case Send(data=data):
-                self._put(_body(data))
-            case Reserve(reservation=reservation, dimensions=dimensions, ttl_s=ttl_s):
-                now = self._loop.time()
-                answer = self._machinery.limiter.reserve(reservation, dimensions, now, ttl_s)
-                self.feed(self.exchange.reserved if isinstance(answer, Granted) else self.exchange.denied_by, answer)
-            case Dispatch():
-                self._dispatch(action)
-            case Abort(attempt=number):
-                for line, call in self._calls:
-                    if line.number == number:
-                        line.over = True
-                        call.abort()
-            case Settle(reservation=reservation, tokens=tokens, entries=entries):
-                self._machinery.limiter.settle(reservation, tokens, self._loop.time())
-                self._machinery.journal.submit(entries, self._settled)
-            case Respond(content_type=content_type, length=length):
-                self._respond(200, self._head(content_type, length))
-            case Fail(error=error):
-                self._fail(error)
-            case Finish():
-                self._finish()
-            case _:
-                assert_never(action)
+    def _carry_out(self, action: Action, client: Client) -> None:
+        if isinstance(action, Send):
+            client.write(action.data)
+        elif isinstance(action, Respond):
+            self._respond(action, client)
+        elif isinstance(action, Finish):
+            client.finish()
+        elif isinstance(action, Reserve):
+            now = self._loop.time()
+            answer = self._machinery.limiter.reserve(action.reservation, action.dimensions, now, action.ttl_s)
+            self.feed(self.exchange.reserved if isinstance(answer, Granted) else self.exchange.denied_by, answer)
+        elif isinstance(action, Dispatch):
+            self._dispatch(action)
+        elif isinstance(action, Settle):
+            self._machinery.limiter.settle(action.reservation, action.tokens, self._loop.time())
+            self._machinery.journal.submit(action.entries, self._settled)
+        elif isinstance(action, Abort):
+            for line, call in self._calls:
+                if line.number == action.attempt:
+                    line.over = True
+                    call.abort()
+        elif isinstance(action, Fail):
+            self._fail(action.error, client)
+        else:
+            assert_never(action)
 
     def _dispatch(self, action: Dispatch) -> None:
         request = action.request
@@ -288,10 +274,23 @@ class Driver:
         line = _Line(self, action.attempt)
         call = self._machinery.transport.send(self._machinery.destinations[action.target.backend], request, line)
         self._calls.append((line, call))
-        self._paused = False
+        self._held = False
 
     def _settled(self, error: Exception | None) -> None:
         self.feed(self.exchange.settled, error)
+
+    def _respond(self, action: Respond, client: Client) -> None:
+        self._status = 200
+        client.start(200, self._head(action.content_type, action.length))
+
+    def _fail(self, error: GatewayError, client: Client) -> None:
+        if self._status is not None:
+            client.write(error_event(error))
+            return
+        body = error_body(error)
+        self._status = error.http_status
+        client.start(self._status, [*self._head(b"application/json", len(body)), *error_headers(error)])
+        client.write(body)
 
     def _head(self, content_type: bytes, length: int | None) -> list[tuple[bytes, bytes]]:
         headers = [(b"content-type", content_type)]
@@ -302,37 +301,10 @@ class Driver:
         headers += gateway_headers(self.exchange, self._loop.time(), streaming=length is None)
         return headers
 
-    def _fail(self, error: GatewayError) -> None:
-        if self._started:
-            self._put(_body(error_event(error)))
-            return
-        body = error_body(error)
-        self._respond(error.http_status, [*self._head(b"application/json", len(body)), *error_headers(error)])
-        self._put(_body(body))
-
-    def _respond(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        self._started = True
-        self._status = status
-        self._outbox.append(HTTPResponseStartEvent(type="http.response.start", status=status, headers=headers))
-
-    def _put(self, message: HTTPResponseBodyEvent) -> None:
-        self._outbox.append(message)
-        self._outbox_bytes += len(message["body"])
-        if self._outbox_bytes > _OUTBOX_BYTES and not self._paused and self._calls and not self._calls[-1][0].over:
-            self._paused = True
-            self._calls[-1][1].pause()
-            self.exchange.client_slow(self._loop.time())
-
-    def _finish(self) -> None:
-        last = self._outbox[-1] if self._outbox else None
-        if last is not None and last["type"] == "http.response.body":
-            last["more_body"] = False  # One write fewer.
-        else:
-            self._put(_body(b"", more=False))
-
-    def _set_timer(self) -> None:
+    def _set_timer(self, now: float) -> None:
+        """Be woken for the next deadline, if no sweep would see it in time."""
         wake_at = self.exchange.wake_at
-        if wake_at is None:
+        if wake_at is None or wake_at > now + _NEAR_S:
             return
         if self._timer is not None:
             if self._timer.when() <= wake_at:
@@ -371,11 +343,3 @@ class _Line:
     def failed(self, fault: Fault) -> None:
         self.over = True
         self.driver.feed(self.driver.exchange.failed, self.number, fault)
-
-
-def _body(data: bytes, *, more: bool = True) -> HTTPResponseBodyEvent:
-    return HTTPResponseBodyEvent(type="http.response.body", body=data, more_body=more)
-
-
-def _too_large() -> RequestTooLarge:
-    return RequestTooLarge(f"The body is larger than {MAX_BODY_BYTES >> 20} MiB.")
