@@ -92,6 +92,13 @@ def _add_serve(commands: Commands) -> None:
     parser.add_argument(
         "--drain", type=float, default=30.0, metavar="SECONDS", help="time for running requests (default: %(default)s)"
     )
+    parser.add_argument(
+        "--http",
+        choices=["edge", "asgi"],
+        default="edge",
+        help="how inference requests are served: `edge`, below ASGI; `asgi`, through it, slower, to find out where a "
+        "problem lies (default: %(default)s)",
+    )
     parser.set_defaults(run=_serve)
 
 
@@ -103,7 +110,11 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     try:
         told = settings.read(
-            config=config_paths(arguments), store=arguments.store, host=arguments.host, port=arguments.port
+            config=config_paths(arguments),
+            store=arguments.store,
+            host=arguments.host,
+            port=arguments.port,
+            http=arguments.http,
         )
         book = policies.load(told.config)
         serve(told, book, drain_s=arguments.drain)

@@ -11,10 +11,11 @@ from types import FrameType
 import uvicorn
 from litestar import Litestar
 
+from gateway.api.edge import EdgeProtocol
 from gateway.api.machinery import Machinery
 from gateway.app import create_app
 from gateway.config.policies import PolicyBook
-from gateway.config.settings import Settings
+from gateway.config.settings import HttpWay, Settings
 
 _BACKLOG = 2048
 _KEEP_ALIVE_S = 75
@@ -34,7 +35,7 @@ def serve(settings: Settings, book: PolicyBook, *, drain_s: float = 30.0) -> Non
     """
     listener = listen(settings.host, settings.port)
     app = create_app(settings, book)
-    server = make_server(app, drain_s=drain_s)
+    server = make_server(app, drain_s=drain_s, http=settings.http)
 
     async def run() -> None:
         try:
@@ -49,11 +50,11 @@ def serve(settings: Settings, book: PolicyBook, *, drain_s: float = 30.0) -> Non
         runner.run(run())
 
 
-def make_server(app: Litestar, *, drain_s: float) -> uvicorn.Server:
+def make_server(app: Litestar, *, drain_s: float, http: HttpWay = "edge") -> uvicorn.Server:
     """The HTTP server for an app whose lifespan is open. Running requests have `drain_s` seconds after the signal."""
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=EdgeProtocol if http == "edge" else "httptools",
         ws="none",
         lifespan="off",  # Opened by whoever serves, where an error can be told in one line.
         log_config=None,

@@ -1,5 +1,6 @@
 """OpenAI's endpoints: inference as raw ASGI, models as ordinary handlers. Each path works with and without `/v1`."""
 
+from collections.abc import Mapping
 from typing import Any, Final, cast
 
 import msgspec
@@ -21,6 +22,10 @@ from gateway.domain.errors import Forbidden, GatewayError, UnknownModel
 from gateway.domain.wire import Headers
 
 _NOT_ALLOWED: Final = b'{"error":{"message":"Only POST.","type":"invalid_request_error","param":null,"code":null}}'
+
+
+INFERENCE: Final[Mapping[str, Endpoint]] = {"/chat/completions": CHAT, "/completions": COMPLETIONS}
+"""Path → endpoint. Each path works with and without `/v1`."""
 
 
 class Model(msgspec.Struct, kw_only=True):
@@ -58,8 +63,7 @@ def inference(machinery: Machinery, endpoint: Endpoint, path: str) -> ASGIRouteH
 def handlers(machinery: Machinery) -> list[Any]:
     """All handlers of this file."""
     return [
-        inference(machinery, CHAT, "/chat/completions"),
-        inference(machinery, COMPLETIONS, "/completions"),
+        *(inference(machinery, endpoint, path) for path, endpoint in INFERENCE.items()),
         list_models,
         get_model,
     ]

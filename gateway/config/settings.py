@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import unquote, urlsplit
 
 from gateway.telemetry.tracing import TracingSettings, parse_settings
@@ -15,6 +15,10 @@ REFERENCE: Final = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]{0,127}|file:[\x21-\x7e
 MAX_SECRET_BYTES: Final = 64 * 1024
 PRINTABLE: Final = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 """What an HTTP header can carry as it is."""
+
+
+HttpWay = Literal["edge", "asgi"]
+"""How inference requests are served: one layer below ASGI, or through it as any ASGI server would."""
 
 
 class SettingsError(Exception):
@@ -31,6 +35,8 @@ class Settings:
     port: int
     store: Path
     """The ledger's SQLite file."""
+    http: HttpWay = "edge"
+    """The other way is for diagnosis: slower, and by other code."""
     tracing: TracingSettings | None = None
     """Where traces go, from OpenTelemetry's own variables; None when none of them names a collector."""
 
@@ -47,6 +53,7 @@ def read(
     store: str | None = None,
     host: str = "127.0.0.1",
     port: int = 8080,
+    http: HttpWay = "edge",
 ) -> Settings:
     """What the command line says, else the environment, else the defaults; SettingsError when one of them is bad."""
     if not 0 <= port <= 65535:  # noqa: PLR2004  # the range of TCP ports
@@ -55,6 +62,7 @@ def read(
         config=config_paths(config, environ),
         host=host,
         port=port,
+        http=http,
         store=store_path(store or environ.get("GATEWAY_STORE") or None, environ),
         tracing=parse_settings(environ),
     )
