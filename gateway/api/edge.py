@@ -38,6 +38,8 @@ MAX_URL_BYTES: Final = 8 << 10
 """A longer one is refused with 414."""
 REST_TIMEOUT_S = 30.0
 """By when a head that has begun must be there, and the rest of a body that is not read any more."""
+_LINGER_S: Final = 2.0
+"""How long a client that was refused may go on sending, which is thrown away, so that it reads why."""
 
 _HOT: Final = {
     f"{prefix}{path}".encode(): (endpoint, f"/v1{path}")
@@ -106,15 +108,16 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse one read."""
-        self._unset_keepalive_if_required()
         if self._is_deaf:
             return
+        self._unset_keepalive_if_required()
         self._read_bytes = len(data)
         self._is_fresh = self._stage is _BETWEEN
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._end_after_answer()  # It was answered as if it had not asked; what follows may be anything.
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                self._stay(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             self._parser_failed(error)
         if self._stage is _HEAD or not self._is_busy():
@@ -176,15 +179,16 @@ class EdgeProtocol(HttpToolsProtocol):
         if problem is not None:
             self._refuse(*problem)
             return
-        hot = _HOT.get(self.url)
         parser = self.parser
+        if parser.should_upgrade():
+            return  # The parser stops here, see `_stay`.
+        hot = _HOT.get(self.url)
         if (
             hot is None
             or self._is_busy()
             or self.expect_100_continue
             or parser.get_method() != b"POST"
             or parser.get_http_version() != "1.1"
-            or parser.should_upgrade()
         ):
             self._hand_over()
             return
@@ -221,7 +225,7 @@ class EdgeProtocol(HttpToolsProtocol):
             self.on_response_complete()
         else:
             self.server_state.total_requests += 1
-            self._close()
+            self._close(is_sending=self._stage is not _BETWEEN)
 
     # Decisions.
 
@@ -239,6 +243,21 @@ class EdgeProtocol(HttpToolsProtocol):
         self.expect_100_continue = expects
         self._is_uvicorns = True
         super().on_headers_complete()
+
+    def _stay(self, rest: bytes) -> None:
+        """Serve a request that asked for another protocol as if it had not; `rest` is what followed its head.
+
+        Java's client asks so on every plain connection. The parser takes it at its word and reads no body: it is shown
+        the head again, without the wish.
+        """
+        if self._is_deaf or self.transport.is_closing():
+            return
+        lines = [self.parser.get_method(), b" ", self.url, b" HTTP/1.1\r\n"]
+        for name, value in self.headers:
+            if name not in {b"connection", b"upgrade", b"http2-settings"}:
+                lines += (name, b": ", value, b"\r\n")
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.feed_data(b"".join([*lines, b"\r\n", rest]))
 
     def _problem(self) -> tuple[int, str] | None:
         """What is wrong with the head, if anything is."""
@@ -276,17 +295,17 @@ class EdgeProtocol(HttpToolsProtocol):
         elif self._is_uvicorns and not self.pipeline and not cycle.response_started:
             self._is_deaf = True
             self._write_refusal(status, message)
-            self._close()
+            self._close(is_sending=True)
         else:  # It is answered already, or being answered: no second one.
             self._is_deaf = True
-            self._close()
+            self._close(is_sending=True)
 
     def _refuse(self, status: int, message: str) -> None:
         """Answer a message that nobody serves, and close: where the next one would begin is not certain."""
         self._end_after_answer()
         if not self._is_busy():
             self._write_refusal(status, message)
-            self._close()
+            self._close(is_sending=True)
 
     def _write_refusal(self, status: int, message: str) -> None:
         body = error_body(InvalidRequest(message))
@@ -319,11 +338,21 @@ class EdgeProtocol(HttpToolsProtocol):
                 self._rest_by = self.loop.time() + REST_TIMEOUT_S
             self.timeout_keep_alive_task = self.loop.call_at(self._rest_by, self.timeout_keep_alive_handler)
 
-    def _close(self) -> None:
-        """Close once the client has taken what is written, but do not wait for ever."""
-        self.transport.close()
+    def _close(self, *, is_sending: bool) -> None:
+        """Close once the client has taken what is written, but do not wait for ever.
+
+        One that may be sending still is told first that no more will come: bytes that meet a closed socket reset the
+        connection, and an answer on its way is lost with it.
+        """
         self._unset_keepalive_if_required()
-        self.timeout_keep_alive_task = self.loop.call_later(SLOW_CLIENT_S, self.transport.abort)
+        if is_sending and not self.transport.is_closing():
+            self._is_deaf = True
+            self.transport.write_eof()
+            patience_s = _LINGER_S
+        else:
+            self.transport.close()
+            patience_s = SLOW_CLIENT_S
+        self.timeout_keep_alive_task = self.loop.call_later(patience_s, self.transport.abort)
 
 
 def _too_large() -> tuple[int, str]:

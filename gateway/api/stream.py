@@ -174,6 +174,9 @@ class Driver:
             if not line.over:
                 self._loop.call_later(_LINGER_S, call.abort)
         self._calls.clear()
+        error = self.exchange.error
+        if error is not None:
+            error.__traceback__ = error.__context__ = None  # They know the frames in which it was raised.
         self._machinery.live.discard(self)
         self._machinery.report(
             record_of(

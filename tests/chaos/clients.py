@@ -3,7 +3,7 @@
 import asyncio
 from unittest.mock import patch
 
-from gateway.api import stream
+from gateway.api import asgi, stream
 from gateway.domain.ledger import LedgerEntry, Outcome
 from gateway.domain.usage import UsageSource
 from tests.backends.openai_backend import EVENT_STREAM
@@ -265,5 +265,5 @@ async def reads_slowly(way: Way) -> str:
 
 def held_for(house: Rig) -> int:
     """Bytes that wait for clients: in the outboxes, and written but not taken by the kernel."""
-    boxes = sum(driver._outbox_bytes for driver in house.machinery.live)
+    boxes = sum(each._client._unsent for each in house.machinery.live if isinstance(each._client, asgi.Client))
     return boxes + sum(each.transport.get_write_buffer_size() for each in house.server.server_state.connections)

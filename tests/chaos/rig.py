@@ -43,6 +43,7 @@ from gateway.upstream.transport import Transport
 from tests.backends.scripted import ScriptedBackend, scripted_backend
 from tests.chaos.answers import Answer, read
 from tests.chaos.ways import Way, ask, healthy
+from tests.running import gateway as running_gateway
 from tests.running.client import CHAT
 from tests.running.configuration import PATIENT, Tree, configuration
 from tests.running.gateway import CRASHES, make_key
@@ -219,7 +220,7 @@ async def rig(
         loop.set_exception_handler(lambda _loop, context: problems.append(repr(context)))
         stack.callback(loop.set_exception_handler, None)
         await stack.enter_async_context(app.lifespan())
-        server = make_server(app, drain_s=drain_s)
+        server = make_server(app, drain_s=drain_s, http=running_gateway.HTTP)
         server.config.load()
         server.lifespan = server.config.lifespan_class(server.config)
         # Not `serve`: its signal handlers are the test's, and its main loop only waits, a tenth of a second at a time.

@@ -24,11 +24,13 @@ from typing import Any
 import httpx
 
 from gateway.accounting import statement
-from gateway.config.settings import key_store_beside
+from gateway.config.settings import HttpWay, key_store_beside
 from gateway.control.keys import NewKey, create
 from gateway.domain.ledger import LedgerEntry
 from tests.running.configuration import Tree
 
+HTTP: HttpWay = "edge"
+"""How gateways serve inference in this run of the tests: pytest's option `--http`."""
 ROOT = Path(__file__).parents[2]
 CLEAN = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "PYTHONWARNINGS": "error"}
 START_S = 30.0
@@ -206,7 +208,7 @@ def serve(
         begin = ["-c", f"{changes}from gateway.__main__ import main\nraise SystemExit(main())"]
     with stderr.open("ab") as file:
         return subprocess.Popen(
-            [sys.executable, *begin, "serve", *map(str, arguments)],
+            [sys.executable, *begin, "serve", "--http", HTTP, *map(str, arguments)],
             cwd=ROOT,
             env=CLEAN | dict(environ or {}),
             stdin=subprocess.DEVNULL,
