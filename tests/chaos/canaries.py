@@ -19,9 +19,9 @@ row = CATALOGUE.row
 
 CLIENTS = 2_000
 """In each way of asking."""
-AT_ONCE = 60
-CONNECTIONS = 32
-"""Fewer than clients, so that some of them leave the queue."""
+CONNECTIONS = 12
+AT_ONCE = 2 * CONNECTIONS
+"""As many as can be served and wait at a backend, so that half of them wait, and none is sent elsewhere."""
 
 
 @row("F44", f"{CLIENTS} clients, most of which leave at any moment")
@@ -37,9 +37,9 @@ async def canaries(way: Way) -> str:
             choice = {"index": 0, "message": message, "finish_reason": "stop"}
             usage = {"prompt_tokens": 9, "completion_tokens": 2}
             body = json.dumps({"id": "x", "object": "chat.completion", "choices": [choice], "usage": usage}).encode()
-            return Script(headers=[("content-type", "application/json")], steps=[(rng.random() * 0.01, body)])
+            return Script(headers=[("content-type", "application/json")], steps=[(0.01 + rng.random() * 0.02, body)])
         events = [*content(way, [word[:3], word[3:6], word[6:9], word[9:]]), finish(way), usage_event(), DONE]
-        steps = [(rng.random() * 0.004, event) for event in events]
+        steps = [(rng.random() * 0.006, event) for event in events]
         return Script(headers=[("content-type", "text/event-stream")], steps=steps, framing="chunked")
 
     async def one(house: Rig, number: int, turns: asyncio.Semaphore) -> bool:
@@ -49,7 +49,7 @@ async def canaries(way: Way) -> str:
             stays = rng.random() < 0.3
             reading = asyncio.create_task(_read_all(client, way, word))
             if not stays:
-                await asyncio.sleep(rng.random() * 0.03)
+                await asyncio.sleep(rng.random() * 0.06)
                 reading.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await reading
@@ -64,9 +64,12 @@ async def canaries(way: Way) -> str:
         turns = asyncio.Semaphore(AT_ONCE)
         stayed = await asyncio.gather(*(one(house, number, turns) for number in range(CLIENTS)))
         await house.quiesce()
-        ends = Counter(each.outcome for each in house.rows())
+        rows = house.rows()
+        ends = Counter(each.outcome for each in rows)
+        queued = sum(each.outcome is Outcome.CLIENT_GONE and not each.usage.total_tokens for each in rows)
         assert ends[Outcome.OK] >= sum(stayed)
         assert ends[Outcome.CLIENT_GONE] > CLIENTS // 10
+        assert queued > CLIENTS // 100
         # Every place is free: as many requests as there are places are at work at the same time.
         house.first.default = Script(framing="raw", end="hang")
         before = len(house.first.requests)
@@ -74,7 +77,7 @@ async def canaries(way: Way) -> str:
             for _ in range(CONNECTIONS):
                 await (await stack.enter_async_context(raw_client(house))).ask(way)
             await house.first.wait_requests(before + CONNECTIONS)
-    return f"{sum(stayed)} stayed, {ends[Outcome.CLIENT_GONE]} left at work"
+    return f"{sum(stayed)} stayed, {ends[Outcome.CLIENT_GONE]} left at work, {queued} left the queue"
 
 
 async def _read_all(client: RawClient, way: Way, word: str) -> None:
