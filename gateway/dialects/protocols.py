@@ -22,7 +22,7 @@ class StreamDecoder(Protocol):
     """The answer's id, once it came."""
 
     def feed(self, data: bytes) -> Sequence[StreamEvent]:
-        """Events that `data` completes. Nothing comes after EndOfStream or a Fault."""
+        """Events that `data` completes. Nothing after EndOfStream or a Fault; a second unreadable event is a Fault."""
 
     def close(self) -> EndOfStream | Fault:
         """What the end of the bytes means: a whole answer, or a Fault of kind TRUNCATED."""

@@ -44,7 +44,6 @@ class Attempt:
         "reply_id",
         "reply_model",
         "sent_at",
-        "skipped_events",
         "span_id",
         "started_at",
         "status",
@@ -80,7 +79,6 @@ class Attempt:
         self.text: list[str] = []
         """Generated text received so far, kept for counting until usage is reported."""
         self.usage: Usage | None = None
-        self.skipped_events = 0
         self.fault: Fault | None = None
         self.outcome: Outcome | None = None
         self.finish_reasons: tuple[str, ...] = ()
