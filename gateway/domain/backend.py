@@ -19,7 +19,8 @@ class Domains(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """A backend's failure domains: what it has in common with others when something breaks."""
 
     provider: str | None = None
-    """Who runs or licenses the model, for example `openai`. Azure's OpenAI models have the provider `openai` too."""
+    """Who runs or licenses the model, for example `openai`. Azure's OpenAI models have the provider `openai` too.
+    `in-house` says that we do: the latency then tells how much it bears at once."""
     cloud: str | None = None
     """Whose data centre, for example `aws`."""
     accelerator: str | None = None

@@ -86,6 +86,8 @@ class Effect:
     """Whether it counts against the target's breaker."""
     is_local: bool = False
     """Whether not even a connection came about: fewer of these open the breaker."""
+    is_load: bool = False
+    """Whether it may come of too many requests at once: the target then gets fewer."""
     cools: bool = False
     """Whether the target is to be left alone for a while, as long as it asks or as we think."""
     ejects: Literal["credential", "model"] | None = None
@@ -97,7 +99,8 @@ class Effect:
 NO_EFFECT = Effect()
 _UNREACHABLE = Effect(breaks=True, is_local=True)
 _BROKEN = Effect(breaks=True, retry_cost=1)
-_LIMITED = Effect(cools=True, retry_cost=1)
+_BURDENED = Effect(breaks=True, is_load=True, retry_cost=1)
+_LIMITED = Effect(cools=True, is_load=True, retry_cost=1)
 _USELESS_CREDENTIAL = Effect(ejects="credential", retry_cost=1)
 _USELESS_MODEL = Effect(ejects="model", retry_cost=1)
 
@@ -105,12 +108,12 @@ EFFECT: dict[FaultKind, Effect] = {
     FaultKind.CONNECT: _UNREACHABLE,
     FaultKind.SATURATED: NO_EFFECT,
     FaultKind.STALE: NO_EFFECT,
-    FaultKind.TIMEOUT: _BROKEN,
+    FaultKind.TIMEOUT: _BURDENED,
     FaultKind.LOST: _BROKEN,
     FaultKind.PROTOCOL: _BROKEN,
     FaultKind.TRUNCATED: _BROKEN,
     FaultKind.SERVER_ERROR: _BROKEN,
-    FaultKind.OVERLOADED: _BROKEN,
+    FaultKind.OVERLOADED: _BURDENED,
     FaultKind.RATE_LIMITED: _LIMITED,
     FaultKind.QUOTA: _USELESS_CREDENTIAL,
     FaultKind.AUTH: _USELESS_CREDENTIAL,

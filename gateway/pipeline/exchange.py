@@ -28,6 +28,7 @@ from gateway.pipeline.entry import Caller, Collaborators, Unroutable, count_prom
 from gateway.pipeline.relay import Relay
 from gateway.pipeline.turns import Turns
 from gateway.pipeline.verdict import interruption, verdict
+from gateway.routing.choose import overloaded
 from gateway.telemetry.context import TraceContext
 
 _LEASE_MARGIN_S = 30.0
@@ -204,7 +205,11 @@ class Exchange:
         elif self.error is not None:
             self._end(Outcome.SHUTDOWN, [Fail(self.error), Finish()], now)
         elif not self._try_next(now):
-            self.error = UpstreamTimedOut("The time for this request passed before it could be tried.", param="total")
+            if now < self.total_by:
+                self.error = overloaded(self.job.decision)  # Others took the last places while this one was reserved.
+            else:
+                message = "The time for this request passed before it could be tried."
+                self.error = UpstreamTimedOut(message, param="total")
             self._end(Outcome.FAILED, [Fail(self.error), Finish()], now)
 
     def denied_by(self, denied: Denied, now: float) -> None:
@@ -379,7 +384,9 @@ class Exchange:
         if now >= self.total_by:
             return False
         if failed is None:
-            target = self._turns.first(now)
+            if (best := self._turns.first(now)) is None:
+                return False
+            target = best
         elif (turn := self._turns.after(failed, now)) is not None:
             target, reason = turn
         else:

@@ -30,11 +30,17 @@ class Turns:
         """Whether nobody could be asked after the one whose turn it is."""
         return self._position >= len(self._plan.targets) or self._taken >= self._plan.attempts
 
-    def first(self, now: float) -> Target:
-        """The best target. The plan was made a moment ago: it is not doubted."""
-        self._budget.deposit(self._deposit, now)
-        self._position = self._taken = 1
-        return self._plan.targets[0]
+    def first(self, now: float) -> Target | None:
+        """The best target; None when all have come to their limits.
+
+        The plan was made a moment ago and is not doubted, but for what others may have taken since.
+        """
+        for position, target in enumerate(self._plan.targets, 1):
+            if self._fleet.has_room(target):
+                self._budget.deposit(self._deposit, now)
+                self._position, self._taken = position, 1
+                return target
+        return None
 
     def after(self, failed: Attempt, now: float) -> tuple[Target, AttemptReason] | None:
         """The target to ask after that attempt; None when nobody is left who may be asked."""

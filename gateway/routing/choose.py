@@ -13,13 +13,16 @@ from gateway.domain.plan import Candidate, Decision, Plan, Route, Target
 from gateway.domain.policy import Policy
 from gateway.domain.usage import Estimate
 from gateway.routing.draws import Draws
-from gateway.routing.fleet import BREAKER_HOLDS, FleetView, Standing
+from gateway.routing.fleet import BREAKER_HOLDS, SATURATED, FleetView, Standing
 from gateway.routing.strategies import Asked, Scene, arranged, reachable
 
 _ESTIMATE_MARGIN = 1.25
 """A prompt is an estimate until the backend counts it: only one that is clearly too long excludes a target."""
 
 _RETRY_AFTER_S = 2.0
+_SATURATED_LEAST_S = 1.0
+_SATURATED_SPREAD_S = 2.0
+"""Room comes with the next answer: soon, but not for all that were refused at the same moment."""
 _RETRY_AFTER_MOST_S = 300.0
 """An ejection lasts longer, but may be lifted earlier."""
 
@@ -46,7 +49,7 @@ def choose(
     eligible: list[Target] = []
     held: list[Target] = []
     removed: list[Candidate] = []
-    is_ramping = False
+    is_ramping = is_full = False
     for target in targets:
         standing = standings[target.name]
         reason = _exclusion(target, request, estimate, standing)
@@ -54,14 +57,17 @@ def choose(
             eligible.append(target)
             is_ramping |= standing.ramp < 1.0
         else:
-            if reason in BREAKER_HOLDS:
+            if reason == SATURATED:
+                is_full = True
+            elif reason in BREAKER_HOLDS:
                 held.append(target)
             wait_s = standing.wait_s if reason == standing.barred else None
             removed.append(Candidate(target.name, None, reason, wait_s))
-    panics = not eligible and bool(held)
+    panics = not eligible and bool(held) and not is_full  # One that is well and busy is no reason to ask a bad one.
     if panics:
-        eligible = held
+        eligible = [target for target in held if not standings[target.name].is_full]
         removed = [candidate for candidate in removed if candidate.excluded not in BREAKER_HOLDS]
+        removed += [Candidate(each.name, None, SATURATED) for each in held if standings[each.name].is_full]
     scores: dict[str, float] = {}
     if route.is_plain and not is_ramping:
         ordered = eligible
@@ -99,6 +105,8 @@ def refusal(decision: Decision) -> GatewayError:
         )
     if not passing:
         return ContextTooLong(f"The prompt is too long for every target of `{decision.model}`.", param="messages")
+    if SATURATED in passing:
+        return overloaded(decision)
     wait_s = min((each.wait_s for each in decision.candidates if each.wait_s is not None), default=_RETRY_AFTER_S)
     if passing == {"cooling"}:
         return RateLimited(
@@ -116,6 +124,14 @@ def refusal(decision: Decision) -> GatewayError:
         f"No backend can serve `{decision.model}` now ({causes}).",
         code="no_backend_available",
         retry_after_s=min(wait_s, _RETRY_AFTER_MOST_S),
+    )
+
+
+def overloaded(decision: Decision) -> Overloaded:
+    """What to tell the client when those that could serve it are at their limits. The same decision, the same wait."""
+    return Overloaded(
+        f"The backends of `{decision.model}` work on as many requests as they can bear.",
+        retry_after_s=_SATURATED_LEAST_S + _SATURATED_SPREAD_S * Draws(decision.seed).next(),
     )
 
 

@@ -14,11 +14,14 @@ from gateway.domain.fault import Fault, Recourse
 from gateway.domain.ledger import Outcome
 from gateway.domain.plan import Target
 from gateway.domain.policy import Timeouts
+from gateway.routing.concurrency import Limit, is_ours
 from gateway.routing.health import Breaker, Cooldown, Draw, Ejection, State
 from gateway.routing.patience import Patience
 
 BREAKER_HOLDS: Final = frozenset({"breaker_open", "half_open_busy"})
 """Reasons that give way when nobody else is left: a bad backend is better than none."""
+SATURATED: Final = "saturated"
+"""The reason that no panic overrules: it works on as much as it bears."""
 LATENCY_DECAY_S: Final = 10.0
 """Finagle's decay of its peak-EWMA."""
 EXPECTED_BASE_S: Final = 0.4
@@ -40,6 +43,8 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
     latency: float
     """Peak-EWMA of time to first token over what was expected, as of `latency_at`; 0 when never seen."""
     latency_at: float
+    is_full: bool = False
+    """Whether it works on as many tries as it may at once; `barred` tells so only where nothing else bars it."""
 
 
 class FleetView(msgspec.Struct, frozen=True, gc=False):
@@ -67,9 +72,15 @@ class Fleet:
         return FleetView(now, {target.name: self._tally(target).standing(now) for target in targets})
 
     def is_open_to(self, target: Target, now: float, *, panics: bool = False) -> bool:
-        """Whether it may be tried now. In a panic a breaker is no reason not to."""
-        barred = self._tally(target).standing(now).barred
-        return barred is None or (panics and barred in BREAKER_HOLDS)
+        """Whether it may be tried now. In a panic a breaker is no reason not to; too much work still is."""
+        standing = self._tally(target).standing(now)
+        barred = standing.barred
+        return barred is None or (panics and barred in BREAKER_HOLDS and not standing.is_full)
+
+    def has_room(self, target: Target) -> bool:
+        """Whether it may work on one more try, whatever else is known of it."""
+        tally = self._targets.get(target.name)
+        return tally is None or tally.in_flight + 1 <= tally.limit.value
 
     def dispatched(self, target: Target, now: float) -> int:
         """A try begins. Gives the epoch, which `answered` and `finished` must be told."""
@@ -80,7 +91,10 @@ class Fleet:
     def answered(self, target: Target, epoch: int, now: float, *, ttft_s: float, prompt_tokens: int) -> int:
         """The first content of a stream came, `ttft_s` after the try began. Gives the epoch for `finished`."""
         tally = self._tally(target)
-        tally.observe(ttft_s / expected_s(prompt_tokens), now)
+        ratio = ttft_s / expected_s(prompt_tokens)
+        tally.observe(ratio, now)
+        if epoch == tally.breaker.telling_epoch:
+            tally.limit.note_first_token(ttft_s, ratio, tally.in_flight, now)
         if tally.breaker.is_calm:  # A backend that comes back is no measure of itself.
             tally.patience.note_first_token(ttft_s, prompt_tokens, now)
         return tally.breaker.answer(epoch, now)
@@ -110,6 +124,8 @@ class Fleet:
         tally.in_flight -= 1
         if fault is None:
             if outcome is Outcome.OK:
+                if epoch == tally.breaker.telling_epoch:
+                    tally.limit.succeed(tally.in_flight + 1)
                 tally.breaker.succeed(epoch, now)
                 tally.cooldown.succeed()
                 if longest_pause_s is not None and tally.breaker.is_calm:
@@ -118,6 +134,8 @@ class Fleet:
                 tally.breaker.abandon(epoch)
             return
         effect = fault.effect
+        if effect.is_load and epoch == tally.breaker.telling_epoch:
+            tally.limit.cut(now, waited_s if fault.phase is not None else None)
         if effect.breaks:
             tally.breaker.fail(epoch, now, self._draw, is_local=effect.is_local)
             tally.observe(waited_s / expected_s(prompt_tokens), now)
@@ -149,7 +167,8 @@ class Fleet:
         tally = self._targets.get(target.name)
         if tally is None:
             credential = self._credentials.setdefault(target.backend, Ejection())
-            tally = self._targets[target.name] = _Tally(credential, self.unavailable.get(target.backend))
+            limit = Limit(reads_latency=is_ours(target.place))
+            tally = self._targets[target.name] = _Tally(credential, self.unavailable.get(target.backend), limit)
         return tally
 
     def __repr__(self) -> str:
@@ -172,12 +191,13 @@ class _Tally:
         "cooldown",
         "credential",
         "in_flight",
+        "limit",
         "model",
         "patience",
         "unavailable",
     )
 
-    def __init__(self, credential: Ejection, unavailable: str | None) -> None:
+    def __init__(self, credential: Ejection, unavailable: str | None, limit: Limit) -> None:
         self.breaker = Breaker()
         self.cooldown = Cooldown()
         self.credential = credential
@@ -185,6 +205,7 @@ class _Tally:
         self.model = Ejection()
         self.patience = Patience()
         self.unavailable = unavailable
+        self.limit = limit
         self.in_flight = 0
         self._latency = self._latency_at = 0.0
 
@@ -204,7 +225,10 @@ class _Tally:
             barred, wait_s = "cooling", self.cooldown.until - now
         elif not breaker.is_calm:
             barred, wait_s, ramp = breaker.hold(now), breaker.wait_s(now), breaker.ramp(now)
-        return Standing(barred, wait_s, ramp, self.in_flight, self._latency, self._latency_at)
+        in_flight = self.in_flight
+        if in_flight + 1 > self.limit.value:
+            return Standing(barred or SATURATED, wait_s, ramp, in_flight, self._latency, self._latency_at, is_full=True)
+        return Standing(barred, wait_s, ramp, in_flight, self._latency, self._latency_at)
 
     def observe(self, ratio: float, now: float) -> None:
         """Peak-EWMA: a worse value counts at once, a better one by and by. A stream's duration never comes here."""

@@ -71,12 +71,16 @@ class Breaker:
         "epoch",
         "is_calm",
         "state",
+        "telling_epoch",
     )
 
     def __init__(self) -> None:
         self.state = State.CLOSED
         self.epoch = 0
         """Changes with the state."""
+        self.telling_epoch: int | None = 0
+        """The epoch of tries that tell how much the target bears: the present one, but none half open, when we let it
+        work on little."""
         self.is_calm = True
         """Whether it is closed and was not open lately, so that there is nothing to ask it."""
         self._attempts = Window()
@@ -177,6 +181,7 @@ class Breaker:
     def _enter(self, state: State) -> None:
         self.state = state
         self.epoch += 1
+        self.telling_epoch = None if state is State.HALF_OPEN else self.epoch
         self.is_calm = False
         self._failures_in_row = self._local_in_row = 0
         self._probes = self._successes = 0

@@ -49,6 +49,8 @@ def asking(*needs: Capability) -> ChatRequest:
 
 
 WELL = Standing(None, None, 1.0, 0, 0.0, 0.0)
+FULL = Standing("saturated", None, 1.0, 4, 0.0, 0.0, is_full=True)
+OPEN_AND_FULL = Standing("breaker_open", 4.0, 1.0, 4, 0.0, 0.0, is_full=True)
 
 
 def barred(reason: str, wait_s: float | None = None) -> Standing:
@@ -291,7 +293,50 @@ def test_what_is_told_when_nobody_may_be_asked(
     assert (told.http_status, told.code, told.retry_after_s) == (status, code, wait_s)
 
 
-STANDINGS = st.sampled_from([WELL, OPEN, BUSY, COOLING, NO_KEY, NO_MODEL, barred("credential_missing")])
+def test_a_target_at_its_limit_is_left_out() -> None:
+    plan, decision = chosen(*map(target, "ab"), health={"a": FULL})
+    assert plan is not None
+    assert [each.backend for each in plan.targets] == ["b"]
+    assert decision.candidates[1] == Candidate("a/m", None, "saturated")
+
+
+def test_a_good_target_at_its_limit_is_no_reason_to_ask_a_bad_one() -> None:
+    """F23: the survivor takes what it bears, and the rest is told to come back."""
+    plan, decision = chosen(*map(target, "abc"), health={"a": FULL, "b": OPEN, "c": BUSY})
+    assert (plan, decision.panics) == (None, False)
+    assert refusal(decision).code == "overloaded"
+
+
+def test_in_a_panic_limits_hold() -> None:
+    """The last targets are tried however bad they are, but not beyond what they bear."""
+    plan, decision = chosen(*map(target, "ab"), health={"a": OPEN_AND_FULL, "b": OPEN})
+    assert plan is not None
+    assert (plan.panics, [each.backend for each in plan.targets]) == (True, ["b"])
+    assert decision.candidates[1].excluded == "saturated"
+    plan, decision = chosen(target("a"), health={"a": OPEN_AND_FULL})
+    assert plan is None
+    assert refusal(decision).code == "overloaded"
+
+
+@pytest.mark.parametrize("other", [WELL, COOLING, NO_KEY, OPEN], ids=lambda standing: str(standing.barred))
+def test_when_all_that_could_are_at_their_limits_clients_come_back_one_after_the_other(other: Standing) -> None:
+    """In one to three seconds, each at a time of its own, which its decision can repeat."""
+    targets = [target("a"), target("b", accepts=())]
+    waits = []
+    for seed in range(200):
+        plan, decision = chosen(*targets, needs=("tools",), health={"a": FULL, "b": other}, seed=seed)
+        assert plan is None
+        told = refusal(decision)
+        assert (told.http_status, told.code) == (503, "overloaded")
+        assert refusal(decision).retry_after_s == told.retry_after_s
+        waits.append(told.retry_after_s or 0.0)
+    assert 1.0 <= min(waits) < 1.1
+    assert 2.9 < max(waits) <= 3.0
+
+
+STANDINGS = st.sampled_from(
+    [WELL, FULL, OPEN, OPEN_AND_FULL, BUSY, COOLING, NO_KEY, NO_MODEL, barred("credential_missing")]
+)
 
 
 @given(standings=st.lists(STANDINGS, min_size=1, max_size=6), mode=st.sampled_from(sorted(RANKS)))
@@ -301,8 +346,10 @@ def test_health_never_costs_the_last_candidate_unless_it_must(standings: list[St
     health = dict(zip(names, standings, strict=True))
     plan, decision = chosen(*map(target, names), health=health, mode=mode)
     well = {name for name, standing in health.items() if standing.barred is None}
-    held = {name for name, standing in health.items() if standing in (OPEN, BUSY)}
+    is_busy = FULL in standings
+    held = set() if is_busy else {name for name, standing in health.items() if standing in (OPEN, BUSY)}
+    broken = bool(held) or (OPEN_AND_FULL in standings and not is_busy)
     assert (plan is None) == (not well and not held)
     assert plan is None or {each.backend for each in plan.targets} == (well or held)
-    assert decision.panics is (not well and bool(held))
+    assert decision.panics is (not well and broken)
     assert sorted(each.target for each in decision.candidates) == [f"{name}/m" for name in names]

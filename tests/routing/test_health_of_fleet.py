@@ -213,3 +213,60 @@ def test_troubles_name_backends_and_targets_that_are_not_well() -> None:
     answers(house, A, T + 6)
     assert house.troubles(T + 1000) == missing | {"a/m": "half_open"}
     assert repr(house) == "Fleet(5 targets seen, unavailable: gone: credential_missing)"
+
+
+def begun(house: Fleet, where: Target, many: int, now: float = T) -> list[int]:
+    return [house.dispatched(where, now) for _ in range(many)]
+
+
+def test_a_target_works_on_no_more_than_its_limit() -> None:
+    """And has room again with the first answer."""
+    house = fleet()
+    epochs = begun(house, A, 255)
+    assert (seen(house, A).barred, house.has_room(A)) == (None, True)
+    epochs += begun(house, A, 1)
+    assert (seen(house, A).barred, house.has_room(A), house.is_open_to(A, T)) == ("saturated", False, False)
+    assert seen(house, B).barred is None
+    finish(house, A, epochs.pop(), T, outcome=Outcome.CLIENT_GONE)
+    assert seen(house, A).barred is None
+
+
+def test_a_panic_does_not_overrule_a_limit() -> None:
+    house = fleet()
+    fails(house, A, fault(K.LOST), times=5)
+    assert house.is_open_to(A, T, panics=True)
+    begun(house, A, 256)
+    assert (seen(house, A).barred, seen(house, A).is_full) == ("breaker_open", True)
+    assert not house.is_open_to(A, T, panics=True)
+
+
+LOADED: list[tuple[FaultKind, Phase | None, bool]] = [
+    (K.OVERLOADED, None, True),
+    (K.RATE_LIMITED, None, True),
+    (K.TIMEOUT, "first_token", True),
+    (K.TIMEOUT, "idle", True),
+    (K.TIMEOUT, "connect", False),
+    (K.TIMEOUT, "total", False),
+    (K.SERVER_ERROR, None, False),
+    (K.SATURATED, None, False),
+    (K.REJECTED, None, False),
+]
+
+
+@pytest.mark.parametrize(("kind", "phase", "cuts"), LOADED)
+def test_what_may_come_of_too_much_load_lowers_the_limit(*, kind: FaultKind, phase: Phase | None, cuts: bool) -> None:
+    house = fleet()
+    begun(house, A, 179)  # 0.7 of 256
+    fails(house, A, fault(kind, phase=phase))
+    later = T + 100  # The cooldown is over.
+    assert house.has_room(A) is not cuts
+    assert seen(house, A, later).is_full is cuts
+
+
+def test_half_open_probes_teach_nothing_of_the_limit() -> None:
+    """They are few because we hold the others back."""
+    house = fleet()
+    fails(house, A, fault(K.LOST), times=5)
+    begun(house, A, 179)  # in a panic
+    fails(house, A, fault(K.OVERLOADED), now=T + 6)
+    assert house.has_room(A)

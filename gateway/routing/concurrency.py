@@ -1,0 +1,111 @@
+"""How many requests one target may work on at once, learned from what it refuses and how it slows down. Pure in `now`.
+
+Everywhere: additive increase, multiplicative decrease, as Netflix advises for clients of services that others use too.
+
+    refused for load, or too late    limit ← 0.7 · limit, once per time to first token
+    a success near the limit         limit ← limit + 1 / limit
+
+On machines of our own the time to first token tells of their queue, and the limit follows it before anything is
+refused: Netflix's Gradient2. A moving mean of the last samples is held against one of the last hundreds.
+
+    g = clamp(2 · long / short, ½, 1)     limit ← 0.8 · limit + 0.2 · (g · limit + √limit), once per time to first token
+
+Which are our own is the configuration's to say, see `is_ours`. At the clouds the latency is mostly other people's.
+"""
+
+import math
+from typing import Final
+
+from gateway.domain.backend import Backend
+
+START: Final = 256.0
+LEAST: Final = 4.0
+MOST: Final = 1024.0
+"""As many connections as a backend has."""
+BACKOFF: Final = 0.7
+NEAR: Final = 0.8
+"""Of the limit: a success with fewer in flight does not show that more would succeed."""
+
+TOLERANCE: Final = 2.0
+"""How many times slower than usual is not yet a queue."""
+GRADIENT_LEAST: Final = 0.5
+SMOOTHING: Final = 0.2
+SHORT: Final = 0.2
+LONG: Final = 1 / 300
+"""Weight of one sample in the two means: about the last ten, and the last six hundred."""
+WARM_UP: Final = 10
+"""Samples after which the means part."""
+RECOVERY: Final = 0.95
+"""How fast the long mean follows when the short one has fallen to less than half of it: the old load is history."""
+USED: Final = 0.5
+"""Of the limit: with fewer in flight the latency says nothing of it."""
+
+IN_HOUSE: Final = "in-house"
+UNKNOWN_TTFT_S: Final = 1.0
+
+
+def is_ours(place: Backend) -> bool:
+    """Whether its latency tells of a queue that only we fill: the provider is `in-house`, or the address is private."""
+    return place.domains.provider == IN_HOUSE or place.allow_private
+
+
+class Limit:
+    """Of one target. Tell it nothing of half-open probes: they are few because we hold the others back."""
+
+    __slots__ = ("_cut_at", "_gradient", "_ttft_s", "value")
+
+    def __init__(self, *, reads_latency: bool) -> None:
+        self.value = START
+        """Tries in flight that it may have; a part of one counts for nothing."""
+        self._cut_at = -math.inf
+        self._ttft_s: float | None = None
+        self._gradient = Gradient() if reads_latency else None
+
+    def note_first_token(self, ttft_s: float, ratio: float, in_flight: int, now: float) -> None:
+        """The first content of a stream came after `ttft_s`, which is `ratio` times what its prompt lets expect."""
+        known = self._ttft_s
+        self._ttft_s = ttft_s if known is None else known + (ttft_s - known) * SHORT
+        if self._gradient is not None:
+            self.value = self._gradient.follow(self.value, ratio, in_flight, now, pace_s=self._ttft_s)
+
+    def succeed(self, in_flight: int) -> None:
+        """A try brought a whole answer, while so many were in flight with it."""
+        if in_flight >= NEAR * self.value:
+            self.value = min(MOST, self.value + 1 / self.value)
+
+    def cut(self, now: float, waited_s: float | None = None) -> None:
+        """A try met too much load. After a timeout, `waited_s` is how long it had waited.
+
+        What began before the last cut is an echo of the same load, and cuts nothing more.
+        """
+        pace_s = waited_s if waited_s is not None else UNKNOWN_TTFT_S if self._ttft_s is None else self._ttft_s
+        if now - self._cut_at >= pace_s:
+            self.value = max(LEAST, self.value * BACKOFF)
+            self._cut_at = now
+
+
+class Gradient:
+    """The two means, and what their ratio makes of a limit."""
+
+    __slots__ = ("_long", "_moved_at", "_samples", "_short")
+
+    def __init__(self) -> None:
+        self._short = self._long = 0.0
+        self._samples = 0
+        self._moved_at = -math.inf
+
+    def follow(self, limit: float, ratio: float, in_flight: int, now: float, *, pace_s: float) -> float:
+        """The limit after one more sample."""
+        self._samples += 1
+        is_new = self._samples <= WARM_UP  # Then each mean is one of all that there are.
+        self._short += (ratio - self._short) * (1 / self._samples if is_new else SHORT)
+        self._long += (ratio - self._long) * (1 / self._samples if is_new else LONG)
+        if self._long > 2 * self._short:
+            self._long *= RECOVERY
+        if in_flight < USED * limit or now - self._moved_at < pace_s:
+            return limit
+        self._moved_at = now
+        bearable = TOLERANCE * self._long
+        gradient = 1.0 if bearable >= self._short else max(GRADIENT_LEAST, bearable / self._short)
+        wanted = gradient * limit + math.sqrt(limit)
+        return min(MOST, max(LEAST, limit + (wanted - limit) * SMOOTHING))
