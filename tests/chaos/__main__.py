@@ -50,7 +50,7 @@ async def _play(cases: Sequence[Case]) -> list[tuple[Case, str]]:
     for case in sorted(cases, key=_number):  # stable: in one fault as they are written
         rows.setdefault((case.fault, case.what), []).append(case)
     width = max(len(what) for _, what in rows) + 2
-    print(f"{'fault':<11}{'variant':<{width}}" + "".join(f"{way:<8}" for way in Way) + "measured")
+    print(f"{'fault':<13}{'variant':<{width}}" + "".join(f"{way:<8}" for way in Way) + "measured")
     for (fault, what), ways in rows.items():
         outcomes: dict[Way, str] = {}
         notes: list[str] = []
@@ -65,7 +65,7 @@ async def _play(cases: Sequence[Case]) -> list[tuple[Case, str]]:
                 outcomes[case.way] = "ok"
                 notes += [note] if note else []
         told = "".join(f"{outcomes.get(way, '–'):<8}" for way in Way)
-        print(f"{fault:<11}{what:<{width}}{told}{' | '.join(dict.fromkeys(notes))}".rstrip(), flush=True)
+        print(f"{fault:<13}{what:<{width}}{told}{' | '.join(dict.fromkeys(notes))}".rstrip(), flush=True)
     return misses
 
 

@@ -17,7 +17,7 @@ from tests.chaos.ways import DONE, Way, content, finish, usage_event
 CATALOGUE = Catalogue()
 row = CATALOGUE.row
 
-CLIENTS = 2_000
+CLIENTS = 1_000
 """In each way of asking."""
 CONNECTIONS = 12
 AT_ONCE = 2 * CONNECTIONS
