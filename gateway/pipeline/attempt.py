@@ -22,6 +22,7 @@ class Attempt:
     """The state of one try. `not sent → sent → head → committed → over`; each step is noted with its time."""
 
     __slots__ = (
+        "answer_s",
         "body",
         "body_bytes",
         "committed_at",
@@ -84,6 +85,8 @@ class Attempt:
         self.finish_reasons: tuple[str, ...] = ()
         self.reply_id: str | None = None
         self.reply_model: str | None = None
+        self.answer_s = float("inf")
+        """How long an answer in one piece is waited for."""
         self.phase: Phase = "connect"
         self.deadline = now + timeouts.connect
         """When the current wait has lasted too long; the clock is the event loop's."""
@@ -105,14 +108,15 @@ class Attempt:
     def note_sent(self, now: float, *, streaming: bool) -> None:
         """The request is on the wire.
 
-        An unstreamed answer comes in one piece after unknown work, so only the request's total time bounds it.
+        An unstreamed answer comes in one piece after unknown work: only what the backend's other answers took bounds
+        it, and the request's total time.
         """
         self.sent_at = now
         if streaming:
             # From dispatch: a head that dribbles in does not win the backend more time.
             self.phase, self.deadline = "first_token", self.started_at + self.timeouts.first_token
         else:
-            self.phase, self.deadline = "total", float("inf")
+            self.phase, self.deadline = "first_token", self.started_at + self.answer_s
 
     def note_head(self, status: int, now: float) -> None:
         """The status is known. An error's body must follow without delay."""

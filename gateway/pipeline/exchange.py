@@ -393,10 +393,9 @@ class Exchange:
             return False
         tracing = self._house.tracing
         span_id = tracing.child_span_id() if self.trace is not None and self.trace.sampled else None
-        timeouts = plan.timeouts
-        if self.job.request.stream and not self._turns.are_over:  # Haste is for where somebody else could answer.
-            timeouts = self._house.fleet.timeouts(target, timeouts, self.job.estimate.prompt_tokens, now)
-        attempt = Attempt(len(self.attempts) + 1, target, reason, timeouts, now=now, span_id=span_id)
+        attempt = Attempt(len(self.attempts) + 1, target, reason, plan.timeouts, now=now, span_id=span_id)
+        if not self._turns.are_over:  # Haste is for where somebody else could answer.
+            self._hasten(attempt, now)
         attempt.epoch = self._house.fleet.dispatched(target, now)
         self.attempts.append(attempt)
         traceparent = None
@@ -406,6 +405,14 @@ class Exchange:
         request = _dialect(attempt).encode_request(self.job.request, target)
         self.actions.append(Dispatch(attempt.number, target, request, traceparent))
         return True
+
+    def _hasten(self, attempt: Attempt, now: float) -> None:
+        """Wait no longer than the target's other answers took."""
+        fleet, estimate, timeouts = self._house.fleet, self.job.estimate, attempt.timeouts
+        if self.job.request.stream:
+            attempt.timeouts = fleet.timeouts(attempt.target, timeouts, estimate.prompt_tokens, now)
+        else:
+            attempt.answer_s = fleet.answer_s(attempt.target, timeouts.total, estimate.output_tokens, now)
 
     def _relay(self, attempt: Attempt, events: Sequence[StreamEvent], now: float) -> None:
         """Pass on what may go out; the first that does makes the answer this backend's."""
@@ -505,6 +512,8 @@ class Exchange:
                 fault=fault,
                 waited_s=max(now - attempt.started_at, attempt.timeouts.first_token),
                 longest_pause_s=attempt.longest_pause_s,
+                whole_s=None if self.job.request.stream else now - attempt.started_at,
+                output_tokens=self.job.estimate.output_tokens,
                 prompt_tokens=self.job.estimate.prompt_tokens,
             )
         attempt.end(outcome, now, fault)

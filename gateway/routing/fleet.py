@@ -101,7 +101,11 @@ class Fleet:
 
     def timeouts(self, target: Target, policy: Timeouts, prompt_tokens: int, now: float) -> Timeouts:
         """How long to wait for a stream of this target: the policy's timeouts, or less where it taught us to."""
-        return self._tally(target).patience.bounds(policy, prompt_tokens, now)
+        return self._tally(target).patience.for_stream(policy, prompt_tokens, now)
+
+    def answer_s(self, target: Target, most_s: float, output_tokens: int, now: float) -> float:
+        """The same for an answer in one piece that is expected to have so many tokens."""
+        return self._tally(target).patience.for_answer(most_s, output_tokens, now)
 
     def finished(
         self,
@@ -114,11 +118,14 @@ class Fleet:
         waited_s: float,
         prompt_tokens: int,
         longest_pause_s: float | None = None,
+        whole_s: float | None = None,
+        output_tokens: int = 0,
     ) -> None:
         """A try is over, exactly once for each that was dispatched.
 
         `waited_s` is what a failure enters the latency with: the time it took, or the timeout it would have had.
-        `longest_pause_s` is the longest wait between two reads of a stream, None when there was no stream.
+        `longest_pause_s` is the longest wait between two reads of a stream, None when there was none. `whole_s` is how
+        long an answer in one piece took, or was waited for; None for a stream. It was expected to have `output_tokens`.
         """
         tally = self._tally(target)
         tally.in_flight -= 1
@@ -130,6 +137,8 @@ class Fleet:
                 tally.cooldown.succeed()
                 if longest_pause_s is not None and tally.breaker.is_calm:
                     tally.patience.note_longest_pause(longest_pause_s, now)
+                if whole_s is not None and tally.breaker.is_calm:
+                    tally.patience.note_answer(whole_s, output_tokens, now)
             else:
                 tally.breaker.abandon(epoch)
             return
@@ -140,7 +149,10 @@ class Fleet:
             tally.breaker.fail(epoch, now, self._draw, is_local=effect.is_local)
             tally.observe(waited_s / expected_s(prompt_tokens), now)
             if fault.phase == "first_token" and tally.breaker.is_calm:  # At least so long: else we learn haste.
-                tally.patience.note_first_token(waited_s, prompt_tokens, now)
+                if whole_s is None:
+                    tally.patience.note_first_token(waited_s, prompt_tokens, now)
+                else:
+                    tally.patience.note_answer(whole_s, output_tokens, now)
         elif fault.recourse is Recourse.NONE:
             tally.breaker.succeed(epoch, now)  # It read the request and judged it: it works.
         else:

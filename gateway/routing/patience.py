@@ -21,10 +21,15 @@ IDLE_TIMES: Final = 2.0
 IDLE_LEAST_S: Final = 5.0
 GROWTH_PER_MINUTE: Final = 1.5
 """How fast a learned wait may change: a minute of trouble must not teach us that trouble is normal."""
+ANSWER_TIMES: Final = 2.0
+ANSWER_LEAST_S: Final = 20.0
+"""Of whole answers, which take as long as they are."""
 _LOOK_AGAIN_S: Final = 1.0
 
 _SIZES: Final = (1_000, 8_000, 32_000, 128_000)
 """Prompts of these many tokens and more are different kinds: longer ones take longer to read."""
+_LENGTHS: Final = (256, 1_024, 4_096)
+"""The same for the tokens that a whole answer is expected to have."""
 
 
 class _Wait:
@@ -61,28 +66,37 @@ class _Wait:
 class Patience:
     """What one target has taught about waiting for it."""
 
-    __slots__ = ("_first_token", "_idle")
+    __slots__ = ("_answer", "_first_token", "_idle")
 
     def __init__(self) -> None:
         self._first_token = [_Wait(FIRST_TOKEN_TIMES, FIRST_TOKEN_LEAST_S) for _ in range(len(_SIZES) + 1)]
         self._idle = _Wait(IDLE_TIMES, IDLE_LEAST_S)
+        self._answer = [_Wait(ANSWER_TIMES, ANSWER_LEAST_S) for _ in range(len(_LENGTHS) + 1)]
 
     def note_first_token(self, seconds: float, prompt_tokens: int, now: float) -> None:
         """The first content of a stream took so long; a timeout is noted with the wait that ran out."""
-        self._first_token[_size(prompt_tokens)].note(seconds, now)
+        self._first_token[_kind(prompt_tokens, _SIZES)].note(seconds, now)
 
     def note_longest_pause(self, seconds: float, now: float) -> None:
         """A stream came to its end, and its longest pause between two reads was so long."""
         self._idle.note(seconds, now)
 
-    def bounds(self, policy: Timeouts, prompt_tokens: int, now: float) -> Timeouts:
+    def note_answer(self, seconds: float, output_tokens: int, now: float) -> None:
+        """A whole answer, expected to have so many tokens, took so long; a timeout as above."""
+        self._answer[_kind(output_tokens, _LENGTHS)].note(seconds, now)
+
+    def for_stream(self, policy: Timeouts, prompt_tokens: int, now: float) -> Timeouts:
         """The policy's timeouts, shortened where experience says that waiting longer is in vain."""
-        first_token = self._first_token[_size(prompt_tokens)].bound(policy.first_token, now)
+        first_token = self._first_token[_kind(prompt_tokens, _SIZES)].bound(policy.first_token, now)
         idle = self._idle.bound(policy.idle, now)
         if first_token == policy.first_token and idle == policy.idle:
             return policy
         return msgspec.structs.replace(policy, first_token=first_token, idle=idle)
 
+    def for_answer(self, most_s: float, output_tokens: int, now: float) -> float:
+        """How long to wait for an answer in one piece; at most `most_s`."""
+        return self._answer[_kind(output_tokens, _LENGTHS)].bound(most_s, now)
 
-def _size(prompt_tokens: int) -> int:
-    return sum(prompt_tokens >= size for size in _SIZES)
+
+def _kind(tokens: int, bounds: tuple[int, ...]) -> int:
+    return sum(tokens >= bound for bound in bounds)

@@ -176,3 +176,22 @@ def test_the_last_one_has_all_the_time_that_the_policy_gives() -> None:
     quick(world)
     play = Play(world).head().wait(19.9)
     assert not play.finished
+
+
+def test_a_hung_backend_fails_over_unstreamed_too_once_its_answers_are_known() -> None:
+    """An answer in one piece has no first token to wait for; what its others took tells when to give up."""
+    world = World()
+    for _ in range(300):
+        Play(world, stream=False).head().data(reply("Hi")).ended()
+        world.now += 0.1
+    for _ in range(10):
+        world.now += 60.0
+        for _ in range(50):
+            Play(world, stream=False).head().data(reply("Hi")).ended()
+    play = Play(world, stream=False).sent().wait(19.9)
+    assert play.tried == "a"
+    play.wait(0.2)
+    assert (play.tried, play.aborted) == ("ab", [1])
+    fault = play.exchange.attempts[0].fault
+    assert fault is not None
+    assert (fault.kind, fault.phase) == (FaultKind.TIMEOUT, "first_token")

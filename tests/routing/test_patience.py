@@ -62,13 +62,13 @@ def taught(seconds: float, *, count: int = 10 * ENOUGH, prompt_tokens: int = 100
 def after_minutes(patience: Patience, minutes: int = 10, *, prompt_tokens: int = 100) -> Timeouts:
     """The waits after so many minutes of being asked for them."""
     for minute in range(minutes):
-        patience.bounds(POLICY, prompt_tokens, TAUGHT_AT + 60.0 * minute)
-    return patience.bounds(POLICY, prompt_tokens, TAUGHT_AT + 60.0 * minutes)
+        patience.for_stream(POLICY, prompt_tokens, TAUGHT_AT + 60.0 * minute)
+    return patience.for_stream(POLICY, prompt_tokens, TAUGHT_AT + 60.0 * minutes)
 
 
 def test_few_observations_teach_nothing() -> None:
     """The policy's own object is given, not a copy."""
-    assert taught(0.5, count=ENOUGH - 1).bounds(POLICY, 100, TAUGHT_AT) is POLICY
+    assert taught(0.5, count=ENOUGH - 1).for_stream(POLICY, 100, TAUGHT_AT) is POLICY
 
 
 def test_a_fast_backend_is_waited_for_less() -> None:
@@ -85,15 +85,15 @@ def test_a_wait_changes_by_half_in_a_minute_at_most() -> None:
     """From 20 s down to 3 s takes some minutes, and a burst of timeouts does not raise it at once either."""
     patience = taught(0.1)
     now = TAUGHT_AT
-    before = patience.bounds(POLICY, 100, now).first_token
+    before = patience.for_stream(POLICY, 100, now).first_token
     for _ in range(10):
         now += 60.0
-        after = patience.bounds(POLICY, 100, now).first_token
+        after = patience.for_stream(POLICY, 100, now).first_token
         assert before / 1.51 <= after <= before
         before = after
     for _ in range(500):
         patience.note_first_token(20.0, 100, now)
-    assert patience.bounds(POLICY, 100, now + 60.0).first_token <= before * 1.51
+    assert patience.for_stream(POLICY, 100, now + 60.0).first_token <= before * 1.51
 
 
 def test_long_prompts_are_waited_for_by_their_own_experience() -> None:
@@ -106,7 +106,7 @@ def test_what_was_learned_is_forgotten_when_nobody_asks_any_more() -> None:
     """After an hour without an answer there is nothing to conclude from."""
     patience = taught(0.1)
     assert after_minutes(patience).first_token == FIRST_TOKEN_LEAST_S
-    assert patience.bounds(POLICY, 100, TAUGHT_AT + 3600.0) is POLICY
+    assert patience.for_stream(POLICY, 100, TAUGHT_AT + 3600.0) is POLICY
 
 
 def test_pauses_are_learned_from_whole_streams() -> None:
@@ -118,3 +118,14 @@ def test_pauses_are_learned_from_whole_streams() -> None:
     bounds = after_minutes(patience)
     assert bounds.idle == IDLE_LEAST_S
     assert (bounds.progress, bounds.total, bounds.connect) == (POLICY.progress, POLICY.total, POLICY.connect)
+
+
+def test_whole_answers_are_learned_by_their_expected_length() -> None:
+    """Twice as long as nearly all of them took, twenty seconds at least; long ones by their own experience."""
+    patience = Patience()
+    for number in range(10 * ENOUGH):
+        patience.note_answer(30.0, 100, TAUGHT_AT - number / 10)
+    short = [patience.for_answer(600.0, 100, TAUGHT_AT + 60.0 * minute) for minute in range(10)]
+    assert min(short) >= 60.0
+    assert short[-1] == pytest.approx(60.0, rel=0.1)
+    assert {patience.for_answer(600.0, 5_000, TAUGHT_AT + 60.0 * minute) for minute in range(10)} == {600.0}
