@@ -135,10 +135,8 @@ class Fleet:
                     tally.limit.succeed(tally.in_flight + 1)
                 tally.breaker.succeed(epoch, now)
                 tally.cooldown.succeed()
-                if longest_pause_s is not None and tally.breaker.is_calm:
-                    tally.patience.note_longest_pause(longest_pause_s, now)
-                if whole_s is not None and tally.breaker.is_calm:
-                    tally.patience.note_answer(whole_s, output_tokens, now)
+                if tally.breaker.is_calm:
+                    tally.patience.note_end(now, longest_pause_s, whole_s, output_tokens)
             else:
                 tally.breaker.abandon(epoch)
             return
@@ -148,11 +146,8 @@ class Fleet:
         if effect.breaks:
             tally.breaker.fail(epoch, now, self._draw, is_local=effect.is_local)
             tally.observe(waited_s / expected_s(prompt_tokens), now)
-            if fault.phase == "first_token" and tally.breaker.is_calm:  # At least so long: else we learn haste.
-                if whole_s is None:
-                    tally.patience.note_first_token(waited_s, prompt_tokens, now)
-                else:
-                    tally.patience.note_answer(whole_s, output_tokens, now)
+            if fault.phase == "first_token" and tally.breaker.is_calm:
+                tally.patience.note_timeout(now, waited_s, prompt_tokens, whole_s, output_tokens)
         elif fault.recourse is Recourse.NONE:
             tally.breaker.succeed(epoch, now)  # It read the request and judged it: it works.
         else:

@@ -74,16 +74,24 @@ class Patience:
         self._answer = [_Wait(ANSWER_TIMES, ANSWER_LEAST_S) for _ in range(len(_LENGTHS) + 1)]
 
     def note_first_token(self, seconds: float, prompt_tokens: int, now: float) -> None:
-        """The first content of a stream took so long; a timeout is noted with the wait that ran out."""
+        """The first content of a stream took so long."""
         self._first_token[_kind(prompt_tokens, _SIZES)].note(seconds, now)
 
-    def note_longest_pause(self, seconds: float, now: float) -> None:
-        """A stream came to its end, and its longest pause between two reads was so long."""
-        self._idle.note(seconds, now)
+    def note_end(self, now: float, longest_pause_s: float | None, whole_s: float | None, output_tokens: int) -> None:
+        """An answer is whole: a stream with its longest pause, or one in one piece with the time it took."""
+        if longest_pause_s is not None:
+            self._idle.note(longest_pause_s, now)
+        if whole_s is not None:
+            self._answer[_kind(output_tokens, _LENGTHS)].note(whole_s, now)
 
-    def note_answer(self, seconds: float, output_tokens: int, now: float) -> None:
-        """A whole answer, expected to have so many tokens, took so long; a timeout as above."""
-        self._answer[_kind(output_tokens, _LENGTHS)].note(seconds, now)
+    def note_timeout(
+        self, now: float, waited_s: float, prompt_tokens: int, whole_s: float | None, output_tokens: int
+    ) -> None:
+        """A wait ran out: it would have taken at least so long. Left out, we would learn haste from it."""
+        if whole_s is None:
+            self.note_first_token(waited_s, prompt_tokens, now)
+        else:
+            self._answer[_kind(output_tokens, _LENGTHS)].note(whole_s, now)
 
     def for_stream(self, policy: Timeouts, prompt_tokens: int, now: float) -> Timeouts:
         """The policy's timeouts, shortened where experience says that waiting longer is in vain."""

@@ -114,7 +114,7 @@ def test_pauses_are_learned_from_whole_streams() -> None:
     patience = Patience()
     source = random.Random(7)
     for number in range(10 * ENOUGH):
-        patience.note_longest_pause(source.uniform(0.05, 0.4), TAUGHT_AT - number / 10)
+        patience.note_end(TAUGHT_AT - number / 10, source.uniform(0.05, 0.4), None, 0)
     bounds = after_minutes(patience)
     assert bounds.idle == IDLE_LEAST_S
     assert (bounds.progress, bounds.total, bounds.connect) == (POLICY.progress, POLICY.total, POLICY.connect)
@@ -124,7 +124,7 @@ def test_whole_answers_are_learned_by_their_expected_length() -> None:
     """Twice as long as nearly all of them took, twenty seconds at least; long ones by their own experience."""
     patience = Patience()
     for number in range(10 * ENOUGH):
-        patience.note_answer(30.0, 100, TAUGHT_AT - number / 10)
+        patience.note_end(TAUGHT_AT - number / 10, None, 30.0, 100)
     short = [patience.for_answer(600.0, 100, TAUGHT_AT + 60.0 * minute) for minute in range(10)]
     assert min(short) >= 60.0
     assert short[-1] == pytest.approx(60.0, rel=0.1)
