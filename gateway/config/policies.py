@@ -182,7 +182,10 @@ def _book(
 def _snapshot(
     name: str, policy: Policy, backends: Mapping[str, Backend], targets: dict[TargetRef, Target]
 ) -> PolicySnapshot:
-    routes = {model: _route(route.strategy, route.targets, backends, targets) for model, route in policy.models.items()}
+    routes = {
+        model: _route(route.strategy, route.targets, backends, targets, has_affinity=route.affinity == "prefix")
+        for model, route in policy.models.items()
+    }
     places = {target.backend: target.place for route in routes.values() for target in route.leaves}
     revision = _revision([policy, places])
     return PolicySnapshot(name, revision, f"{name}@{revision}", policy, MappingProxyType(routes))
@@ -195,6 +198,7 @@ def _route(
     targets: dict[TargetRef, Target],
     *,
     weight: int = 1,
+    has_affinity: bool = False,
 ) -> Route:
     """The entries with every name looked up."""
     return Route(
@@ -207,6 +211,7 @@ def _route(
         ),
         weight,
         tuple(entry.when for entry in entries) if strategy.mode == "conditional" else (),
+        has_affinity,
     )
 
 

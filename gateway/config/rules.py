@@ -13,7 +13,7 @@ from gateway.config.problems import Path, Report, shown
 from gateway.config.settings import REFERENCE, read_secret
 from gateway.domain.address import parse_base_url
 from gateway.domain.backend import Backend, BearerCredential, HeaderValue
-from gateway.domain.policy import ModelRoute, Strategy, TargetGroup, TargetRef, When
+from gateway.domain.policy import BALANCED, ModelRoute, Strategy, TargetGroup, TargetRef, When
 from gateway.domain.tenant import KeyEntry, TenantEntry
 from gateway.domain.wire import OWN_HEADERS
 
@@ -112,6 +112,15 @@ def _route(file: str, path: Path, fields: Mapping[str, object], names: Names, re
     strategy, targets = fields.get("strategy", Strategy()), fields.get("targets")
     if isinstance(strategy, Strategy) and isinstance(targets, tuple):
         _named(file, path, strategy, targets, report)
+        if fields.get("affinity") == "prefix" and not _balances(strategy, targets):
+            modes = ", ".join(f"`{mode}`" for mode in sorted(BALANCED))
+            report.mistake(file, (*path, "affinity"), f"has nothing to choose from; it is read with {modes} only")
+
+
+def _balances(strategy: Strategy, targets: Sequence[_Entry]) -> bool:
+    """Whether the strategy, or one of the lists in it, leaves a choice between equals."""
+    groups = [entry for entry in targets if isinstance(entry, TargetGroup)]
+    return strategy.mode in BALANCED or any(_balances(group.strategy, group.targets) for group in groups)
 
 
 def _group(file: str, path: Path, fields: Mapping[str, object], _: Names, report: Report) -> None:

@@ -1,6 +1,7 @@
 """Where a request will be tried, in which order, and why: the outcome of routing as plain values."""
 
 import dataclasses
+from typing import Literal
 
 import msgspec
 
@@ -41,6 +42,9 @@ class Route:
     """Share of the whole among its neighbours."""
     conditions: tuple[When | None, ...] = ()
     """Under `conditional`: which requests each entry takes, None for all. Empty otherwise."""
+    has_affinity: bool = False
+    """Whether requests that begin alike go to the same target, where its strategies leave the choice. Read of the
+    whole only, not of its parts."""
     leaves: tuple[Target, ...] = dataclasses.field(init=False)
     """All targets in it and in its parts, each once, as listed."""
     is_plain: bool = dataclasses.field(init=False)
@@ -82,6 +86,8 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
     """Seconds until that filter may let it pass; None when time does not help."""
     score: float | None = None
     """What it was ranked with, lower first; None where the list alone decides."""
+    affinity: Literal["kept", "passed_over"] | None = None
+    """Whether the request belongs here by how it begins: it comes first for that, or has too much to do."""
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):

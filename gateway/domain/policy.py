@@ -1,6 +1,6 @@
 """What a class of tenants may do: models and how they are served, limits, timeouts, retries."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -55,6 +55,10 @@ class Retries(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 Mode = Literal["priority", "weighted", "latency", "least_busy", "cost", "conditional"]
+
+
+BALANCED: Final[frozenset[Mode]] = frozenset({"weighted", "latency", "least_busy"})
+"""Strategies whose entries may stand in for one another without a difference in rank or price."""
 
 
 class Strategy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -113,6 +117,10 @@ class ModelRoute(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     on_midstream_failure: Literal["error", "restart"] = "error"
     """What becomes of a stream that breaks off after its first content. `error`: an error event ends it. `restart`: the
     answer is held back until it is whole, so that a cut can start over elsewhere and is never seen."""
+    affinity: Literal["none", "prefix"] = "none"
+    """`prefix`: a tenant's requests that begin alike are sent to the same target, whose cache of prompts saves work,
+    unless it has much more to do than the others. What counts is the field `prompt_cache_key`, else `user`, else the
+    first 1024 bytes of the prompt. Chooses where `weighted`, `latency` or `least_busy` would."""
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,5 +1,7 @@
 """The routing decision: filter, order, plan. A pure function of the request, its route, the fleet and a seed."""
 
+from collections.abc import Sequence
+
 from gateway.domain.chat import ChatRequest
 from gateway.domain.errors import (
     ContextTooLong,
@@ -12,6 +14,7 @@ from gateway.domain.errors import (
 from gateway.domain.plan import Candidate, Decision, Plan, Route, Target
 from gateway.domain.policy import Policy
 from gateway.domain.usage import Estimate
+from gateway.routing.affinity import key_of
 from gateway.routing.draws import Draws
 from gateway.routing.fleet import BREAKER_HOLDS, SATURATED, FleetView, Standing
 from gateway.routing.strategies import Asked, Scene, arranged, reachable
@@ -68,11 +71,13 @@ def choose(
         eligible = [target for target in held if not standings[target.name].is_full]
         removed = [candidate for candidate in removed if candidate.excluded not in BREAKER_HOLDS]
         removed += [Candidate(each.name, None, SATURATED) for each in held if standings[each.name].is_full]
-    scores: dict[str, float] = {}
+    scene: Scene | None = None
     if route.is_plain and not is_ramping:
         ordered = eligible
     else:
-        ordered = arranged(route, frozenset(eligible), Scene(asked, fleet, Draws(seed), scores))
+        key = key_of(tenant, request) if route.has_affinity else None
+        scene = Scene(asked, fleet, Draws(seed), {}, key)
+        ordered = arranged(route, frozenset(eligible), scene)
     if route.is_conditional:
         removed += [Candidate(each.name, None, "condition") for each in route.leaves if each not in targets]
     decision = Decision(
@@ -82,7 +87,7 @@ def choose(
         route.strategy.mode,
         seed,
         (
-            *[Candidate(each.name, rank, None, None, scores.get(each.name)) for rank, each in enumerate(ordered)],
+            *_ranked(ordered, scene),
             *removed,
         ),
         panics,
@@ -90,6 +95,16 @@ def choose(
     if not ordered:
         return None, decision
     return Plan(tuple(ordered), policy.retries.attempts, policy.timeouts, policy.retries.budget, panics), decision
+
+
+def _ranked(ordered: Sequence[Target], scene: Scene | None) -> list[Candidate]:
+    if scene is None:
+        return [Candidate(each.name, rank) for rank, each in enumerate(ordered)]
+    scores, homes = scene.scores, scene.homes
+    return [
+        Candidate(each.name, rank, None, None, scores.get(each.name), homes.get(each.name))
+        for rank, each in enumerate(ordered)
+    ]
 
 
 def refusal(decision: Decision) -> GatewayError:

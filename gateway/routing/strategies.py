@@ -10,19 +10,23 @@ Lots are ranked by their first target, the one that would be asked, and then lai
 
 L is the peak-EWMA of the time to first token over what the prompt lets expect. It fades, so that a target that was slow
 is asked again some time later. A target that came back has a part of its weight, which grows for half a minute.
+
+Where a route has affinity, the lot that the request belongs to by how it begins comes first, see `affinity`; the others
+keep their order. Lists in order of priority, price or condition stay as they are.
 """
 
 import math
 from collections.abc import Callable, Container, Mapping, Sequence
 from operator import attrgetter
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
 from gateway.domain.chat import ChatRequest
 from gateway.domain.plan import Route, Target
-from gateway.domain.policy import Mode, When
+from gateway.domain.policy import BALANCED, Mode, When
 from gateway.domain.usage import Estimate
+from gateway.routing.affinity import bears, preferred
 from gateway.routing.draws import Draws
 from gateway.routing.fleet import LATENCY_DECAY_S, FleetView, Standing
 
@@ -46,6 +50,10 @@ class Scene(msgspec.Struct, gc=False):
     draws: Draws
     scores: dict[str, float]
     """By target: what it was ranked with where it is listed. Filled on the way."""
+    key: int | None = None
+    """What the request belongs to a target by; None where that does not count."""
+    homes: dict[str, Literal["kept", "passed_over"]] = msgspec.field(default_factory=dict)
+    """By target: what came of the request's belonging there. Filled on the way."""
 
     def standing(self, lot: "Lot") -> Standing:
         """That of the target that would be asked."""
@@ -57,6 +65,8 @@ class Lot(msgspec.Struct):
 
     targets: list[Target]
     weight: int
+    name: str
+    """The same for the same entry, whichever of its targets are eligible."""
     score: float = 0.0
     tie: float = 0.0
 
@@ -80,8 +90,11 @@ def arranged(route: Route, eligible: Container[Target], scene: Scene) -> list[Ta
         else:
             inner = [entry] if entry in eligible else []
         if inner:
-            lots.append(Lot(inner, entry.weight))
-    ranked = RANKS[route.strategy.mode](lots, scene, route.strategy.gamma)
+            lots.append(Lot(inner, entry.weight, (entry if isinstance(entry, Target) else entry.leaves[0]).name))
+    mode = route.strategy.mode
+    ranked = RANKS[mode](lots, scene, route.strategy.gamma)
+    if scene.key is not None and mode in BALANCED and len(lots) > 1:
+        ranked = _with_home_first(lots, ranked, scene, scene.key)
     return [target for lot in ranked for target in lot.targets]
 
 
@@ -102,6 +115,17 @@ def _entries(route: Route, asked: Asked) -> Sequence[Target | Route]:
         return route.targets
     fits = (when is None or matches(when, asked) for when in route.conditions)
     return [entry for entry, fit in zip(route.targets, fits, strict=True) if fit][:1]
+
+
+def _with_home_first(lots: list[Lot], ranked: list[Lot], scene: Scene, key: int) -> list[Lot]:
+    """As ranked, but for the lot that the key belongs to. One that comes back gets its keys back by and by."""
+    standings = [scene.standing(lot) for lot in lots]
+    weights = [lot.weight * standing.ramp for lot, standing in zip(lots, standings, strict=True)]
+    index = preferred(key, [(lot.name, weight) for lot, weight in zip(lots, weights, strict=True)])
+    home = lots[index]
+    is_kept = bears(index, [(each.in_flight, weight) for each, weight in zip(standings, weights, strict=True)])
+    scene.homes[home.targets[0].name] = "kept" if is_kept else "passed_over"
+    return [home, *(lot for lot in ranked if lot is not home)] if is_kept else ranked
 
 
 def _in_order(lots: list[Lot], scene: Scene, _gamma: float) -> list[Lot]:

@@ -98,6 +98,8 @@ def _decide(routing: RoutingRecord) -> Span:
     }
     if excluded := [f"{c.target}:{c.excluded}" for c in decision.candidates if c.rank is None]:
         attributes[semconv.EXCLUDED] = excluded
+    if homes := [f"{c.target}:{c.affinity}" for c in decision.candidates if c.affinity is not None]:
+        attributes[semconv.AFFINITY] = homes
     _put(attributes, semconv.PANICS, decision.panics or None)
     _put(attributes, semconv.POLICY_VERSION, version if policy else None)
     return Span(semconv.SPAN_DECIDE, "internal", routing.started, routing.ended, attributes)

@@ -161,6 +161,11 @@ IN_POLICIES = [
         "        strategy: {mode: cost, gamma: 4}\n        targets:",
         f"{ROUTE}.strategy.gamma: expected a number ≥ 1 and ≤ 3, got 4",
     ),
+    (
+        "        targets:",
+        "        affinity: prefix\n        targets:",
+        f"{ROUTE}.affinity: has nothing to choose from; it is read with `latency`, `least_busy`, `weighted` only",
+    ),
     (TARGET, "          - {}\n", f"{ROUTE}.targets[0]: {ENTRY}, got other fields"),
     (TARGET, "          - worker\n", f"{ROUTE}.targets[0]: {ENTRY}, got text"),
     (TARGET, "          - {targets: []}\n", f"{ROUTE}.targets[0].targets: is empty; at least one entry is needed"),

@@ -196,3 +196,11 @@ def test_the_demo_is_sound_and_needs_no_secret(monkeypatch: pytest.MonkeyPatch) 
     routes = demo.policies[demo.tenants["demo"].policy].routes
     assert [target.backend for target in routes["assistant"].leaves] == ["worker", "openai", "nvidia"]
     assert demo.keys == ()
+
+
+def test_affinity_may_be_asked_for_where_a_list_inside_leaves_a_choice(tmp_path: Path) -> None:
+    """The route carries it as a whole."""
+    begin, rest = TEXT.split("        strategy: {mode: weighted}\n")
+    nested = "        affinity: prefix\n" + NESTED.lstrip("\n")
+    routes = book(tmp_path, begin + nested + rest.split("\n", 1)[1]).policies["standard"].routes
+    assert [routes[name].has_affinity for name in ("assistant", "gpt-4.1")] == [True, False]
