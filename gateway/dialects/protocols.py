@@ -63,3 +63,6 @@ class Endpoint(Protocol):
 
     def encode_chunk(self, chunk: Chunk) -> bytes:
         """One event in the client's dialect."""
+
+    def encode_cut(self, *, reply_id: str | None, model: str | None) -> bytes:
+        """The event that says that the answer has reached its limit, of a stream with that id and model."""

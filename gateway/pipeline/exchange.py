@@ -252,7 +252,7 @@ class Exchange:
                 return
             attempt.decoder = _dialect(attempt).stream_decoder(self.job.request, attempt.target)
             self._stream = Relay(
-                self._endpoint, wants_usage=self.job.request.wants_usage, holds_back=self.job.holds_back
+                self._endpoint, self.job.request, holds_back=self.job.holds_back, count=self._house.counter.count
             )
 
     def data(self, number: int, data: bytes, now: float) -> None:
@@ -430,6 +430,8 @@ class Exchange:
             self.state = State.RELAYING
             self._send(out)
         if isinstance(final, EndOfStream):
+            if self._stream.was_cut:
+                self.actions.append(Abort(attempt.number))
             self._whole(attempt, now)
         elif final is not None:
             self._attempt_failed(attempt, final, now, abort=True)

@@ -4,26 +4,49 @@ Before the first content nothing goes out: another backend may still answer inst
 the whole stream, so that a cut in its middle can start over elsewhere too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from gateway.dialects.protocols import Endpoint, StreamEvent
-from gateway.domain.chat import Chunk, EndOfStream, MalformedEvent
+from gateway.domain.chat import ChatRequest, Chunk, EndOfStream, MalformedEvent
 from gateway.domain.fault import Fault, FaultKind
 from gateway.pipeline.attempt import MAX_REPLY_BYTES, Attempt
 
 MOST_HELD_BYTES = 1 << 20
 """Events that may come before the first content."""
+_MARGIN = 1.05
+_MARGIN_TOKENS = 64
+"""An answer may be so much longer than `max_tokens`, since the backend counts with another tokenizer than we do."""
 
 
 class Relay:
     """One attempt's stream on its way to the client."""
 
-    __slots__ = ("_endpoint", "_held", "_held_bytes", "_holds_back", "_wants_usage", "is_open")
+    __slots__ = (
+        "_count",
+        "_count_at",
+        "_endpoint",
+        "_held",
+        "_held_bytes",
+        "_holds_back",
+        "_most_tokens",
+        "_wants_usage",
+        "is_open",
+        "was_cut",
+    )
 
-    def __init__(self, endpoint: Endpoint, *, wants_usage: bool, holds_back: bool) -> None:
+    def __init__(
+        self, endpoint: Endpoint, request: ChatRequest, *, holds_back: bool, count: Callable[[str], int]
+    ) -> None:
         self._endpoint = endpoint
-        self._wants_usage = wants_usage
+        self._wants_usage = request.wants_usage
         self._holds_back = holds_back
+        self._count = count
+        limit = request.max_output_tokens
+        self._most_tokens = None if limit is None else int(limit * _MARGIN + _MARGIN_TOKENS) * request.choices
+        self._count_at = self._most_tokens
+        """How many pieces of text may come before their tokens are counted: mostly a piece is a token or more."""
+        self.was_cut = False
+        """Whether we ended the stream, because the backend did not."""
         self._held: list[bytes] = []
         self._held_bytes = 0
         self.is_open = False
@@ -40,6 +63,10 @@ class Relay:
                 _note(attempt, event, now)
                 if not event.is_usage_only or self._wants_usage:
                     out.append(self._endpoint.encode_chunk(event))
+                if self._count_at is not None and len(attempt.text) > self._count_at and self._is_endless(attempt):
+                    out.append(self._cut(attempt))
+                    final = EndOfStream()
+                    break
             elif not isinstance(event, MalformedEvent):  # One is skipped; the decoder makes a fault of the second.
                 final = event
                 break
@@ -51,6 +78,20 @@ class Relay:
         if final is None and self._held_bytes > (MAX_REPLY_BYTES if self._holds_back else MOST_HELD_BYTES):
             final = Fault(kind=FaultKind.PROTOCOL, status=200, message="the stream is too long before its content")
         return b"", final
+
+    def _is_endless(self, attempt: Attempt) -> bool:
+        """Whether the answer is clearly longer than the client allowed. Counting is dear: it is seldom done again."""
+        attempt.text = ["".join(attempt.text)]  # As many pieces again may come before the next count.
+        return self._most_tokens is not None and self._count(attempt.text[0]) > self._most_tokens
+
+    def _cut(self, attempt: Attempt) -> bytes:
+        self.was_cut = True
+        decoder = attempt.decoder
+        if decoder is not None:
+            decoder.finish_reasons.append("length")
+        return self._endpoint.encode_cut(
+            reply_id=decoder.id if decoder is not None else None, model=decoder.model if decoder is not None else None
+        )
 
     def release(self) -> bytes:
         """Open, and give what was held."""

@@ -175,3 +175,32 @@ def test_all_choices_are_relayed_and_must_end() -> None:
     assert (play.text, play.code) == ("ab", "upstream_interrupted")
     play = Play(body=ask(n=2)).head().data(chunk("a"), chunk("b", index=1), finish(), finish(index=1), DONE)
     assert (play.text, play.done) == ("ab", True)
+
+
+def test_a_stream_that_goes_on_past_what_was_asked_for_is_cut() -> None:
+    """F18: with a margin for another tokenizer; the client is told `length`, the backend is closed, the rest unpaid."""
+    play = Play(body=ask(max_tokens=100)).head()
+    for _ in range(60):
+        play.data(*[chunk(" word") for _ in range(10)])
+    assert (play.done, play.finished, play.aborted) == (True, True, [1])
+    assert b'"finish_reason":"length"' in play.body
+    (row,) = play.rows
+    assert (row.outcome, row.usage.source) == (Outcome.OK, UsageSource.COUNTED)
+    assert 169 <= row.usage.output_tokens <= 180
+    assert play.exchange.attempts[0].finish_reasons == ("length",)
+
+
+def test_small_pieces_are_not_mistaken_for_many_tokens() -> None:
+    """A server may send letter by letter: tokens are counted before anything is cut."""
+    play = Play(body=ask(max_tokens=100)).head()
+    for _ in range(90):
+        play.data(*[chunk(letter) for letter in " word"])
+    play.data(finish(), DONE)
+    assert (play.text, play.done, play.aborted) == (" word" * 90, True, [])
+
+
+def test_without_a_limit_of_the_clients_nothing_is_cut() -> None:
+    play = Play().head()
+    for _ in range(60):
+        play.data(*[chunk(" word") for _ in range(50)])
+    assert not play.finished

@@ -125,6 +125,17 @@ class OpenAIEndpoint:
         """The backend's own bytes: it speaks the client's dialect."""
         return chunk.raw
 
+    def encode_cut(self, *, reply_id: str | None, model: str | None) -> bytes:
+        """A last chunk with the finish_reason `length`."""
+        choice: dict[str, object] = {"index": 0, "finish_reason": "length"}
+        if self.name == "chat":
+            choice["delta"] = {}
+        else:
+            choice["text"] = ""
+        kind = "chat.completion.chunk" if self.name == "chat" else "text_completion"
+        chunk = {"id": reply_id or "", "object": kind, "created": 0, "model": model or "", "choices": [choice]}
+        return b"data: " + msgspec.json.encode(chunk) + b"\n\n"
+
     def _prompt(self, fields: dict[str, msgspec.Raw]) -> bytes:
         required = self._prompt_fields[0]
         raw = fields.get(required)
