@@ -221,8 +221,11 @@ class Driver:
         except Exception:  # the edge of the process: whatever broke, the reservation is settled
             log.exception("exchange.crashed", exchange=self.exchange.id)
             self.exchange.crash(now)
-        if not self._performing:
-            self._perform(now)
+        if self.exchange.actions:
+            if not self._performing:
+                self._perform(now)
+        else:
+            self._set_timer(now)
 
     def _perform(self, now: float) -> None:
         """Carry out actions until none are left: carrying one out may bring the next."""
