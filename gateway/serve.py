@@ -44,6 +44,7 @@ def serve(settings: Settings, book: PolicyBook, *, drain_s: float = 30.0) -> Non
         try:
             async with app.lifespan():
                 _collect_rarely()
+                sys.setswitchinterval(0.0005)
                 await server.serve(sockets=[listener])
         except ExceptionGroup as group:
             raise _cause(group) from None  # Litestar opens everything inside a task group of its own.
