@@ -40,13 +40,15 @@ class EventSplitter:
         # Up to three bytes of a blank line may have been there already.
         search_from = max(0, self._searched - 3)
         if b"\r" not in buffer:  # As nearly every backend writes: five times faster than the expression.
-            while (at := buffer.find(b"\n\n", max(start, search_from))) >= 0:
-                yield buffer[start : at + 2]
-                start = at + 2
+            while (at := buffer.find(b"\n\n", search_from)) >= 0:
+                search_from = at + 2
+                yield buffer[start:search_from]
+                start = search_from
         else:
-            while (found := _BLANK_LINE.search(buffer, max(start, search_from))) is not None:
-                yield buffer[start : found.end()]
-                start = found.end()
+            while (found := _BLANK_LINE.search(buffer, search_from)) is not None:
+                search_from = found.end()
+                yield buffer[start:search_from]
+                start = search_from
         self.rest = buffer[start:]
         self._searched = len(self.rest)
         if len(self.rest) > MAX_EVENT_BYTES:

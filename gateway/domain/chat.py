@@ -47,7 +47,7 @@ class ChatReply(msgspec.Struct, frozen=True, kw_only=True):
     """Generated text, for counting when no usage was reported."""
 
 
-class Chunk(msgspec.Struct, kw_only=True):
+class Chunk(msgspec.Struct, kw_only=True, gc=False):
     """One event of a streamed answer."""
 
     raw: bytes
