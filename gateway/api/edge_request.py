@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # cycles at run time: the protocol makes requests, the driver
     from gateway.api.edge import EdgeProtocol
     from gateway.api.stream import Driver
 
+_BLANK: Final = (b"", b"")
 _SOUND: Final = re.compile(rb"[^\r\n\0]*")
 
 
@@ -172,10 +173,9 @@ class EdgeRequest:
 def head_bytes(status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
     """The head of an answer as it goes over the wire. A field whose value would end its line early is left out."""
     lines = [_status_line(status)]
-    for name, value in headers:
-        lines += (name, b": ", value, b"\r\n")
-    lines.append(b"\r\n")
-    head = b"".join(lines)
+    lines += [b"%b: %b" % field for field in headers]
+    lines += _BLANK
+    head = b"\r\n".join(lines)
     if head.count(b"\n") != len(headers) + 2 or head.count(b"\r") != len(headers) + 2 or b"\0" in head:
         return head_bytes(status, [field for field in headers if _SOUND.fullmatch(field[1])])
     return head
@@ -187,4 +187,4 @@ def _status_line(status: int) -> bytes:
         phrase = http.HTTPStatus(status).phrase
     except ValueError:
         phrase = ""  # A backend's own invention, passed on.
-    return f"HTTP/1.1 {status} {phrase}\r\n".encode("ascii")
+    return f"HTTP/1.1 {status} {phrase}".encode("ascii")

@@ -21,6 +21,9 @@ def head_of(headers: Headers) -> RequestHead:
         if name in _ASKED:
             found[name] = value
             traceparents += name == b"traceparent"
+    problem = _problem(found)
+    if found.keys() <= _USUAL:
+        return RequestHead(headers, problem=problem)
     own_id = found.get(b"x-request-id", b"")
     deadline_ms = _number(found.get(b"x-request-deadline-ms"))
     return RequestHead(
@@ -31,7 +34,7 @@ def head_of(headers: Headers) -> RequestHead:
         deadline_s=None if deadline_ms is None else deadline_ms / 1000,
         read_timeout_s=_number(found.get(b"x-stainless-read-timeout")),
         is_retry=(_number(found.get(b"x-stainless-retry-count")) or 0) > 0,
-        problem=_problem(found),
+        problem=problem,
     )
 
 
@@ -48,6 +51,9 @@ _ASKED = frozenset(
         b"x-stainless-retry-count",
     }
 )
+
+
+_USUAL = {b"content-length", b"content-type"}
 
 
 def too_large() -> RequestTooLarge:
@@ -68,9 +74,10 @@ def _number(value: bytes | None) -> float | None:
 
 def _problem(found: dict[bytes, bytes]) -> GatewayError | None:
     """Why the body will not be read."""
-    if found.get(b"content-encoding", b"").strip().lower() not in {b"", b"identity"}:
+    if b"content-encoding" in found and found[b"content-encoding"].strip().lower() not in {b"", b"identity"}:
         return UnsupportedMediaType("Compressed bodies are not accepted: send the JSON as it is.")
-    if found.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":
+    kind = found.get(b"content-type", b"")
+    if kind != b"application/json" and kind.partition(b";")[0].strip().lower() != b"application/json":
         return UnsupportedMediaType("Send JSON, and say so: `content-type: application/json`.")
     size = found.get(b"content-length", b"0")
     return too_large() if size.isdigit() and int(size) > MAX_BODY_BYTES else None

@@ -1,7 +1,7 @@
 """The response headers that `contract.md` promises on every inference answer. Pure."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from gateway.admission.limits import Level
@@ -11,7 +11,14 @@ from gateway.pipeline import Exchange
 
 SANE_ID: Final = re.compile(rb"[A-Za-z0-9_-]{8,64}")
 """Request ids of clients that are taken over; every other is replaced."""
-_NAMES = {"requests": b"requests", "tokens": b"tokens"}
+_LIMIT_NAMES: Final = {
+    kind: (
+        f"x-ratelimit-limit-{kind}".encode(),
+        f"x-ratelimit-remaining-{kind}".encode(),
+        f"x-ratelimit-reset-{kind}".encode(),
+    )
+    for kind in ("requests", "tokens")
+}
 
 
 def request_id(headers: Headers, new_id: Callable[[], str]) -> str:
@@ -20,41 +27,54 @@ def request_id(headers: Headers, new_id: Callable[[], str]) -> str:
     return own.decode() if SANE_ID.fullmatch(own) else f"req-{new_id()}"
 
 
-def gateway_headers(exchange: Exchange, now: float, *, streaming: bool) -> Iterator[tuple[bytes, bytes]]:
+def gateway_headers(exchange: Exchange, now: float, *, streaming: bool) -> list[tuple[bytes, bytes]]:
     """What the gateway did with this request, as far as it is known when the answer begins."""
-    yield b"x-request-id", exchange.request_id.encode()
+    headers = [(b"x-request-id", exchange.request_id.encode())]
     if exchange.caller is not None:
-        yield b"x-gateway-policy", exchange.caller.policy.label.encode()
+        headers.append((b"x-gateway-policy", exchange.caller.policy.label.encode()))
     if exchange.model:
-        yield b"x-gateway-model", exchange.model.encode()
+        headers.append((b"x-gateway-model", exchange.model.encode()))
     if exchange.decision is not None:
-        yield b"x-gateway-decision", exchange.decision.id.encode()
+        headers.append((b"x-gateway-decision", exchange.decision.id.encode()))
         if not exchange.is_undecided:
-            yield b"x-gateway-attempts", b"%d" % len(exchange.attempts)
-    if exchange.attempts and not exchange.is_undecided:
-        yield b"x-gateway-backend", exchange.attempts[-1].target.backend.encode()
-        if not streaming and exchange.outcome is Outcome.OK:
-            yield b"x-gateway-overhead-ms", b"%.1f" % (overhead_s(exchange, now) * 1000)
-    yield from _limit_headers(exchange.levels)
+            attempts = exchange.attempts
+            headers.append((b"x-gateway-attempts", b"%d" % len(attempts)))
+            if attempts:
+                headers.append((b"x-gateway-backend", attempts[-1].target.backend.encode()))
+                if not streaming and exchange.outcome is Outcome.OK:
+                    headers.append((b"x-gateway-overhead-ms", b"%.1f" % (_overhead_s(exchange, now) * 1000)))
+    if exchange.levels:
+        headers += _limit_headers(exchange.levels)
     if exchange.trace is not None and exchange.trace.sampled:
-        yield b"x-trace-id", exchange.trace.trace_id_hex.encode()
+        headers.append((b"x-trace-id", exchange.trace.trace_id_hex.encode()))
+    return headers
 
 
-def overhead_s(exchange: Exchange, now: float) -> float:
+def _overhead_s(exchange: Exchange, now: float) -> float:
     """Seconds since the request came that were ours, not a backend's."""
-    waited = sum((each.ended_at or now) - each.started_at for each in exchange.attempts)
-    return max(0.0, now - exchange.started_at - waited)
+    ours_s = now - exchange.started_at
+    for each in exchange.attempts:
+        ours_s -= (each.ended_at or now) - each.started_at
+    return max(0.0, ours_s)
 
 
-def _limit_headers(levels: Sequence[Level]) -> Iterator[tuple[bytes, bytes]]:
+def _limit_headers(levels: Sequence[Level]) -> list[tuple[bytes, bytes]]:
     """OpenAI's names; for each type the tightest limit."""
-    for kind, name in _NAMES.items():
-        of_kind = [level for level in levels if level.kind == kind]
-        if of_kind:
-            level = min(of_kind, key=lambda each: each.remaining / each.limit)
-            yield b"x-ratelimit-limit-" + name, b"%d" % level.limit
-            yield b"x-ratelimit-remaining-" + name, b"%d" % level.remaining
-            yield b"x-ratelimit-reset-" + name, go_duration(level.reset_s).encode()
+    tightest: dict[str, Level] = {}
+    for level in levels:
+        other = tightest.get(level.kind)
+        if other is None or level.remaining * other.limit < other.remaining * level.limit:
+            tightest[level.kind] = level
+    headers: list[tuple[bytes, bytes]] = []
+    for kind, (limit, remaining, reset) in _LIMIT_NAMES.items():
+        found = tightest.get(kind)
+        if found is not None:
+            headers += (
+                (limit, b"%d" % found.limit),
+                (remaining, b"%d" % found.remaining),
+                (reset, go_duration(found.reset_s).encode()),
+            )
+    return headers
 
 
 def go_duration(seconds: float) -> str:

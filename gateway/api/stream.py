@@ -34,6 +34,7 @@ from gateway.pipeline import (
     Settle,
     record_of,
 )
+from gateway.pipeline.exchange import State
 
 BODY_TIMEOUT_S = 30.0
 """By when the body must be there."""
@@ -164,8 +165,10 @@ class Driver:
         """
         if self._client is None:
             return
-        self.exchange.shutdown(self._loop.time())  # Has no effect unless the client's side was stopped from outside.
-        self._perform(self._loop.time())
+        now = self._loop.time()
+        if self.exchange.state is not State.DONE:  # The client's side was stopped from outside.
+            self.exchange.shutdown(now)
+            self._perform(now)
         self._client = None
         if self._timer is not None:
             self._timer.cancel()
@@ -184,7 +187,7 @@ class Driver:
                 route=self._route,
                 operation=self._endpoint.operation,
                 status=self._status,
-                now=self._loop.time(),
+                now=now,
             )
         )
 
