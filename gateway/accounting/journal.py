@@ -75,7 +75,9 @@ class Journal:
     def __init__(self, path: Path, *, durability: Durability = "normal") -> None:
         self._path = path
         self._durability = durability
-        self._queue: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()  # None is the end
+        self._queue: queue.SimpleQueue[list[_Batch] | None] = queue.SimpleQueue()  # None is the end
+        self._gathered: list[_Batch] = []
+        """What this turn of the loop has brought so far."""
         self._submitted = 0  # rows; only the event loop's thread writes it
         self._finished = 0  # rows; only the writer writes it
         self._failing = False
@@ -132,7 +134,15 @@ class Journal:
             self._loop.call_soon(done, NotJournaled(f"{self.queued} rows wait for the disk already"))
         else:
             self._submitted += len(entries)
-            self._queue.put(_Batch([row_of(entry) for entry in entries], done))
+            if not self._gathered:
+                self._loop.call_soon(self._hand_over)
+            self._gathered.append(_Batch([row_of(entry) for entry in entries], done))
+
+    def _hand_over(self) -> None:
+        """Give the writer what one turn of the loop brought: it is woken once, and commits it together."""
+        gathered, self._gathered = self._gathered, []
+        if gathered:
+            self._queue.put(gathered)
 
     async def close(self, deadline_s: float) -> None:
         """Write everything that is queued and release the file; after `deadline_s` seconds give up what is left.
@@ -144,6 +154,7 @@ class Journal:
             return
         self._give_up_at = time.monotonic() + deadline_s
         self._closing.set()
+        self._hand_over()
         self._queue.put(None)
         await anyio.to_thread.run_sync(thread.join, deadline_s + _LAST_TRY_S)
         if self.queued:
@@ -186,10 +197,10 @@ class Journal:
     def _take(self, group: list[_Batch]) -> bool:
         """Add all that is queued to the group, waiting only while the group is empty; False when the end was met."""
         try:
-            batch = self._queue.get(block=not group)
-            while batch is not None:
-                group.append(batch)
-                batch = self._queue.get_nowait()
+            batches = self._queue.get(block=not group)
+            while batches is not None:
+                group += batches
+                batches = self._queue.get_nowait()
         except queue.Empty:
             return True
         return False
