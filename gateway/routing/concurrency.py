@@ -4,6 +4,7 @@ Everywhere: additive increase, multiplicative decrease, as Netflix advises for c
 
     refused for load, or too late    limit ← 0.7 · limit, once per time to first token
     a success near the limit         limit ← limit + 1 / limit
+    a minute far from the limit      limit ← limit / 0.7, up to where it began
 
 On machines of our own the time to first token tells of their queue, and the limit follows it before anything is
 refused: Netflix's Gradient2. A moving mean of the last samples is held against one of the last hundreds.
@@ -37,6 +38,9 @@ WARM_UP: Final = 10
 """Samples after which the means part."""
 RECOVERY: Final = 0.95
 """How fast the long mean follows when the short one has fallen to less than half of it: the old load is history."""
+FORGET_S: Final = 60.0
+"""So long after a cut it is taken back, where the limit is not come near to: a failure now and then, with little to do,
+says nothing of load, and must not add up to a limit that the next burst meets."""
 USED: Final = 0.5
 """Of the limit: with fewer in flight the latency says nothing of it."""
 
@@ -52,12 +56,13 @@ def is_ours(place: Backend) -> bool:
 class Limit:
     """Of one target. Tell it nothing of half-open probes: they are few because we hold the others back."""
 
-    __slots__ = ("_cut_at", "_gradient", "_ttft_s", "value")
+    __slots__ = ("_changed_at", "_gradient", "_ttft_s", "value")
 
     def __init__(self, *, reads_latency: bool) -> None:
         self.value = START
         """Tries in flight that it may have; a part of one counts for nothing."""
-        self._cut_at = -math.inf
+        self._changed_at = -math.inf
+        """When it was cut, or a cut was taken back."""
         self._ttft_s: float | None = None
         self._gradient = Gradient() if reads_latency else None
 
@@ -68,10 +73,13 @@ class Limit:
         if self._gradient is not None:
             self.value = self._gradient.follow(self.value, ratio, in_flight, now, pace_s=self._ttft_s)
 
-    def succeed(self, in_flight: int) -> None:
+    def succeed(self, in_flight: int, now: float) -> None:
         """A try brought a whole answer, while so many were in flight with it."""
         if in_flight >= NEAR * self.value:
             self.value = min(MOST, self.value + 1 / self.value)
+        elif self.value < START and now - self._changed_at >= FORGET_S:
+            self.value = min(START, self.value / BACKOFF)
+            self._changed_at = now
 
     def cut(self, now: float, waited_s: float | None = None) -> None:
         """A try met too much load. After a timeout, `waited_s` is how long it had waited.
@@ -79,9 +87,9 @@ class Limit:
         What began before the last cut is an echo of the same load, and cuts nothing more.
         """
         pace_s = waited_s if waited_s is not None else UNKNOWN_TTFT_S if self._ttft_s is None else self._ttft_s
-        if now - self._cut_at >= pace_s:
+        if now - self._changed_at >= pace_s:
             self.value = max(LEAST, self.value * BACKOFF)
-            self._cut_at = now
+            self._changed_at = now
 
 
 class Gradient:

@@ -132,7 +132,7 @@ class Fleet:
         if fault is None:
             if outcome is Outcome.OK:
                 if epoch == tally.breaker.telling_epoch:
-                    tally.limit.succeed(tally.in_flight + 1)
+                    tally.limit.succeed(tally.in_flight + 1, now)
                 tally.breaker.succeed(epoch, now)
                 tally.cooldown.succeed()
                 if tally.breaker.is_calm:

@@ -76,18 +76,37 @@ def test_a_limit_never_falls_below_four_or_grows_without_end() -> None:
         limit.cut(T + second)
     assert limit.value == LEAST
     for _ in range(600_000):
-        limit.succeed(int(MOST))
+        limit.succeed(int(MOST), T)
     assert limit.value == MOST
 
 
 def test_only_successes_near_the_limit_raise_it() -> None:
     """By one for each round of as many as it allows."""
     limit = cloud()
-    limit.succeed(int(0.8 * START) - 1)
+    limit.succeed(int(0.8 * START) - 1, T)
     assert limit.value == START
     for _ in range(int(START)):
-        limit.succeed(int(START))
+        limit.succeed(int(START), T)
     assert limit.value == pytest.approx(START + 1, abs=0.01)
+
+
+def test_failures_now_and_then_do_not_add_up() -> None:
+    """With little to do, a timeout each two minutes for a day leaves the limit where it was, or one cut below."""
+    limit = cloud()
+    for second in range(0, 86_400, 10):
+        if second % 120 == 0:
+            limit.cut(T + second, waited_s=20.0)
+        limit.succeed(2, T + second)
+        assert limit.value >= START * 0.69
+    assert limit.value == START
+
+
+def test_a_limit_that_is_used_up_is_not_lifted_by_time() -> None:
+    limit = cloud()
+    limit.cut(T)
+    cut = limit.value
+    limit.succeed(math.ceil(cut), T + 3600)
+    assert limit.value == pytest.approx(cut + 1 / cut)
 
 
 def test_the_latency_of_a_cloud_moves_nothing() -> None:
@@ -166,8 +185,8 @@ def test_whatever_happens_a_limit_stays_within_its_bounds(
         if kind == "first":
             limit.note_first_token(passed_s, ratio, in_flight, now)
         elif kind == "ok":
-            limit.succeed(in_flight)
-            assert before <= limit.value <= before + 1 / LEAST
+            limit.succeed(in_flight, now)
+            assert before <= limit.value <= max(before + 1 / LEAST, min(START, before / 0.7))
         else:
             limit.cut(now, passed_s if kind == "late" else None)
             assert limit.value in (before, max(LEAST, before * 0.7))
@@ -184,7 +203,7 @@ def test_a_target_that_refuses_for_load_soon_gets_what_it_bears() -> None:
         sent.append(many)
         for place_taken in range(many):
             if place_taken < 20:
-                limit.succeed(many)
+                limit.succeed(many, now)
             else:
                 limit.cut(now)
     settled = sent[50:]

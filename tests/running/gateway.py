@@ -44,6 +44,7 @@ FORGETFUL = {
     "gateway.routing.health.COOL_MOST_S": 0.0,
     "gateway.routing.health.COOL_UNTOLD_MOST_S": 0.0,
     "gateway.routing.health.EJECTED_S": 0.0,
+    "gateway.routing.concurrency.BACKOFF": 1.0,
     "gateway.routing.budget.RESERVE_PER_S": 10**6,
 }
 """As `patience`: a gateway that holds no failure against a backend or a tenant, so that each test begins anew."""
