@@ -38,6 +38,7 @@ from gateway.telemetry.record import RequestRecord
 from gateway.telemetry.tracing import Tracing
 from gateway.upstream.credentials import CredentialUnusable, credential_headers
 from gateway.upstream.destination import Destination, destination_of
+from gateway.upstream.probes import Probes
 from gateway.upstream.transport import Transport
 
 _JOURNAL_CLOSE_S = 3.0
@@ -60,6 +61,8 @@ def create_app(settings: Settings, book: PolicyBook) -> Litestar:
     source = random.Random(secrets.token_bytes(32))  # noqa: S311  # for ids and jitter: to differ, not to be secret
     tracer = Tracing(settings.tracing, random=source, version=__version__)
     transport = Transport()
+    fleet = Fleet(unavailable, draw=source.random)
+    probes = Probes(transport, destinations, suspects=fleet.suspects, reached=fleet.reached)
 
     def report(record: RequestRecord) -> None:
         tracer.report(record)
@@ -69,7 +72,7 @@ def create_app(settings: Settings, book: PolicyBook) -> Litestar:
         house=Collaborators(
             directory=directory,
             book=lambda: book,
-            fleet=Fleet(unavailable, draw=source.random),
+            fleet=fleet,
             budgets=RetryBudgets(),
             estimator=Estimator(),
             counter=counter,
@@ -103,6 +106,7 @@ def create_app(settings: Settings, book: PolicyBook) -> Litestar:
             stack.callback(tasks.cancel_scope.cancel)
             tasks.start_soon(directory.watch)
             tasks.start_soon(_sweep, machinery)
+            tasks.start_soon(probes.run)
             tasks.start_soon(anyio.to_thread.run_sync, counter.load)
             log.info("gateway.started", version=__version__, revision=book.revision)
             yield

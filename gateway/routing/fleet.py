@@ -20,6 +20,8 @@ from gateway.routing.patience import Patience
 
 BREAKER_HOLDS: Final = frozenset({"breaker_open", "half_open_busy"})
 """Reasons that give way when nobody else is left: a bad backend is better than none."""
+_OPENED: Final = BREAKER_HOLDS | {None}
+"""Reasons of a target whose breaker has opened and that nothing else bars."""
 SATURATED: Final = "saturated"
 """The reason that no panic overrules: it works on as much as it bears."""
 LATENCY_DECAY_S: Final = 10.0
@@ -169,6 +171,22 @@ class Fleet:
                 continue
             found[backend if barred == "credential_ejected" else name] = barred or "half_open"
         return found
+
+    def suspects(self, now: float) -> set[str]:
+        """Backends with a model whose breaker has opened, and which no request finds out about at present."""
+        return {
+            name.partition("/")[0]
+            for name, tally in self._targets.items()
+            if tally.breaker.state is not State.CLOSED
+            and tally.in_flight == 0
+            and tally.standing(now).barred in _OPENED
+        }
+
+    def reached(self, backend: str, now: float) -> None:
+        """The backend was looked at and answered: its models may be tried now, one request each."""
+        for name, tally in self._targets.items():
+            if name.partition("/")[0] == backend:
+                tally.breaker.hasten(now)
 
     def _tally(self, target: Target) -> "_Tally":
         tally = self._targets.get(target.name)

@@ -68,6 +68,7 @@ class Breaker:
         "_openings",
         "_probes",
         "_successes",
+        "_was_hastened",
         "epoch",
         "is_calm",
         "state",
@@ -91,6 +92,7 @@ class Breaker:
         self._probes = 0
         """Tries in flight that began half open."""
         self._successes = 0
+        self._was_hastened = False
 
     def hold(self, now: float) -> Hold | None:
         """Why nothing should be sent now; None when something may."""
@@ -122,6 +124,15 @@ class Breaker:
             self._probes += 1
         return self.epoch
 
+    def hasten(self, now: float) -> None:
+        """The target was looked at and is there: a try may find out at once whether it works.
+
+        Not twice before it closes: one that is there and fails all the same is left alone for longer and longer.
+        """
+        if self.state is State.OPEN and now < self._open_until and not self._was_hastened:
+            self._was_hastened = True
+            self._enter(State.HALF_OPEN)
+
     def answer(self, epoch: int, now: float) -> int:
         """A stream came to its first content. Gives the epoch that its end must name.
 
@@ -145,6 +156,7 @@ class Breaker:
             self._successes += 1
             if self._successes >= PROBES:
                 self._closed_at = now
+                self._was_hastened = False
                 self._enter(State.CLOSED)
 
     def fail(self, epoch: int, now: float, draw: Draw, *, is_local: bool) -> None:

@@ -137,6 +137,38 @@ def test_one_failure_opens_a_half_open_breaker_again() -> None:
     assert breaker.wait_s(now + 5) == pytest.approx(10)
 
 
+def test_a_look_at_the_target_lets_one_try_find_out_at_once() -> None:
+    """It closes nothing: only tries do."""
+    breaker, now = opened(4)
+    assert breaker.hold(now) == "breaker_open"
+    breaker.hasten(now)
+    assert (breaker.state, breaker.hold(now)) == (State.HALF_OPEN, None)
+    breaker.begin(now)
+    breaker.hasten(now)
+    assert breaker.hold(now) == "half_open_busy"
+
+
+def test_a_target_that_is_there_and_fails_all_the_same_is_left_alone_for_longer() -> None:
+    """A look is believed once, and again only after the breaker has closed."""
+    breaker, now = opened(3)
+    breaker.hasten(now)
+    tried(breaker, "x", now)
+    assert breaker.wait_s(now) == 8 * OPEN_S
+    breaker.hasten(now)
+    assert breaker.hold(now) == "breaker_open"
+    now += 8 * OPEN_S
+    tried(breaker, "...xxxxx", now)
+    assert breaker.hold(now) == "breaker_open"
+    breaker.hasten(now)
+    assert breaker.hold(now) is None
+
+
+def test_a_look_says_nothing_of_a_breaker_that_is_not_open() -> None:
+    breaker = Breaker()
+    breaker.hasten(T)
+    assert (breaker.state, breaker.epoch, breaker.is_calm) == (State.CLOSED, 0, True)
+
+
 def test_a_try_that_says_nothing_only_makes_room_for_the_next() -> None:
     """A client that left, or a 429: neither good nor bad."""
     breaker, now = opened()

@@ -270,3 +270,30 @@ def test_half_open_probes_teach_nothing_of_the_limit() -> None:
     begun(house, A, 179)  # in a panic
     fails(house, A, fault(K.OVERLOADED), now=T + 6)
     assert house.has_room(A)
+
+
+def test_a_backend_is_in_doubt_while_a_breaker_of_it_has_opened_and_nobody_finds_out() -> None:
+    """Not while a request does, nor for a reason that no look could lift."""
+    house = fleet()
+    fails(house, A2, fault(K.LOST), times=5)
+    answers(house, A)
+    fails(house, B, fault(K.RATE_LIMITED, 9.0))
+    assert house.suspects(T) == {"a"}
+    assert house.suspects(T + 6) == {"a"}
+    epoch = house.dispatched(A2, T + 6)
+    assert house.suspects(T + 6) == set()
+    finish(house, A2, epoch, T + 6, outcome=Outcome.CLIENT_GONE)
+    assert house.suspects(T + 6) == {"a"}
+    fails(house, A, fault(K.AUTH), now=T + 6)
+    assert house.suspects(T + 6) == set()
+
+
+def test_a_backend_that_answers_a_look_may_be_tried_with_each_of_its_models() -> None:
+    """One request each, and no other backend."""
+    house = fleet()
+    for where in (A, A2, B):
+        fails(house, where, fault(K.LOST), times=5)
+    house.reached("a", T)
+    assert [seen(house, where).barred for where in (A, A2, B)] == [None, None, "breaker_open"]
+    house.dispatched(A, T)
+    assert [seen(house, where).barred for where in (A, A2)] == ["half_open_busy", None]
