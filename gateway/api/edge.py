@@ -252,10 +252,13 @@ class EdgeProtocol(HttpToolsProtocol):
         """
         if self._is_deaf or self.transport.is_closing():
             return
-        lines = [self.parser.get_method(), b" ", self.url, b" HTTP/1.1\r\n"]
+        parser = self.parser
+        lines = [parser.get_method(), b" ", self.url, b" HTTP/", parser.get_http_version().encode(), b"\r\n"]
         for name, value in self.headers:
             if name not in {b"connection", b"upgrade", b"http2-settings"}:
                 lines += (name, b": ", value, b"\r\n")
+        if not parser.should_keep_alive():
+            lines.append(b"connection: close\r\n")
         self.parser = httptools.HttpRequestParser(self)
         self.parser.feed_data(b"".join([*lines, b"\r\n", rest]))
 
