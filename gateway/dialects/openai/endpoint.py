@@ -42,6 +42,7 @@ _DECODERS: Final[dict[object, msgspec.json.Decoder[object]]] = {
 _NO_MESSAGES: Final = re.compile(rb"[^\[]|\[\s*\]")
 """Matches where a prompt is not a list, or an empty one. The messages themselves are the backend's to judge."""
 
+_PARTS: Final = re.compile(rb'"(?:image_url|input_audio)"')
 _IMAGE: Final = re.compile(rb'"type"\s*:\s*"image_url"')
 _AUDIO: Final = re.compile(rb'"type"\s*:\s*"input_audio"')
 
@@ -196,10 +197,12 @@ def _needs(fields: dict[str, msgspec.Raw], prompt: bytes) -> frozenset[Capabilit
         needs.add("seed")
     if _present(fields, "stop"):
         needs.add("stop")
-    if b'"image_url"' in prompt and _IMAGE.search(prompt):
-        needs.add("vision")
-    if b'"input_audio"' in prompt and _AUDIO.search(prompt):
-        needs.add("audio")
+    # One byte is found twenty times faster than a word, and prose has no underscore.
+    if b"_" in prompt and _PARTS.search(prompt):
+        if _IMAGE.search(prompt):
+            needs.add("vision")
+        if _AUDIO.search(prompt):
+            needs.add("audio")
     return frozenset(needs)
 
 
