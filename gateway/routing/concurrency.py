@@ -19,10 +19,10 @@ from typing import Final
 
 from gateway.domain.backend import Backend
 
-START: Final = 256.0
+START: Final = 1024.0
+"""As many as our own pool of connections allows: until a backend says so, we know of no reason to hold back."""
 LEAST: Final = 4.0
-MOST: Final = 1024.0
-"""As many connections as a backend has."""
+MOST: Final = 4096.0
 BACKOFF: Final = 0.7
 NEAR: Final = 0.8
 """Of the limit: a success with fewer in flight does not show that more would succeed."""

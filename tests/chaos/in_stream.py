@@ -65,9 +65,9 @@ async def broken_off(house: Rig, way: Way, texts: list[str], *, code: str = "ups
     return lost
 
 
-async def delivered(house: Rig, way: Way) -> tuple[Answer, LedgerEntry]:
+async def delivered(house: Rig, way: Way, **more: Any) -> tuple[Answer, LedgerEntry]:
     """Ask; assert that the first backend's answer was taken for whole. The answer and its row."""
-    answer = await house.ask(way)
+    answer = await house.ask(way, **more)
     assert (answer.status, answer.error, answer.done) == (200, None, way is not Way.WHOLE), answer.raw[-300:]
     assert house.second.requests == []
     (whole,) = house.rows_of(answer)
@@ -293,8 +293,19 @@ async def many_at_once(way: Way) -> None:
     texts = pieces(way, 2000)
     async with rig() as house:
         house.first.script(streamed(b"".join([*content(way, texts), finish(way), usage_event(), DONE])))
-        answer, _ = await delivered(house, way)
+        answer, _ = await delivered(house, way, max_tokens=8000)
         assert answer.content == "".join(texts)
+
+
+@row("F18", "an answer without an end", ways=STREAMED)
+async def endless(way: Way) -> None:
+    """Cut a little past `max_tokens`, told as `length`; the backend is closed, what it would have sent is not paid."""
+    async with rig() as house:
+        house.first.script(streamed(b"".join(content(way, pieces(way, 2000))), end="hang"))
+        answer, whole = await delivered(house, way, max_tokens=100)
+        assert b'"finish_reason":"length"' in answer.raw
+        assert whole.usage.source is UsageSource.COUNTED
+        await house.first.wait_closed(1)
 
 
 def _reported(prompt: Any, completion: Any) -> dict[str, Any]:

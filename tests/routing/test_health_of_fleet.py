@@ -6,6 +6,7 @@ from gateway.domain.backend import Backend, Prices, ServedModel
 from gateway.domain.fault import EFFECT, NO_EFFECT, RECOURSE, Fault, FaultKind, Phase, Recourse
 from gateway.domain.ledger import Outcome
 from gateway.domain.plan import Target
+from gateway.routing.concurrency import START
 from gateway.routing.fleet import Fleet, Standing, expected_s
 
 K = FaultKind
@@ -222,7 +223,7 @@ def begun(house: Fleet, where: Target, many: int, now: float = T) -> list[int]:
 def test_a_target_works_on_no_more_than_its_limit() -> None:
     """And has room again with the first answer."""
     house = fleet()
-    epochs = begun(house, A, 255)
+    epochs = begun(house, A, int(START) - 1)
     assert (seen(house, A).barred, house.has_room(A)) == (None, True)
     epochs += begun(house, A, 1)
     assert (seen(house, A).barred, house.has_room(A), house.is_open_to(A, T)) == ("saturated", False, False)
@@ -235,7 +236,7 @@ def test_a_panic_does_not_overrule_a_limit() -> None:
     house = fleet()
     fails(house, A, fault(K.LOST), times=5)
     assert house.is_open_to(A, T, panics=True)
-    begun(house, A, 256)
+    begun(house, A, int(START))
     assert (seen(house, A).barred, seen(house, A).is_full) == ("breaker_open", True)
     assert not house.is_open_to(A, T, panics=True)
 
@@ -256,7 +257,7 @@ LOADED: list[tuple[FaultKind, Phase | None, bool]] = [
 @pytest.mark.parametrize(("kind", "phase", "cuts"), LOADED)
 def test_what_may_come_of_too_much_load_lowers_the_limit(*, kind: FaultKind, phase: Phase | None, cuts: bool) -> None:
     house = fleet()
-    begun(house, A, 179)  # 0.7 of 256
+    begun(house, A, int(0.7 * START))
     fails(house, A, fault(kind, phase=phase))
     later = T + 100  # The cooldown is over.
     assert house.has_room(A) is not cuts
@@ -267,7 +268,7 @@ def test_half_open_probes_teach_nothing_of_the_limit() -> None:
     """They are few because we hold the others back."""
     house = fleet()
     fails(house, A, fault(K.LOST), times=5)
-    begun(house, A, 179)  # in a panic
+    begun(house, A, int(0.7 * START))  # in a panic
     fails(house, A, fault(K.OVERLOADED), now=T + 6)
     assert house.has_room(A)
 
