@@ -3,6 +3,7 @@
 from random import Random
 
 from gateway.domain.fault import FaultKind
+from gateway.routing.concurrency import START
 from tests.pipeline.driver import Play, World, configured
 from tests.pipeline.wire import reply
 
@@ -13,7 +14,7 @@ def asked(world: World, *, reserves: bool = True) -> Play:
 
 def filled(world: World, *, but: int = 0) -> list[Play]:
     """As many requests on their way to `a` as it may have, less `but`."""
-    return [asked(world) for _ in range(256 - but)]
+    return [asked(world) for _ in range(int(START) - but)]
 
 
 def in_flight(world: World) -> dict[str, int]:
@@ -68,7 +69,7 @@ def test_failover_does_not_overload_the_survivor() -> None:
     world, random = World(configured(targets=3)), Random(3)
     running: list[Play] = []
     told: list[tuple[int | None, str | None]] = []
-    for _ in range(1500):
+    for _ in range(4000):
         world.now += 0.001
         play = asked(world)
         while not play.finished and play.dispatched[-1].target.backend != "c":
@@ -77,7 +78,7 @@ def test_failover_does_not_overload_the_survivor() -> None:
             told.append((play.status, play.code))
         else:
             running.append(play)
-        assert in_flight(world)["c"] <= 256
+        assert in_flight(world)["c"] <= int(START)
         if random.random() < 0.2:
             running.pop(random.randrange(len(running))).answer(200, reply("Hi"))
     assert len(told) > 500
