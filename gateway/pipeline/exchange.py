@@ -4,6 +4,8 @@ The driver tells what happened by calling a method with the time; the exchange a
 Each step needs the value that the former one made. Whatever happens, once a reservation was granted it is settled
 exactly once, and the client sees exactly one ending: a whole answer, an error, or an error event in a broken stream.
 The ending waits for `settled`: what the client takes for success is in the ledger by then.
+
+Longer than a file should be: it is one state machine, and whoever changes a transition has to see all the others.
 """
 
 import dataclasses
