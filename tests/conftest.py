@@ -1,6 +1,11 @@
 """What every test can ask for."""
 
 import pytest
+from hypothesis import settings
+
+# No test asserts how long something takes: machines are shared. Seeds are printed, so that a failure can be had again.
+settings.register_profile("shared machine", deadline=None, print_blob=True)
+settings.load_profile("shared machine")
 
 from tests.running import gateway
 
