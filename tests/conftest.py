@@ -3,11 +3,11 @@
 import pytest
 from hypothesis import settings
 
+from tests.running import gateway
+
 # No test asserts how long something takes: machines are shared. Seeds are printed, so that a failure can be had again.
 settings.register_profile("shared machine", deadline=None, print_blob=True)
 settings.load_profile("shared machine")
-
-from tests.running import gateway
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
