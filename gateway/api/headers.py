@@ -42,20 +42,12 @@ def gateway_headers(exchange: Exchange, now: float, *, streaming: bool) -> list[
             if attempts:
                 headers.append((b"x-gateway-backend", attempts[-1].target.backend.encode()))
                 if not streaming and exchange.outcome is Outcome.OK:
-                    headers.append((b"x-gateway-overhead-ms", b"%.1f" % (_overhead_s(exchange, now) * 1000)))
+                    headers.append((b"x-gateway-overhead-ms", b"%.1f" % (exchange.overhead_s(now) * 1000)))
     if exchange.levels:
         headers += _limit_headers(exchange.levels)
     if exchange.trace is not None and exchange.trace.sampled:
         headers.append((b"x-trace-id", exchange.trace.trace_id_hex.encode()))
     return headers
-
-
-def _overhead_s(exchange: Exchange, now: float) -> float:
-    """Seconds since the request came that were ours, not a backend's."""
-    ours_s = now - exchange.started_at
-    for each in exchange.attempts:
-        ours_s -= (each.ended_at or now) - each.started_at
-    return max(0.0, ours_s)
 
 
 def _limit_headers(levels: Sequence[Level]) -> list[tuple[bytes, bytes]]:

@@ -32,7 +32,6 @@ class Attempt:
         "epoch",
         "fault",
         "finish_reasons",
-        "head_at",
         "headers",
         "held_since",
         "last_bytes_at",
@@ -66,7 +65,6 @@ class Attempt:
         self.epoch = 0
         """What routing noted as it began, and wants to know as it ends."""
         self.sent_at: float | None = None
-        self.head_at: float | None = None
         self.committed_at: float | None = None
         """When its first content came: from here on the answer is this backend's."""
         self.ended_at: float | None = None
@@ -121,7 +119,6 @@ class Attempt:
     def note_head(self, status: int, now: float) -> None:
         """The status is known. An error's body must follow without delay."""
         self.status = status
-        self.head_at = now
         if status >= 300:  # noqa: PLR2004  # anything but a success has a body to be read as an error
             self.phase, self.deadline = "idle", min(self.deadline, now + self.timeouts.idle)
 

@@ -293,6 +293,13 @@ class Exchange:
 
     # What may happen at any time.
 
+    def overhead_s(self, now: float) -> float:
+        """Seconds since the request came that were ours, not a backend's."""
+        ours_s = now - self.started_at
+        for each in self.attempts:
+            ours_s -= (each.ended_at or now) - each.started_at
+        return max(0.0, ours_s)
+
     @property
     def is_undecided(self) -> bool:
         """Whether the answer may still become another backend's, though its head may be out already."""

@@ -1,8 +1,8 @@
 """What a finished exchange tells telemetry. Pure: from the exchange's own notes to a record."""
 
 import functools
-from urllib.parse import urlsplit
 
+from gateway.domain.address import BaseUrl, parse_base_url
 from gateway.domain.fault import FaultKind
 from gateway.domain.ledger import Outcome
 from gateway.domain.usage import UsageSource
@@ -81,8 +81,7 @@ def record_of(exchange: Exchange, *, route: str, operation: Operation, status: i
             actual_tokens=exchange.usage.total_tokens if exchange.usage is not None else 0,
             source=exchange.usage.source if exchange.usage is not None else UsageSource.ESTIMATED,
         )
-        waited = sum((each.ended_at or now) - each.started_at for each in exchange.attempts)
-        record.overhead_s = max(0.0, record.ended - exchange.started_at - waited)
+        record.overhead_s = exchange.overhead_s(record.ended)
     return record
 
 
@@ -95,7 +94,7 @@ def _outcome(exchange: Exchange) -> RequestOutcome:
 def _attempt(exchange: Exchange, position: int, operation: Operation) -> AttemptRecord:
     attempt = exchange.attempts[position]
     target = attempt.target
-    address, port = _address(target.place.base_url)
+    address = _address_of(target.place.base_url, allow_private=target.place.allow_private)
     decision: AttemptDecision | None = None
     if attempt.fault is not None:
         follower = exchange.attempts[position + 1] if position + 1 < len(exchange.attempts) else None
@@ -108,8 +107,8 @@ def _attempt(exchange: Exchange, position: int, operation: Operation) -> Attempt
         provider=target.place.domains.provider or target.backend,
         operation=operation,
         started=attempt.started_at,
-        server_address=address,
-        server_port=port,
+        server_address=address.host,
+        server_port=address.port,
         max_tokens=exchange.job.request.max_output_tokens,
         span_id=attempt.span_id,
         ended=attempt.ended_at,
@@ -127,9 +126,8 @@ def _attempt(exchange: Exchange, position: int, operation: Operation) -> Attempt
 
 
 @functools.lru_cache(maxsize=1024)
-def _address(base_url: str) -> tuple[str | None, int | None]:
-    parts = urlsplit(base_url)
-    return parts.hostname, parts.port or {"https": 443, "http": 80}.get(parts.scheme)
+def _address_of(base_url: str, *, allow_private: bool) -> BaseUrl:
+    return parse_base_url(base_url, allow_private=allow_private)
 
 
 def _reached_the_client(attempt: Attempt) -> bool:

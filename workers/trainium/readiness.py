@@ -28,11 +28,6 @@ class Readiness:
     def __init__(self) -> None:
         self.now = Progress("loading", "fetching", 0, 0, "bytes", "looking for the model")
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether requests are taken."""
-        return self.now.status == "ready"
-
     def fetching(self, done: int, total: int, detail: str) -> None:
         """The model's file is on its way; counts bytes."""
         self._move(Progress("loading", "fetching", done, total, "bytes", detail))
