@@ -21,13 +21,13 @@ from gateway.admission.counting import TokenCounter
 from gateway.admission.estimate import Estimator
 from gateway.admission.limits import MemoryLimiter
 from gateway.api import health, openai
-from gateway.api.errors import error_body
 from gateway.api.machinery import Machinery
 from gateway.api.stream import SWEEP_S
 from gateway.auth.directory import Directory
 from gateway.auth.store import KeyStoreReader
 from gateway.config.policies import PolicyBook
 from gateway.config.settings import Settings, read_secret
+from gateway.dialects.openai.errors import error_body
 from gateway.domain.backend import Backend
 from gateway.domain.errors import GatewayError, InternalError, NotFound
 from gateway.pipeline import Collaborators

@@ -23,12 +23,12 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from gateway.api.edge_request import EdgeRequest, head_bytes
-from gateway.api.errors import error_body
 from gateway.api.head import head_of
 from gateway.api.headers import request_id
 from gateway.api.machinery import Machinery
 from gateway.api.openai import INFERENCE
 from gateway.api.stream import MOST_UNSENT_BYTES, SLOW_CLIENT_S, Driver
+from gateway.dialects.openai.errors import error_body
 from gateway.domain.errors import InvalidRequest
 
 MAX_HEAD_BYTES: Final = 32 << 10

@@ -1,51 +1,9 @@
-"""The only place that writes error bytes: OpenAI's error object, whole or as an event in a stream."""
+"""What the headers of an error say: when to come back, and whether to. The bodies are the dialects' own."""
 
 import math
 from collections.abc import Iterator
 
-import msgspec
-
 from gateway.domain.errors import GatewayError, RequestTimedOut
-
-
-class _Error(msgspec.Struct):
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class _Body(msgspec.Struct):
-    error: _Error
-
-
-class _Delta(msgspec.Struct):
-    pass
-
-
-class _Choice(msgspec.Struct):
-    index: int
-    delta: _Delta
-    finish_reason: str
-
-
-class _Event(msgspec.Struct):
-    error: _Error
-    choices: list[_Choice]
-
-
-def error_body(error: GatewayError) -> bytes:
-    """OpenAI's error object; its nulls are real, as the official clients expect."""
-    return msgspec.json.encode(_Body(_object(error)))
-
-
-def error_event(error: GatewayError) -> bytes:
-    """The event that ends a broken stream. No `[DONE]` follows: to the official clients that would be success.
-
-    The finish_reason is there for clients that read choices only.
-    """
-    event = _Event(_object(error), [_Choice(0, _Delta(), "error")])
-    return b"data: " + msgspec.json.encode(event) + b"\n\n"
 
 
 def error_headers(error: GatewayError) -> Iterator[tuple[bytes, bytes]]:
@@ -59,7 +17,3 @@ def error_headers(error: GatewayError) -> Iterator[tuple[bytes, bytes]]:
         yield b"retry-after-ms", b"%d" % max(1, math.ceil(error.retry_after_s * 1000))
     if error.should_retry is not None:
         yield b"x-should-retry", b"true" if error.should_retry else b"false"
-
-
-def _object(error: GatewayError) -> _Error:
-    return _Error(error.message, error.type, error.param, error.code)

@@ -11,12 +11,13 @@ from litestar.params import FromPath
 from litestar.types import HTTPResponseBodyEvent, HTTPResponseStartEvent, HTTPScope, Receive, Scope, Send
 
 from gateway.api.asgi import Client
-from gateway.api.errors import error_body, error_headers
+from gateway.api.errors import error_headers
 from gateway.api.head import head_of
 from gateway.api.headers import request_id
 from gateway.api.machinery import Machinery
 from gateway.auth.keys import extract_credential
 from gateway.dialects.openai import CHAT, COMPLETIONS
+from gateway.dialects.openai.errors import error_body
 from gateway.dialects.protocols import Endpoint
 from gateway.domain.errors import Forbidden, GatewayError, UnknownModel
 from gateway.domain.wire import Headers

@@ -13,7 +13,7 @@ from typing import Final, Protocol, assert_never
 import structlog
 
 from gateway.admission.limits import Granted
-from gateway.api.errors import error_body, error_event, error_headers
+from gateway.api.errors import error_headers
 from gateway.api.headers import gateway_headers
 from gateway.api.machinery import Machinery
 from gateway.dialects.protocols import Endpoint
@@ -294,9 +294,9 @@ class Driver:
 
     def _fail(self, error: GatewayError, client: Client) -> None:
         if self._status is not None:
-            client.write(error_event(error))
+            client.write(self.exchange.error_event(error))
             return
-        body = error_body(error)
+        body = self._endpoint.encode_error(error, self.exchange.request_id)
         self._status = error.http_status
         client.start(self._status, [*self._head(b"application/json", len(body)), *error_headers(error)])
         client.write(body)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Literal, Protocol
 
 from gateway.domain.chat import ChatReply, ChatRequest, Chunk, EndOfStream, MalformedEvent
+from gateway.domain.errors import GatewayError
 from gateway.domain.fault import Fault
 from gateway.domain.plan import Target
 from gateway.domain.wire import Headers, WireRequest
@@ -31,6 +32,9 @@ class StreamDecoder(Protocol):
 class UpstreamDialect(Protocol):
     """How we speak to a backend. Pure: the same request encoded twice gives the same bytes, as a retry needs."""
 
+    def speaks(self, request: ChatRequest, target: Target) -> bool:
+        """Whether the target takes `request.native` as it is, and answers in the same words. Not asked without one."""
+
     def encode_request(self, request: ChatRequest, target: Target) -> WireRequest:
         """The request in the backend's words."""
 
@@ -44,25 +48,41 @@ class UpstreamDialect(Protocol):
         """A decoder for one streamed answer."""
 
 
+class StreamEncoder(Protocol):
+    """Writes one streamed answer in the client's words. One per attempt: what was held of another is forgotten."""
+
+    def chunk(self, chunk: Chunk) -> bytes:
+        """One event of the backend's; empty when there is nothing to tell yet."""
+
+    def cut(self, *, reply_id: str | None, model: str | None) -> bytes:
+        """What says that the answer has reached its limit, of a stream with that id and model."""
+
+    def end(self) -> bytes:
+        """What tells the client that the stream is whole."""
+
+    def error(self, error: GatewayError) -> bytes:
+        """What ends a broken stream, so that the official clients raise. Nothing follows it."""
+
+
 class Endpoint(Protocol):
     """How a client speaks to us at one path: a codec on the one pipeline."""
 
     operation: Literal["chat", "text_completion"]
     """`gen_ai.operation.name` of its attempts: `chat` or `text_completion`."""
-    end_of_stream: bytes
-    """What tells the client that a stream is whole."""
+    surface: Literal["openai", "anthropic"]
+    """Whose names the response headers use."""
 
-    def decode_request(self, body: bytes) -> ChatRequest:
+    def decode_request(self, body: bytes, headers: Headers) -> ChatRequest:
         """The request. Raises InvalidRequest, saying what is wrong and in which field."""
 
     def prompt_texts(self, request: ChatRequest) -> Sequence[str]:
         """The texts a model will read, for counting tokens. Cannot fail: what is unreadable counts as its raw text."""
 
-    def encode_reply(self, reply: ChatReply) -> bytes:
-        """A whole answer in the client's dialect."""
+    def encode_reply(self, request: ChatRequest, reply: ChatReply, *, native: bool) -> bytes:
+        """A whole answer in the client's dialect; `native` says that `reply.raw` is in it already."""
 
-    def encode_chunk(self, chunk: Chunk) -> bytes:
-        """One event in the client's dialect."""
+    def encode_error(self, error: GatewayError, request_id: str) -> bytes:
+        """The body of an answer with an error status."""
 
-    def encode_cut(self, *, reply_id: str | None, model: str | None) -> bytes:
-        """The event that says that the answer has reached its limit, of a stream with that id and model."""
+    def stream_encoder(self, request: ChatRequest, *, native: bool) -> StreamEncoder:
+        """An encoder for one streamed answer; `native` says that the chunks' `raw` is in the client's dialect."""

@@ -10,8 +10,18 @@ import msgspec
 
 from gateway.domain.backend import Capability
 from gateway.domain.usage import Usage
+from gateway.domain.wire import Headers
 
 EndpointName = Literal["chat", "completions"]
+"""What a request is to the hub, whatever the client called it."""
+
+
+class Native(msgspec.Struct, frozen=True, kw_only=True):
+    """A request in the words of a client that does not speak the hub's dialect."""
+
+    dialect: Literal["anthropic", "responses"]
+    fields: dict[str, msgspec.Raw]
+    """The top-level fields of the body, their values as the client wrote them. Each name occurs once."""
 
 
 class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,14 +40,19 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     prompt_bytes: int
     """Bytes of the fields that become the prompt, as they came."""
     fields: dict[str, msgspec.Raw]
-    """The top-level fields of the body, their values as the client wrote them. Each name occurs once."""
+    """The top-level fields in the hub's dialect, which is OpenAI Chat's, by name. A client that speaks it wrote the
+    values; for others the endpoint translated them."""
+    native: Native | None = None
+    """The client's own words where those are not the hub's: a backend that speaks them too gets them unchanged."""
+    headers: Headers = ()
+    """The client's header fields that a backend of the same dialect is told, of `CONTENT_HEADERS` only."""
 
 
 class ChatReply(msgspec.Struct, frozen=True, kw_only=True):
     """A whole answer."""
 
     raw: bytes
-    """The body as the backend wrote it, in the backend's dialect."""
+    """The body in the hub's dialect; in the client's own where the upstream dialect `speaks` it."""
     usage: Usage | None
     """None when the backend reported none: absent is not zero."""
     finish_reasons: tuple[str, ...]
@@ -51,7 +66,7 @@ class Chunk(msgspec.Struct, kw_only=True, gc=False):
     """One event of a streamed answer."""
 
     raw: bytes
-    """The event as the backend wrote it, blank line included, in the backend's dialect."""
+    """The event with its blank line, in the hub's dialect; in the client's where the upstream dialect `speaks` it."""
     text: str = ""
     """Generated text in this event (content, reasoning, tool arguments), for counting when no usage comes."""
     has_content: bool = False

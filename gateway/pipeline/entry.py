@@ -92,6 +92,7 @@ def prepare(
     house: Collaborators,
     caller: Caller,
     endpoint: Endpoint,
+    headers: Headers,
     body: bytes,
     *,
     exchange_id: str,
@@ -101,7 +102,7 @@ def prepare(
     """Steps 2 to 4: decode, look up the model, estimate, choose. Raises InvalidRequest, UnknownModel, Overloaded."""
     if not house.ledger_is_healthy():
         raise Overloaded("The ledger cannot be written at present.", retry_after_s=_LEDGER_RETRY_AFTER_S)
-    request = endpoint.decode_request(body)
+    request = endpoint.decode_request(body, headers)
     route = caller.policy.routes.get(request.model)
     if route is None or (caller.key.models is not None and request.model not in caller.key.models):
         raise UnknownModel(

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from gateway.admission.limits import Denied, Granted, Level
 from gateway.admission.reservation import dimensions_of, refusal_of
 from gateway.dialects import upstream_dialect
-from gateway.dialects.protocols import Endpoint, StreamEvent, UpstreamDialect
+from gateway.dialects.protocols import Endpoint, StreamEncoder, StreamEvent, UpstreamDialect
 from gateway.domain.chat import EndOfStream
 from gateway.domain.errors import GatewayError, InternalError, Overloaded, StreamInterrupted, UpstreamTimedOut
 from gateway.domain.fault import Fault, FaultKind, Recourse
@@ -83,6 +83,7 @@ class Exchange:
     __slots__ = (
         "_book",
         "_comment_at",
+        "_encoder",
         "_endpoint",
         "_gone",
         "_has_begun",
@@ -148,6 +149,8 @@ class Exchange:
         self._has_begun = False
         """Whether the head of a stream went out: from here on an error is an event in it."""
         self._gone = False
+        self._encoder: StreamEncoder | None = None
+        """Of the stream that the client is being sent."""
 
     # The way in: from a key to a reservation.
 
@@ -170,6 +173,7 @@ class Exchange:
                 self._house,
                 self.caller,
                 self._endpoint,
+                self.head.headers,
                 body,
                 exchange_id=self.id,
                 wants_buffer=self.head.wants_buffer,
@@ -253,8 +257,9 @@ class Exchange:
                 self._attempt_failed(attempt, fault, now, abort=True)
                 return
             attempt.decoder = _dialect(attempt).stream_decoder(self.job.request, attempt.target)
+            encoder = self._endpoint.stream_encoder(self.job.request, native=self._is_native(attempt))
             self._stream = Relay(
-                self._endpoint, self.job.request, holds_back=self.job.holds_back, count=self._house.counter.count
+                encoder, self.job.request, holds_back=self.job.holds_back, count=self._house.counter.count
             )
 
     def data(self, number: int, data: bytes, now: float) -> None:
@@ -299,6 +304,11 @@ class Exchange:
         for each in self.attempts:
             ours_s -= (each.ended_at or now) - each.started_at
         return max(0.0, ours_s)
+
+    def error_event(self, error: GatewayError) -> bytes:
+        """What ends a stream that has begun, in the client's words."""
+        encoder = self._encoder or self._endpoint.stream_encoder(self.job.request, native=False)
+        return encoder.error(error)
 
     @property
     def is_undecided(self) -> bool:
@@ -437,6 +447,7 @@ class Exchange:
             )
         if self._stream.is_open:
             self.state = State.RELAYING
+            self._encoder = self._stream.encoder
             self._send(out)
         if isinstance(final, EndOfStream):
             if self._stream.was_cut:
@@ -464,7 +475,7 @@ class Exchange:
         attempt.text.append(reply.text)
         self._over(attempt, Outcome.OK, now)
         attempt.finish_reasons, attempt.reply_id, attempt.reply_model = reply.finish_reasons, reply.id, reply.model
-        body = self._endpoint.encode_reply(reply)
+        body = self._endpoint.encode_reply(self.job.request, reply, native=self._is_native(attempt))
         self._end(Outcome.OK, [Respond(_JSON, len(body)), Send(body), Finish()], now)
 
     def _attempt_failed(self, attempt: Attempt, fault: Fault, now: float, *, abort: bool = False) -> None:
@@ -504,7 +515,7 @@ class Exchange:
             self.state = State.RELAYING
             self._send(self._stream.release())
         self._over(attempt, Outcome.OK, now)
-        self._end(Outcome.OK, [Send(self._endpoint.end_of_stream), Finish()], now)
+        self._end(Outcome.OK, [Send(self._stream.encoder.end()), Finish()], now)
 
     def _stop(self, outcome: Outcome, ending: list[Action], now: float) -> None:
         attempt = self.attempts[-1]
@@ -557,6 +568,11 @@ class Exchange:
             now=now,
         )
         self.actions.append(Settle(self.id, self.usage.total_tokens if self.usage is not None else 0, entries))
+
+    def _is_native(self, attempt: Attempt) -> bool:
+        """Whether the backend answers in the client's own words, where those are not the hub's."""
+        request = self.job.request
+        return request.native is not None and _dialect(attempt).speaks(request, attempt.target)
 
     def _patience_s(self) -> float:
         """How long the request may take: the policy's total, or as long as the client waits if that is less."""

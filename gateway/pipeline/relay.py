@@ -6,7 +6,7 @@ the whole stream, so that a cut in its middle can start over elsewhere too.
 
 from collections.abc import Callable, Sequence
 
-from gateway.dialects.protocols import Endpoint, StreamEvent
+from gateway.dialects.protocols import StreamEncoder, StreamEvent
 from gateway.domain.chat import ChatRequest, Chunk, EndOfStream, MalformedEvent
 from gateway.domain.fault import Fault, FaultKind
 from gateway.pipeline.attempt import MAX_REPLY_BYTES, Attempt
@@ -24,20 +24,20 @@ class Relay:
     __slots__ = (
         "_count",
         "_count_at",
-        "_endpoint",
         "_held",
         "_held_bytes",
         "_holds_back",
         "_most_tokens",
         "_wants_usage",
+        "encoder",
         "is_open",
         "was_cut",
     )
 
     def __init__(
-        self, endpoint: Endpoint, request: ChatRequest, *, holds_back: bool, count: Callable[[str], int]
+        self, encoder: StreamEncoder, request: ChatRequest, *, holds_back: bool, count: Callable[[str], int]
     ) -> None:
-        self._endpoint = endpoint
+        self.encoder = encoder
         self._wants_usage = request.wants_usage
         self._holds_back = holds_back
         self._count = count
@@ -62,7 +62,7 @@ class Relay:
             if isinstance(event, Chunk):
                 _note(attempt, event, now)
                 if not event.is_usage_only or self._wants_usage:
-                    out.append(self._endpoint.encode_chunk(event))
+                    out.append(self.encoder.chunk(event))
                 if self._count_at is not None and len(attempt.text) > self._count_at and self._is_endless(attempt):
                     out.append(self._cut(attempt))
                     final = EndOfStream()
@@ -89,7 +89,7 @@ class Relay:
         decoder = attempt.decoder
         if decoder is not None:
             decoder.finish_reasons.append("length")
-        return self._endpoint.encode_cut(
+        return self.encoder.cut(
             reply_id=decoder.id if decoder is not None else None, model=decoder.model if decoder is not None else None
         )
 

@@ -6,10 +6,13 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from gateway.dialects.openai.errors import error_body, error_event
 from gateway.dialects.openai.wire import fields_decoder, is_given, messages_decoder
+from gateway.dialects.protocols import StreamEncoder
 from gateway.domain.backend import Capability
 from gateway.domain.chat import ChatReply, ChatRequest, Chunk, EndpointName
-from gateway.domain.errors import InvalidRequest, UnknownModel, UnsupportedParameter
+from gateway.domain.errors import GatewayError, InvalidRequest, UnknownModel, UnsupportedParameter
+from gateway.domain.wire import Headers
 
 _MAX_MODEL_NAME = 128
 _TOKENS_PER_MESSAGE = 3
@@ -47,10 +50,39 @@ _IMAGE: Final = re.compile(rb'"type"\s*:\s*"image_url"')
 _AUDIO: Final = re.compile(rb'"type"\s*:\s*"input_audio"')
 
 
-class OpenAIEndpoint:
-    """One of OpenAI's endpoints. They differ in where the prompt stands."""
+class _Encoder:
+    """Streams in the hub's dialect: the events are passed on as they are."""
 
-    end_of_stream = b"data: [DONE]\n\n"
+    __slots__ = ("_name",)
+
+    def __init__(self, name: EndpointName) -> None:
+        self._name = name
+
+    def chunk(self, chunk: Chunk) -> bytes:
+        return chunk.raw
+
+    def cut(self, *, reply_id: str | None, model: str | None) -> bytes:
+        """A last chunk with the finish_reason `length`."""
+        choice: dict[str, object] = {"index": 0, "finish_reason": "length"}
+        if self._name == "chat":
+            choice["delta"] = {}
+        else:
+            choice["text"] = ""
+        kind = "chat.completion.chunk" if self._name == "chat" else "text_completion"
+        chunk = {"id": reply_id or "", "object": kind, "created": 0, "model": model or "", "choices": [choice]}
+        return b"data: " + msgspec.json.encode(chunk) + b"\n\n"
+
+    def end(self) -> bytes:
+        return b"data: [DONE]\n\n"
+
+    def error(self, error: GatewayError) -> bytes:
+        return error_event(error)
+
+
+class OpenAIEndpoint:
+    """One of OpenAI's endpoints. They differ in where the prompt stands. Its answers are the hub's own bytes."""
+
+    surface: Literal["openai", "anthropic"] = "openai"
 
     def __init__(
         self, name: EndpointName, *, operation: Literal["chat", "text_completion"], prompt_fields: tuple[str, ...]
@@ -58,13 +90,15 @@ class OpenAIEndpoint:
         self.name = name
         self.operation: Literal["chat", "text_completion"] = operation
         self._prompt_fields = prompt_fields
+        self._encoder = _Encoder(name)
 
-    def decode_request(self, body: bytes) -> ChatRequest:
+    def decode_request(self, body: bytes, headers: Headers = ()) -> ChatRequest:
         """The request, its values kept as they came.
 
         Decoding into a mapping leaves one value of a repeated key, and only that one is sent on: what we judged is
         what the backend reads.
         """
+        del headers  # A backend is told nothing of them.
         try:
             if not body.isascii():
                 body.decode("utf-8")  # Values are kept unread, so nothing else would notice.
@@ -118,24 +152,20 @@ class OpenAIEndpoint:
             texts.append(" a" * _TOKENS_PER_MESSAGE)
         return texts
 
-    def encode_reply(self, reply: ChatReply) -> bytes:
-        """The backend's own bytes: it speaks the client's dialect."""
+    def encode_reply(self, request: ChatRequest, reply: ChatReply, *, native: bool) -> bytes:
+        """The hub's own bytes."""
+        del request, native
         return reply.raw
 
-    def encode_chunk(self, chunk: Chunk) -> bytes:
-        """The backend's own bytes: it speaks the client's dialect."""
-        return chunk.raw
+    def encode_error(self, error: GatewayError, request_id: str) -> bytes:
+        """OpenAI's error object; the request's id is in a header."""
+        del request_id
+        return error_body(error)
 
-    def encode_cut(self, *, reply_id: str | None, model: str | None) -> bytes:
-        """A last chunk with the finish_reason `length`."""
-        choice: dict[str, object] = {"index": 0, "finish_reason": "length"}
-        if self.name == "chat":
-            choice["delta"] = {}
-        else:
-            choice["text"] = ""
-        kind = "chat.completion.chunk" if self.name == "chat" else "text_completion"
-        chunk = {"id": reply_id or "", "object": kind, "created": 0, "model": model or "", "choices": [choice]}
-        return b"data: " + msgspec.json.encode(chunk) + b"\n\n"
+    def stream_encoder(self, request: ChatRequest, *, native: bool) -> StreamEncoder:
+        """The same for every stream: it keeps nothing."""
+        del request, native
+        return self._encoder
 
     def _prompt(self, fields: dict[str, msgspec.Raw]) -> bytes:
         required = self._prompt_fields[0]

@@ -22,6 +22,11 @@ _WITH_USAGE: Final = msgspec.Raw(b'{"include_usage":true}')
 class _OpenAI:
     """Stateless: one instance serves every backend of the dialect."""
 
+    def speaks(self, request: ChatRequest, target: Target) -> bool:
+        """Not yet: every client's request is translated into the hub's dialect, which is this one."""
+        del request, target
+        return False
+
     def encode_request(self, request: ChatRequest, target: Target) -> WireRequest:
         """The client's fields with the backend's model name: patched, not rebuilt.
 
