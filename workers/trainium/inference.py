@@ -6,20 +6,18 @@ A framework's streaming response notices a client that hangs up only when it nex
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Literal
 
 import anyio
-import numpy as np
 import structlog
 from anyio.streams.memory import MemoryObjectReceiveStream
 from litestar.types import Receive, Scope, Send
 
-from workers.trainium.engine.sequences import Emitted, Sampling, Sequence
+from workers.trainium.engine.sequences import Emitted
 from workers.trainium.errors import (
-    ContextTooLong,
     EngineFailed,
     InvalidRequest,
     MethodNotAllowed,
@@ -28,11 +26,11 @@ from workers.trainium.errors import (
     RequestTooLarge,
     UnknownModel,
 )
+from workers.trainium.prepare import prepare
 from workers.trainium.replies import Replies, Usage, error_body, error_event
-from workers.trainium.text import StreamReader
 from workers.trainium.tracing import Span
-from workers.trainium.wire import Generate, parse_chat, parse_completion
-from workers.trainium.worker import Serving, Worker
+from workers.trainium.wire import parse_chat, parse_completion
+from workers.trainium.worker import Worker
 
 _MAX_BODY: Final = 4 << 20
 _BODY_S: Final = 30.0
@@ -41,7 +39,6 @@ _WRITE_S: Final = 30.0
 """How long one write may be blocked by a client that does not read."""
 _REQUEST_S: Final = 600.0
 _MAX_ID: Final = 128
-_PARTS: Final = 1 << 23
 
 log = structlog.get_logger()
 
@@ -179,7 +176,7 @@ class Inference:
         serving = self._worker.require_serving()
         if request.model != serving.loaded.model:
             raise UnknownModel(f"no model `{request.model}` here; it serves `{serving.loaded.model}`", param="model")
-        sequence = _sequence(request, serving)
+        sequence = prepare(request, serving.loaded)
         replies = Replies(
             endpoint=self._endpoint,
             id=f"{'chatcmpl' if self._endpoint == 'chat' else 'cmpl'}-{sequence.id}",
@@ -244,70 +241,6 @@ async def _until_finished(items: MemoryObjectReceiveStream[Emitted], span: Span)
         yield item
         if item.finish is not None:
             return
-
-
-def _sequence(request: Generate, serving: Serving) -> Sequence:
-    loaded = serving.loaded
-    prompt, name = _prompt_tokens(request, serving)
-    limit = loaded.runner.capacity.max_len
-    size, wanted = len(prompt), request.max_tokens or 1
-    if not prompt:
-        raise InvalidRequest(f"`{name}` is empty", param=name)
-    if size + wanted > limit:
-        answer = f"{request.max_tokens} for the answer" if request.max_tokens else "at least 1 for the answer"
-        raise ContextTooLong(
-            f"this model's maximum context length is {limit} tokens; you asked for {size} in the prompt and {answer}",
-            param=name if size >= limit else "max_tokens",
-        )
-    return Sequence(
-        id=uuid.uuid4().hex,
-        prompt=prompt,
-        sampling=Sampling(
-            max_tokens=request.max_tokens or limit - size,
-            temperature=request.temperature,
-            top_p=request.top_p,
-            draw=_uniforms(request.seed),
-        ),
-        reader=StreamReader(loaded.vocabulary, request.stop),
-        end_tokens=loaded.vocabulary.end_tokens,
-    )
-
-
-def _prompt_tokens(request: Generate, serving: Serving) -> tuple[tuple[int, ...], str]:
-    """The prompt's token ids, and the parameter they came from."""
-    loaded, prompt = serving.loaded, request.prompt
-    if isinstance(prompt, str):
-        return _encode(prompt, serving, "prompt"), "prompt"
-    tokens = tuple(item for item in prompt if isinstance(item, int))
-    if len(tokens) == len(prompt):
-        if any(not 0 <= token < loaded.vocabulary.size for token in tokens):
-            raise InvalidRequest(f"token ids must be between 0 and {loaded.vocabulary.size - 1}", param="prompt")
-        return tokens, "prompt"
-    if loaded.template is None:
-        raise InvalidRequest("this model has no chat template; use /v1/completions", param="messages")
-    messages = [item for item in prompt if not isinstance(item, int)]
-    return _encode(loaded.template.render(messages), serving, "messages"), "messages"
-
-
-def _encode(text: str, serving: Serving, name: str) -> tuple[int, ...]:
-    """Tokens of the text. Raises `ContextTooLong` early when it cannot fit: encoding megabytes would stall the loop."""
-    vocabulary, limit = serving.loaded.vocabulary, serving.loaded.runner.capacity.max_len
-    if len(text) > limit * vocabulary.longest:
-        raise ContextTooLong(
-            f"this model's maximum context length is {limit} tokens; {len(text)} characters are more than that",
-            param=name,
-        )
-    return vocabulary.encode(text)
-
-
-def _uniforms(seed: int | None) -> Callable[[], float]:
-    """A stream of numbers in (0, 1) on the host, so that a seed means the same on every device.
-
-    Middles of 2^23 equal parts, exact in float32. An exact 0 would choose the first token of the vocabulary that is
-    not impossible, however unlikely it is.
-    """
-    generator = np.random.Generator(np.random.Philox(None if seed is None else seed % (1 << 64)))
-    return lambda: (int(generator.integers(_PARTS)) + 0.5) / _PARTS
 
 
 def _request_id(given: str | None) -> str:

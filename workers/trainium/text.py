@@ -75,10 +75,10 @@ class ChatTemplate:
         environment.globals["strftime_now"] = lambda form: datetime.now(UTC).strftime(form)
         self._template = environment.from_string(source)
 
-    def render(self, messages: Sequence[Message]) -> str:
-        """The prompt for the assistant's next turn; raises `InvalidRequest` when the template refuses."""
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+        """The prompt for the assistant's next turn, or without its opening; raises `InvalidRequest` when refused."""
         try:
-            return self._template.render(messages=messages, add_generation_prompt=True)
+            return self._template.render(messages=messages, add_generation_prompt=add_generation_prompt)
         except TemplateError as error:
             raise InvalidRequest(f"the model's chat template refused: {error}", param="messages") from error
 

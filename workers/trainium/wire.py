@@ -45,6 +45,8 @@ class _Common(msgspec.Struct, frozen=True, kw_only=True):
 class _Chat(_Common, frozen=True, kw_only=True):
     messages: list[_Message]
     max_completion_tokens: int | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
 
 
 class _Completion(_Common, frozen=True, kw_only=True):
@@ -55,11 +57,23 @@ _Body = TypeVar("_Body", bound=_Common)
 
 
 @dataclass(frozen=True, slots=True)
+class Conversation:
+    """What was said, and how the answer begins."""
+
+    messages: tuple[Message, ...]
+    """Without the answer that is to be continued."""
+    add_generation_prompt: bool
+    """Whether the template opens the assistant's turn after the messages."""
+    begun: str
+    """The beginning of the answer, which is not said again; empty when there is none."""
+
+
+@dataclass(frozen=True, slots=True)
 class Generate:
     """One request, whatever endpoint it came to."""
 
     model: str
-    prompt: tuple[Message, ...] | str | tuple[int, ...]
+    prompt: Conversation | str | tuple[int, ...]
     """A conversation, a text, or token ids."""
     max_tokens: int | None
     """None: as many as fit."""
@@ -123,8 +137,7 @@ def parse_chat(body: bytes) -> Generate:
     if not chat.messages:
         raise InvalidRequest("`messages` is empty", param="messages")
     limit = chat.max_completion_tokens if chat.max_completion_tokens is not None else chat.max_tokens
-    prompt = tuple(_plain(message, f"messages[{index}]") for index, message in enumerate(chat.messages))
-    return _generate(chat, prompt, limit)
+    return _generate(chat, _conversation(chat), limit)
 
 
 def parse_completion(body: bytes) -> Generate:
@@ -142,6 +155,30 @@ def parse_completion(body: bytes) -> Generate:
     raise UnsupportedParameter(
         "`prompt` must be one text, a list with one text, or a list of token ids", param="prompt"
     )
+
+
+def _conversation(chat: _Chat) -> Conversation:
+    """The messages, with the last one taken off when it is an answer to continue.
+
+    Both parameters are vLLM's. To continue, the turn is opened as for a new answer and the beginning put behind it:
+    exactly what the model had read when it wrote that beginning, whatever the template does to finished answers.
+    """
+    messages = tuple(_plain(message, f"messages[{index}]") for index, message in enumerate(chat.messages))
+    if not chat.continue_final_message:
+        return Conversation(messages, chat.add_generation_prompt is not False, "")
+    param = "continue_final_message"
+    if chat.add_generation_prompt:
+        raise InvalidRequest(
+            "`continue_final_message` and `add_generation_prompt` exclude one another: the last message is either "
+            "continued or answered",
+            param=param,
+        )
+    *before, last = messages
+    if last["role"] != "assistant" or not before:
+        raise InvalidRequest(
+            "`continue_final_message` needs a last message of role `assistant`, and one before it", param=param
+        )
+    return Conversation(tuple(before), add_generation_prompt=True, begun=last["content"])
 
 
 def _fields(body: bytes, shape: type[_Common]) -> dict[str, Any]:
@@ -198,7 +235,7 @@ def _convert(fields: dict[str, Any], shape: type[_Body]) -> _Body:
         raise InvalidRequest(f"`{path}` is wrong: {message}", param=path or None) from error
 
 
-def _generate(body: _Common, prompt: tuple[Message, ...] | str | tuple[int, ...], limit: int | None) -> Generate:
+def _generate(body: _Common, prompt: Conversation | str | tuple[int, ...], limit: int | None) -> Generate:
     stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
     _require(limit is None or limit >= 1, "max_tokens", "at least 1")
     _require(body.temperature is None or 0 <= body.temperature <= 2, "temperature", "between 0 and 2")  # noqa: PLR2004  # the API's range

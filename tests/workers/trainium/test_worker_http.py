@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,9 +15,12 @@ import openai
 import pytest
 
 from tests.workers.trainium.process import WorkerProcess, events_of, eventually
+from workers.trainium.model.gguf import GgufFile
+from workers.trainium.text import Vocabulary
 
 Body = dict[str, Any]
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
+QUESTION, ANSWER = {"role": "user", "content": "abc"}, {"role": "assistant", "content": "def"}
 
 
 def chat(**fields: Any) -> Body:
@@ -140,6 +144,40 @@ def test_max_completion_tokens_is_the_newer_name_and_wins(tiny_worker: WorkerPro
     assert reply["usage"]["completion_tokens"] == 3
 
 
+@pytest.mark.parametrize("fields", [{"temperature": 0}, {"temperature": 1, "seed": 7}], ids=["greedy", "seeded"])
+def test_an_interrupted_answer_is_continued_exactly(tiny_worker: WorkerProcess, tiny_path: Path, fields: Body) -> None:
+    """Cut after any of its tokens and sent back as the last message, it ends as it would have without the cut.
+
+    Only where a cut leaves whole characters whose tokens are those that were generated: of others nobody could tell.
+    """
+    vocabulary = Vocabulary(GgufFile(tiny_path))
+
+    def say(size: int, *messages: Body, **more: bool) -> str:
+        body = chat(messages=messages, max_tokens=size, **fields, **more)
+        said: str = tiny_worker.http.post(CHAT, json=body).raise_for_status().json()["choices"][0]["message"]["content"]
+        return said
+
+    compared = 0
+    for question in ({"role": "user", "content": f"{number}"} for number in range(30)):
+        whole, cuts = say(8, question), {size: say(size, question) for size in (1, 2, 3)}
+        for size, begun in cuts.items():
+            if "\ufffd" not in begun and len(vocabulary.encode(begun)) == size:
+                answer = {"role": "assistant", "content": begun}
+                rest = say(8 - size, question, answer, continue_final_message=True, add_generation_prompt=False)
+                assert begun + rest == whole
+                compared += 1
+    assert compared >= 10
+
+
+def test_a_prompt_may_end_without_the_assistants_opening(tiny_worker: WorkerProcess) -> None:
+    """`add_generation_prompt` says so; the template's opening is then not in the prompt."""
+    sizes = [
+        tiny_worker.http.post(CHAT, json=chat(**fields)).json()["usage"]["prompt_tokens"]
+        for fields in ({}, {"add_generation_prompt": True}, {"add_generation_prompt": False})
+    ]
+    assert sizes[0] == sizes[1] > sizes[2]
+
+
 def test_many_at_once_get_what_each_gets_alone(tiny_worker: WorkerProcess) -> None:
     """More requests than slots, of different lengths."""
     bodies = [completion(prompt="abc " * (1 + 17 * index), max_tokens=5 + 7 * index) for index in range(10)]
@@ -184,6 +222,15 @@ def test_many_at_once_get_what_each_gets_alone(tiny_worker: WorkerProcess) -> No
         (CHAT, chat(messages=[{"role": "assistant", "content": "", "tool_calls": [1]}]), "messages[0].tool_calls"),
         (CHAT, chat(messages=[{"role": "user", "content": "abc " * 20000}]), "messages"),
         (CHAT, chat(max_tokens=8192), "max_tokens"),
+        (CHAT, chat(continue_final_message=True), "continue_final_message"),
+        (CHAT, chat(continue_final_message=True, messages=[ANSWER]), "continue_final_message"),
+        (CHAT, chat(continue_final_message="yes"), "continue_final_message"),
+        (
+            CHAT,
+            chat(continue_final_message=True, add_generation_prompt=True, messages=[QUESTION, ANSWER]),
+            "continue_final_message",
+        ),
+        (COMPLETION, completion(continue_final_message=True), "continue_final_message"),
         (COMPLETION, completion(echo=True), "echo"),
         (COMPLETION, completion(suffix="x"), "suffix"),
         (COMPLETION, completion(best_of=2), "best_of"),

@@ -1,0 +1,106 @@
+"""From a checked request to the sequence the engine runs: the prompt's tokens, where they must fit, and the seed.
+
+Pure but for an unseeded request's random numbers.
+"""
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from workers.trainium.engine.sequences import Sampling, Sequence
+from workers.trainium.errors import ContextTooLong, InvalidRequest
+from workers.trainium.loading import Loaded
+from workers.trainium.text import StreamReader
+from workers.trainium.wire import Conversation, Generate
+
+_PARTS: Final = 1 << 23
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """What the model reads."""
+
+    tokens: tuple[int, ...]
+    said: int
+    """How many of the last tokens are the beginning of the answer."""
+    param: str
+    """The parameter the tokens came from."""
+
+
+def prepare(request: Generate, loaded: Loaded) -> Sequence:
+    """The sequence that answers the request. Raises `InvalidRequest` or `ContextTooLong`, naming the parameter."""
+    prompt = _read_prompt(request, loaded)
+    limit = loaded.runner.capacity.max_len
+    size, wanted = len(prompt.tokens), request.max_tokens or 1
+    if not prompt.tokens:
+        raise InvalidRequest(f"`{prompt.param}` is empty", param=prompt.param)
+    if size + wanted > limit:
+        answer = f"{request.max_tokens} for the answer" if request.max_tokens else "at least 1 for the answer"
+        raise ContextTooLong(
+            f"this model's maximum context length is {limit} tokens; you asked for {size} in the prompt and {answer}",
+            param=prompt.param if size >= limit else "max_tokens",
+        )
+    return Sequence(
+        id=uuid.uuid4().hex,
+        prompt=prompt.tokens,
+        sampling=Sampling(
+            max_tokens=request.max_tokens or limit - size,
+            temperature=request.temperature,
+            top_p=request.top_p,
+            draw=_uniforms(request.seed, skipped=prompt.said),
+        ),
+        reader=StreamReader(loaded.vocabulary, request.stop),
+        end_tokens=loaded.vocabulary.end_tokens,
+    )
+
+
+def _read_prompt(request: Generate, loaded: Loaded) -> _Prompt:
+    prompt = request.prompt
+    if isinstance(prompt, Conversation):
+        return _read_conversation(prompt, loaded)
+    if isinstance(prompt, str):
+        return _Prompt(_encode(prompt, loaded, "prompt"), 0, "prompt")
+    if any(not 0 <= token < loaded.vocabulary.size for token in prompt):
+        raise InvalidRequest(f"token ids must be between 0 and {loaded.vocabulary.size - 1}", param="prompt")
+    return _Prompt(prompt, 0, "prompt")
+
+
+def _read_conversation(conversation: Conversation, loaded: Loaded) -> _Prompt:
+    """The conversation through the model's template.
+
+    A begun answer is encoded apart from what stands before it, since that is how its tokens came about: joined, the
+    last token of the prompt and the first of the answer could become one the model never saw.
+    """
+    if loaded.template is None:
+        raise InvalidRequest("this model has no chat template; use /v1/completions", param="messages")
+    text = loaded.template.render(conversation.messages, add_generation_prompt=conversation.add_generation_prompt)
+    asked = _encode(text, loaded, "messages")
+    said = _encode(conversation.begun, loaded, "messages")
+    return _Prompt(asked + said, len(said), "messages")
+
+
+def _encode(text: str, loaded: Loaded, param: str) -> tuple[int, ...]:
+    """Tokens of the text. Raises `ContextTooLong` early when it cannot fit: encoding megabytes would stall the loop."""
+    vocabulary, limit = loaded.vocabulary, loaded.runner.capacity.max_len
+    if len(text) > limit * vocabulary.longest:
+        raise ContextTooLong(
+            f"this model's maximum context length is {limit} tokens; {len(text)} characters are more than that",
+            param=param,
+        )
+    return vocabulary.encode(text)
+
+
+def _uniforms(seed: int | None, *, skipped: int) -> Callable[[], float]:
+    """A stream of numbers in (0, 1) on the host, so that a seed means the same on every device.
+
+    The first `skipped` are those that an answer's beginning used up: continued, it goes on as it would have. Middles of
+    2^23 equal parts, exact in float32. An exact 0 would choose the first token of the vocabulary that is not
+    impossible, however unlikely it is.
+    """
+    generator = np.random.Generator(np.random.Philox(None if seed is None else seed % (1 << 64)))
+    if seed is not None:
+        generator.integers(_PARTS, size=skipped)
+    return lambda: (int(generator.integers(_PARTS)) + 0.5) / _PARTS
