@@ -16,7 +16,7 @@ from gateway.api.head import head_of
 from gateway.api.headers import request_id
 from gateway.api.machinery import Machinery
 from gateway.auth.keys import extract_credential
-from gateway.dialects.openai import CHAT, COMPLETIONS
+from gateway.dialects.openai import CHAT, COMPLETIONS, EMBEDDINGS
 from gateway.dialects.openai.errors import error_body
 from gateway.dialects.protocols import Endpoint
 from gateway.domain.errors import Forbidden, GatewayError, UnknownModel
@@ -25,7 +25,11 @@ from gateway.domain.wire import Headers
 _NOT_ALLOWED: Final = b'{"error":{"message":"Only POST.","type":"invalid_request_error","param":null,"code":null}}'
 
 
-INFERENCE: Final[Mapping[str, Endpoint]] = {"/chat/completions": CHAT, "/completions": COMPLETIONS}
+INFERENCE: Final[Mapping[str, Endpoint]] = {
+    "/chat/completions": CHAT,
+    "/completions": COMPLETIONS,
+    "/embeddings": EMBEDDINGS,
+}
 """Path → endpoint. Each path works with and without `/v1`."""
 
 

@@ -67,8 +67,8 @@ class StreamEncoder(Protocol):
 class Endpoint(Protocol):
     """How a client speaks to us at one path: a codec on the one pipeline."""
 
-    operation: Literal["chat", "text_completion"]
-    """`gen_ai.operation.name` of its attempts: `chat` or `text_completion`."""
+    operation: Literal["chat", "text_completion", "embeddings"]
+    """`gen_ai.operation.name` of its attempts."""
     surface: Literal["openai", "anthropic"]
     """Whose names the response headers use."""
 

@@ -7,7 +7,7 @@ import msgspec
 
 from gateway.domain.usage import NANO_PER_USD, PriceTable
 
-Capability = Literal["tools", "json_schema", "vision", "audio", "logprobs", "seed", "stop"]
+Capability = Literal["tools", "json_schema", "vision", "audio", "logprobs", "seed", "stop", "embeddings"]
 """What a request may need beyond plain text; routing keeps only targets that accept it."""
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
@@ -67,7 +67,7 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     prices: Prices | None = None
     """None counts as free."""
     accepts: tuple[Capability, ...] = ("tools", "json_schema", "vision", "audio", "logprobs", "seed", "stop")
-    """What the model takes beyond plain text."""
+    """What the model takes beyond plain text. A model that makes embeddings says so: `[embeddings]`."""
     quirks: Quirks = Quirks()
 
 

@@ -12,7 +12,7 @@ from gateway.domain.backend import Capability
 from gateway.domain.usage import Usage
 from gateway.domain.wire import Headers
 
-EndpointName = Literal["chat", "completions"]
+EndpointName = Literal["chat", "completions", "embeddings"]
 """What a request is to the hub, whatever the client called it."""
 
 

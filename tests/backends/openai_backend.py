@@ -5,7 +5,9 @@ async with openai_backend() as backend:
     ...                                   # the third request and all later ones get the default answer
 """
 
+import base64
 import json
+import struct
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -143,6 +145,22 @@ def completion_stream(
     )
 
 
+def embeddings_reply(body: dict[str, Any], *, model: str = "small") -> Script:
+    """Two numbers for each input: its place and its length; as floats, or in base64 if the request says so."""
+    given = body["input"]
+    if isinstance(given, str) or (given and isinstance(given[0], int)):
+        given = [given]
+    vectors = [[float(place), float(len(each))] for place, each in enumerate(given)]
+    packed = [
+        base64.b64encode(struct.pack("<2f", *vector)).decode() if body.get("encoding_format") == "base64" else vector
+        for vector in vectors
+    ]
+    data = [{"object": "embedding", "index": place, "embedding": each} for place, each in enumerate(packed)]
+    prompt = sum(len(each.split()) if isinstance(each, str) else len(each) for each in given)
+    usage = {"prompt_tokens": prompt, "total_tokens": prompt}
+    return json_reply({"object": "list", "data": data, "model": model, "usage": usage})
+
+
 def error_reply(
     status: int,
     *,
@@ -200,12 +218,14 @@ def answer_sensibly(request: Request, *, models: Sequence[str] = ("small",), tex
     if request.method == "GET" and path == "/models":
         listed = [{"id": name, "object": "model", "created": CREATED, "owned_by": "tests"} for name in models]
         return json_reply({"object": "list", "data": listed})
-    if request.method != "POST" or path not in {"/chat/completions", "/completions"}:
+    if request.method != "POST" or path not in {"/chat/completions", "/completions", "/embeddings"}:
         return error_reply(404, message=f"no route for {request.method} {path}", error_type="invalid_request_error")
     body = request.json()
     model = body["model"]
     if model not in models:
         return error_reply(404, code="model_not_found", message=f"no model {model}", error_type="invalid_request_error")
+    if path == "/embeddings":
+        return embeddings_reply(body, model=model)
     pieces = [word if index == 0 else f" {word}" for index, word in enumerate(text.split())]
     usage = (_prompt_tokens(body), len(pieces))
     chat = path == "/chat/completions"

@@ -42,6 +42,8 @@ class _StreamOptions(msgspec.Struct):
 _DECODERS: Final[dict[object, msgspec.json.Decoder[object]]] = {
     kind: msgspec.json.Decoder(kind) for kind in (str, _Flag, _Limit, _Choices, _Form | None, _StreamOptions | None)
 }
+_INPUT: Final = msgspec.json.Decoder(str | list[str | int | list[int]])
+_EMBEDDINGS: Final[frozenset[Capability]] = frozenset({"embeddings"})
 _NO_MESSAGES: Final = re.compile(rb"[^\[]|\[\s*\]")
 """Matches where a prompt is not a list, or an empty one. The messages themselves are the backend's to judge."""
 
@@ -85,10 +87,14 @@ class OpenAIEndpoint:
     surface: Literal["openai", "anthropic"] = "openai"
 
     def __init__(
-        self, name: EndpointName, *, operation: Literal["chat", "text_completion"], prompt_fields: tuple[str, ...]
+        self,
+        name: EndpointName,
+        *,
+        operation: Literal["chat", "text_completion", "embeddings"],
+        prompt_fields: tuple[str, ...],
     ) -> None:
         self.name = name
-        self.operation: Literal["chat", "text_completion"] = operation
+        self.operation: Literal["chat", "text_completion", "embeddings"] = operation
         self._prompt_fields = prompt_fields
         self._encoder = _Encoder(name)
 
@@ -183,6 +189,33 @@ class OpenAIEndpoint:
         return min(limits) if limits else None
 
 
+class EmbeddingsEndpoint(OpenAIEndpoint):
+    """Texts, or texts as tokens, to vectors: no stream, and no output to reserve for."""
+
+    def __init__(self) -> None:
+        super().__init__("embeddings", operation="embeddings", prompt_fields=("input",))
+
+    def decode_request(self, body: bytes, headers: Headers = ()) -> ChatRequest:
+        """The request; which models make embeddings is for the targets to say."""
+        request = super().decode_request(body, headers)
+        if request.stream:
+            raise InvalidRequest("Embeddings cannot be streamed.", param="stream")
+        return msgspec.structs.replace(request, max_output_tokens=0, choices=1, needs=_EMBEDDINGS)
+
+    def prompt_texts(self, request: ChatRequest) -> Sequence[str]:
+        """The texts; of texts given as tokens, a word for each token."""
+        raw = request.fields["input"]
+        try:
+            given = _INPUT.decode(raw)
+        except (msgspec.DecodeError, RecursionError):
+            return [bytes(raw).decode("utf-8", "replace")]
+        if isinstance(given, str):
+            return [given]
+        texts = [each for each in given if isinstance(each, str)]
+        tokens = sum(1 if isinstance(each, int) else len(each) for each in given if not isinstance(each, str))
+        return [*texts, " a" * tokens] if tokens else texts
+
+
 def _field(fields: dict[str, msgspec.Raw], name: str, kind: object) -> object:
     """The value of an optional field. Raises InvalidRequest naming the field when it is of another kind."""
     raw = fields.get(name)
@@ -245,3 +278,4 @@ CHAT: Final = OpenAIEndpoint(
     "chat", operation="chat", prompt_fields=("messages", "tools", "functions", "response_format")
 )
 COMPLETIONS: Final = OpenAIEndpoint("completions", operation="text_completion", prompt_fields=("prompt",))
+EMBEDDINGS: Final = EmbeddingsEndpoint()

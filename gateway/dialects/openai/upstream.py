@@ -15,7 +15,7 @@ from gateway.domain.plan import Target
 from gateway.domain.wire import Headers, WireRequest
 
 _CONTENT: Final = ((b"content-type", b"application/json"),)
-_PATHS: Final = {"chat": "/chat/completions", "completions": "/completions"}
+_PATHS: Final = {"chat": "/chat/completions", "completions": "/completions", "embeddings": "/embeddings"}
 _WITH_USAGE: Final = msgspec.Raw(b'{"include_usage":true}')
 
 
@@ -49,22 +49,24 @@ class _OpenAI:
 
     def decode_reply(self, request: ChatRequest, body: bytes) -> ChatReply | Fault:
         """The answer and its usage; a fault when it is no answer, or an error that came with a 200."""
-        del request
         try:
             answer = read_answer(body)
         except msgspec.DecodeError:
             return Fault(kind=FaultKind.PROTOCOL, status=200, message="the answer is not JSON of the OpenAI dialect")
         if is_given(answer.error):
             return fault_of(200, answer.error)
-        if not answer.choices:
+        if request.endpoint == "embeddings":
+            if not answer.data:
+                return Fault(kind=FaultKind.PROTOCOL, status=200, message="the answer has no embeddings")
+        elif not answer.choices:
             return Fault(kind=FaultKind.PROTOCOL, status=200, message="the answer has no choices")
         return ChatReply(
             raw=body,
             usage=answer.usage.buckets() if answer.usage else None,
-            finish_reasons=tuple(choice.finish_reason for choice in answer.choices if choice.finish_reason),
+            finish_reasons=tuple(choice.finish_reason for choice in answer.choices or () if choice.finish_reason),
             model=answer.model,
             id=answer.id,
-            text="".join(choice.text or text_of(choice.message) for choice in answer.choices),
+            text="".join(choice.text or text_of(choice.message) for choice in answer.choices or ()),
         )
 
     def decode_fault(self, status: int, headers: Headers, body: bytes) -> Fault:

@@ -84,9 +84,11 @@ class Groq(msgspec.Struct, gc=False):
 
 
 class Answer(msgspec.Struct, gc=False):
-    """A chat reply, a completion, or a chunk of either: they differ only inside their choices."""
+    """A chat reply, a completion, a chunk of either (they differ only inside their choices), or embeddings."""
 
     choices: list[Choice] | None = None
+    data: list[msgspec.Raw] | None = None
+    """Of embeddings, one for each input."""
     usage: WireUsage | None = None
     error: msgspec.Raw = ABSENT
     id: str | None = None
@@ -98,6 +100,7 @@ class _Unmetered(msgspec.Struct, gc=False):
     """An `Answer` whose usage cannot be read: that is no reason to lose the answer."""
 
     choices: list[Choice] | None = None
+    data: list[msgspec.Raw] | None = None
     error: msgspec.Raw = ABSENT
     id: str | None = None
     model: str | None = None
@@ -147,7 +150,7 @@ def read_answer(data: bytes) -> Answer:
             bare = _unmetered_decoder.decode(data)
     except (RecursionError, UnicodeDecodeError) as error:  # msgspec raises these as they are
         raise msgspec.DecodeError(str(error)) from None
-    return Answer(choices=bare.choices, error=bare.error, id=bare.id, model=bare.model)
+    return Answer(choices=bare.choices, data=bare.data, error=bare.error, id=bare.id, model=bare.model)
 
 
 def is_given(raw: msgspec.Raw) -> bool:
