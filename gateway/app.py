@@ -19,7 +19,7 @@ from gateway import __version__
 from gateway.accounting.journal import Journal
 from gateway.admission.counting import TokenCounter
 from gateway.admission.estimate import Estimator
-from gateway.admission.limits import MemoryLimiter
+from gateway.admission.memory import MemoryLimiter
 from gateway.api import health, openai
 from gateway.api.machinery import Machinery
 from gateway.api.stream import SWEEP_S
@@ -80,7 +80,7 @@ def create_app(settings: Settings, book: PolicyBook) -> Litestar:
             ledger_is_healthy=lambda: journal.healthy,
             new_id=lambda: f"{time_ns() // 1_000_000:012x}{source.getrandbits(80):020x}",
         ),
-        limiter=MemoryLimiter(),
+        limiter=MemoryLimiter(lambda _now: time()),
         journal=journal,
         transport=transport,
         destinations=destinations,

@@ -20,7 +20,7 @@ def dimensions_of(tenant: Tenant, estimate: Estimate) -> tuple[Dimension, ...]:
     tenant's id has no colon.
     """
     limits = tenant.limits
-    prefix = f"t:{tenant.id}:"
+    prefix = f"{{t:{tenant.id}}}:"
     dimensions = []
     if limits.requests_per_minute is not None:
         limit = limits.requests_per_minute

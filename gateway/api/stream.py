@@ -12,7 +12,7 @@ from typing import Final, Protocol, assert_never
 
 import structlog
 
-from gateway.admission.limits import Granted
+from gateway.admission.limits import NOTHING_USED, Answer, Denied, Granted
 from gateway.api.errors import error_headers
 from gateway.api.headers import gateway_headers
 from gateway.api.machinery import Machinery
@@ -257,13 +257,13 @@ class Driver:
         elif isinstance(action, Finish):
             client.finish()
         elif isinstance(action, Reserve):
-            now = self._loop.time()
-            answer = self._machinery.limiter.reserve(action.reservation, action.dimensions, now, action.ttl_s)
-            self.feed(self.exchange.reserved if isinstance(answer, Granted) else self.exchange.denied_by, answer)
+            self._machinery.limiter.reserve(
+                action.reservation, action.dimensions, self._loop.time(), action.ttl_s, self._reserved
+            )
         elif isinstance(action, Dispatch):
             self._dispatch(action)
         elif isinstance(action, Settle):
-            self._machinery.limiter.settle(action.reservation, action.tokens, self._loop.time())
+            self._machinery.limiter.settle(action.reservation, action.used, self._loop.time())
             self._machinery.journal.submit(action.entries, self._settled)
         elif isinstance(action, Abort):
             for line, call in self._calls:
@@ -284,6 +284,17 @@ class Driver:
         call = self._machinery.transport.send(self._machinery.destinations[action.target.backend], request, line)
         self._calls.append((line, call))
         self._held = False
+
+    def _reserved(self, answer: Answer) -> None:
+        """The limits have answered: at once, or later if their store is elsewhere."""
+        if isinstance(answer, Granted):
+            if self._client is None:  # Nobody is left who could use it.
+                self._machinery.limiter.settle(answer.reservation, NOTHING_USED, self._loop.time())
+            else:
+                self.feed(self.exchange.reserved, answer)
+        else:
+            exchange = self.exchange
+            self.feed(exchange.denied_by if isinstance(answer, Denied) else exchange.limits_unavailable, answer)
 
     def _settled(self, error: Exception | None) -> None:
         self.feed(self.exchange.settled, error)

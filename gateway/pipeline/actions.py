@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from gateway.admission.limits import Dimension
+from gateway.admission.limits import Dimension, Used
 from gateway.domain.errors import GatewayError
 from gateway.domain.ledger import LedgerEntry
 from gateway.domain.plan import Target
@@ -12,7 +12,7 @@ from gateway.domain.wire import WireRequest
 
 
 class Reserve(msgspec.Struct, frozen=True):
-    """Take all dimensions or none; answer with `reserved` or `denied`."""
+    """Take all dimensions or none; answer with `reserved`, `denied_by` or `limits_unavailable`."""
 
     reservation: str
     dimensions: Sequence[Dimension]
@@ -63,8 +63,8 @@ class Settle(msgspec.Struct, frozen=True):
     """Close the reservation and write the ledger rows; answer with `settled`. Cannot be cancelled."""
 
     reservation: str
-    tokens: int
-    """What the tenant really used, against its tokens-per-minute."""
+    used: Used
+    """What the tenant really used, against its limits and budgets."""
     entries: Sequence[LedgerEntry]
 
 

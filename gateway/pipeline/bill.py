@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from gateway.admission.limits import NOTHING_USED, Used
 from gateway.domain.fault import FaultKind
 from gateway.domain.ledger import LedgerEntry, Outcome
 from gateway.domain.usage import NO_USAGE, Usage, UsageSource
@@ -46,6 +47,14 @@ def is_paid(attempt: Attempt) -> bool:
 def charged(attempts: Sequence[Attempt]) -> Usage | None:
     """What the tenant pays: the usage of the attempt whose answer was theirs. The other attempts' cost is ours."""
     return next((attempt.usage for attempt in attempts if is_paid(attempt)), None)
+
+
+def used(usage: Usage | None, entries: Sequence[LedgerEntry]) -> Used:
+    """What limits and budgets are charged with: the usage the tenant pays, and its price."""
+    if usage is None:
+        return NOTHING_USED
+    charge = sum(entry.charge_nano_usd for entry in entries)
+    return Used(usage.total_tokens, usage.prompt_tokens, usage.completion_tokens, charge)
 
 
 def rows(

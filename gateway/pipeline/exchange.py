@@ -12,7 +12,7 @@ import dataclasses
 import enum
 from collections.abc import Sequence
 
-from gateway.admission.limits import Denied, Granted, Level
+from gateway.admission.limits import Denied, Granted, Level, Unavailable
 from gateway.admission.reservation import dimensions_of, refusal_of
 from gateway.dialects import upstream_dialect
 from gateway.dialects.protocols import Endpoint, StreamEncoder, StreamEvent, UpstreamDialect
@@ -226,6 +226,14 @@ class Exchange:
         self.denied = denied
         self.levels = denied.levels
         self.refuse(refusal_of(denied) if self.error is None else self.error)
+
+    def limits_unavailable(self, answer: Unavailable, now: float) -> None:
+        """The store of limits cannot be reached, and the policy does not serve without it."""
+        if self.state is State.RESERVING:
+            self.reserved_at = now
+            message = "The limits of this key cannot be checked at present."
+            error = Overloaded(message, code="limits_unavailable", retry_after_s=answer.retry_after_s)
+            self.refuse(error if self.error is None else self.error)
 
     def refuse(self, error: GatewayError) -> None:
         """Answer with an error before anything was taken. Has no effect later: an answer has one ending."""
@@ -567,7 +575,7 @@ class Exchange:
             wall=lambda at: self.wall_started + (at - self.started_at),
             now=now,
         )
-        self.actions.append(Settle(self.id, self.usage.total_tokens if self.usage is not None else 0, entries))
+        self.actions.append(Settle(self.id, bill.used(self.usage, entries), entries))
 
     def _is_native(self, attempt: Attempt) -> bool:
         """Whether the backend answers in the client's own words, where those are not the hub's."""

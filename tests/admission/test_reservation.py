@@ -1,4 +1,5 @@
-from gateway.admission.limits import Denied, Dimension, MemoryLimiter
+from gateway.admission.limits import Denied, Dimension
+from gateway.admission.memory import Tally
 from gateway.admission.reservation import dimensions_of, refusal_of
 from gateway.domain.errors import GatewayError, InvalidRequest, RateLimited
 from gateway.domain.policy import Limits
@@ -12,7 +13,7 @@ def tenant(name: str = "acme", /, **limits: int) -> Tenant:
 
 def refusal_at_once(second: Estimate, **limits: int) -> GatewayError:
     """What the second of two requests at the same moment is told; the first takes one token."""
-    limiter = MemoryLimiter()
+    limiter = Tally()
     limiter.reserve("a", dimensions_of(tenant(**limits), Estimate(prompt_tokens=1, output_tokens=0)), 0.0, 60.0)
     denied = limiter.reserve("b", dimensions_of(tenant(**limits), second), 0.0, 60.0)
     assert isinstance(denied, Denied)
@@ -24,9 +25,9 @@ def test_each_limit_is_one_dimension() -> None:
     estimate = Estimate(prompt_tokens=100, output_tokens=20)
     limited = tenant(requests_per_minute=60, tokens_per_minute=40_000, concurrency=8)
     assert dimensions_of(limited, estimate) == (
-        Dimension("t:acme:requests", "requests", 60, 1.0, 1),
-        Dimension("t:acme:tokens", "tokens", 40_000, 40_000 / 60, 120),
-        Dimension("t:acme:concurrency", "concurrency", 8, 0.0, 1),
+        Dimension("{t:acme}:requests", "requests", 60, 1.0, 1),
+        Dimension("{t:acme}:tokens", "tokens", 40_000, 40_000 / 60, 120),
+        Dimension("{t:acme}:concurrency", "concurrency", 8, 0.0, 1),
     )
 
 

@@ -19,7 +19,7 @@ import logging
 import re
 import ssl
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,8 @@ import uvicorn
 
 from gateway.accounting import statement
 from gateway.admission.counting import TokenCounter
-from gateway.admission.limits import Denied, Dimension, Granted, MemoryLimiter
+from gateway.admission.limits import Answer, Dimension, Granted
+from gateway.admission.memory import MemoryLimiter
 from gateway.api.machinery import Machinery
 from gateway.app import create_app
 from gateway.config.policies import load
@@ -41,7 +42,8 @@ from gateway.serve import listen, make_server
 from gateway.upstream.egress import Lookup
 from gateway.upstream.transport import Transport
 from tests.backends.scripted import ScriptedBackend, scripted_backend
-from tests.chaos.answers import Answer, read
+from tests.chaos import answers
+from tests.chaos.answers import read
 from tests.chaos.ways import Way, ask, healthy
 from tests.running import gateway as running_gateway
 from tests.running.client import CHAT
@@ -81,7 +83,7 @@ class Rig:
     problems: list[str] = field(default_factory=list)
     """What the event loop complained of."""
 
-    async def ask(self, way: Way, *, model: str = "assistant", **more: Any) -> Answer:
+    async def ask(self, way: Way, *, model: str = "assistant", **more: Any) -> answers.Answer:
         """Ask, and read the answer to its end. Breaks off with httpx's errors only when the gateway does."""
         async with self.client.stream("POST", CHAT, json=ask(way, model=model, **more)) as response:
             return read(response.status_code, dict(response.headers), await response.aread(), way)
@@ -90,11 +92,11 @@ class Rig:
         """The ledger's rows, those of one request in the order of its attempts."""
         return list(statement.rows(self.store, request_id=request_id))
 
-    def rows_of(self, answer: Answer) -> list[LedgerEntry]:
+    def rows_of(self, answer: answers.Answer) -> list[LedgerEntry]:
         """The rows of the request that was answered."""
         return self.rows(answer.headers["x-request-id"])
 
-    def failed_over(self, answer: Answer, way: Way, *, backend: str = "second") -> LedgerEntry:
+    def failed_over(self, answer: answers.Answer, way: Way, *, backend: str = "second") -> LedgerEntry:
         """Assert that `backend` answered at the second attempt and nobody noticed; the row of the first attempt."""
         answer.assert_healthy(way)
         headers = answer.headers
@@ -153,15 +155,26 @@ class _Limiter(MemoryLimiter):
 
     __slots__ = ("granted",)
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, wall: Callable[[float], float]) -> None:
+        super().__init__(wall)
         self.granted: list[str] = []
 
-    def reserve(self, reservation: str, dimensions: Sequence[Dimension], now: float, ttl_s: float) -> Granted | Denied:
-        answer = super().reserve(reservation, dimensions, now, ttl_s)
-        if isinstance(answer, Granted):
-            self.granted.append(reservation)
-        return answer
+    def reserve(
+        self,
+        reservation: str,
+        dimensions: Sequence[Dimension],
+        now: float,
+        ttl_s: float,
+        answer: Callable[[Answer], None],
+        *,
+        fails_closed: bool = False,
+    ) -> None:
+        def noted(given: Answer) -> None:
+            if isinstance(given, Granted):
+                self.granted.append(reservation)
+            answer(given)
+
+        super().reserve(reservation, dimensions, now, ttl_s, noted, fails_closed=fails_closed)
 
 
 @contextlib.asynccontextmanager

@@ -15,7 +15,8 @@ from typing import assert_never
 
 from gateway.admission.counting import TokenCounter
 from gateway.admission.estimate import Estimator
-from gateway.admission.limits import Granted, MemoryLimiter
+from gateway.admission.limits import Granted, Unavailable
+from gateway.admission.memory import Tally
 from gateway.auth.directory import Directory
 from gateway.auth.keys import digest, mint
 from gateway.config.policies import PolicyBook, load
@@ -115,7 +116,7 @@ class World:
 
     def __init__(self, book: PolicyBook | None = None, *, keys: Sequence[ApiKey] | None = None) -> None:
         self.book = configured() if book is None else book
-        self.limiter = MemoryLimiter()
+        self.limiter = Tally()
         self.now = START
         self.ledger: dict[tuple[str, int], LedgerEntry] = {}
         self.healthy = True
@@ -189,6 +190,12 @@ class Play:
                 self.exchange.reserved(answer, self.now)
             else:
                 self.exchange.denied_by(answer, self.now)
+        return self._perform()
+
+    def limits_unavailable(self) -> "Play":
+        """The store of limits cannot be reached, if they were asked to wait with their answer."""
+        self._reserve = None
+        self.exchange.limits_unavailable(Unavailable(), self.now)
         return self._perform()
 
     def sent(self, attempt: int | None = None) -> "Play":
@@ -356,7 +363,7 @@ class Play:
         assert self.granted
         assert not self.settled, "a reservation is settled once"
         self.settled.append(action)
-        assert self.world.limiter.settle(action.reservation, action.tokens, self.now)
+        assert self.world.limiter.settle(action.reservation, action.used, self.now) == "settled"
         if self.ledger != "fails":
             for entry in action.entries:
                 assert self.world.ledger.setdefault((entry.exchange, entry.attempt), entry) is entry

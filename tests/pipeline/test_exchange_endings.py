@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.admission.limits import Denied
+from gateway.admission.limits import Denied, Unavailable
 from gateway.domain.ledger import Outcome
 from gateway.domain.usage import UsageSource
 from tests.pipeline.driver import Play, World, configured
@@ -80,6 +80,14 @@ def test_a_denied_request_takes_nothing_and_sends_nothing() -> None:
     again = whole(Play(world))
     assert (again.text, again.outstanding) == ("Hi", 0)
     assert [level.remaining for level in again.exchange.levels if level.kind == "requests"] == [0]
+
+
+def test_limits_that_cannot_be_checked_refuse_and_take_nothing() -> None:
+    """503 `limits_unavailable`, with when to come back: not a denial, which would name a limit."""
+    play = Play(reserves=False).limits_unavailable()
+    assert (play.status, play.code, play.tried, play.rows, play.finished) == (503, "limits_unavailable", "", [], True)
+    assert play.error is not None
+    assert play.error.retry_after_s == Unavailable().retry_after_s
 
 
 @pytest.mark.parametrize(

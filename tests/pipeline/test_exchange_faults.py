@@ -167,7 +167,7 @@ def test_a_fault_before_content_is_invisible_where_another_backend_answers(case:
     assert failed.usage.source is UsageSource.ESTIMATED
     assert (answered.attempt, answered.backend, answered.outcome) == (2, "b", Outcome.OK)
     assert (answered.charge_nano_usd, answered.usage.source) == (36_000, UsageSource.PROVIDER)
-    assert play.settled[0].tokens == USAGE["prompt_tokens"] + USAGE["completion_tokens"]
+    assert play.settled[0].used.tokens == USAGE["prompt_tokens"] + USAGE["completion_tokens"]
 
 
 @EACH
@@ -179,7 +179,7 @@ def test_a_fault_before_content_is_one_honest_error_where_nobody_is_left(case: C
     assert (play.tried, play.finished, play.outstanding) == ("a", True, 0)
     (row,) = play.rows
     assert (row.outcome, row.charge_nano_usd, row.cost_nano_usd) == (Outcome.FAILED, 0, case.cost)
-    assert play.settled[0].tokens == 0
+    assert play.settled[0].used.tokens == 0
     assert play.error is not None
     assert play.error.should_retry is (False if case.status in {502, 504} else None)
     assert (play.error.retry_after_s is None) == (case.status in {502, 504})

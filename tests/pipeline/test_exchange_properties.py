@@ -152,7 +152,7 @@ def test_whatever_happens_in_whatever_order(
             prices = play.dispatched[row.attempt - 1].target.prices
             assert row.charge_nano_usd == row.cost_nano_usd == prices.charge(row.usage)
             assert row.attempt == len(places)
-            assert play.settled[0].tokens == row.usage.total_tokens
+            assert play.settled[0].used.tokens == row.usage.total_tokens
 
     # Every attempt that was given up was closed.
     for attempt in play.exchange.attempts:

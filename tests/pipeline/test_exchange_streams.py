@@ -104,7 +104,7 @@ def test_a_stream_that_breaks_ends_with_an_error_event(cut: Cut) -> None:
     assert row.outcome is Outcome.INTERRUPTED
     assert (row.usage.input_tokens, row.usage.output_tokens, row.usage.source) == (PROMPT, 2, UsageSource.COUNTED)
     assert row.charge_nano_usd == row.cost_nano_usd == PROMPT * 1000 + 2 * 2000
-    assert play.settled[0].tokens == PROMPT + 2
+    assert play.settled[0].used.tokens == PROMPT + 2
 
 
 @pytest.mark.parametrize("cut", CUTS, ids=lambda cut: cut.name)
