@@ -121,8 +121,8 @@ class Checker:
         for name, subtree in tree.items():
             key = self._scalar(name, shape.name, (*path, name))
             value = self.check(subtree, shape.entry, (*path, name))
-            entries[name] = INVALID if key is INVALID else value
-        return INVALID if INVALID in entries.values() else entries
+            entries[key] = value  # A key that is INVALID spoils the table below.
+        return INVALID if INVALID in entries or INVALID in entries.values() else entries
 
     def _items(self, tree: Tree, shape: Items, path: Path) -> object:
         if not isinstance(tree, list):

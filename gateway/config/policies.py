@@ -6,8 +6,8 @@ broken file makes none.
 
 import datetime as dt
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
 from operator import attrgetter
 from pathlib import Path
@@ -22,10 +22,11 @@ from gateway.config.problems import ConfigurationError, Problem, Report
 from gateway.config.schema import Document
 from gateway.config.shapes import Table, record
 from gateway.config.yaml_file import MAX_BYTES, Tree, parse
-from gateway.domain.backend import Backend, Prices
+from gateway.domain.backend import Backend, PriceList, Prices, ServedModel, listed_prices
 from gateway.domain.plan import Route, Target
 from gateway.domain.policy import Policy, Strategy, TargetGroup, TargetRef
 from gateway.domain.tenant import ApiKey, Tenant, TenantEntry
+from gateway.domain.usage import PriceTable
 
 FREE: Final = Prices(input=Decimal(0), output=Decimal(0))
 SUFFIXES: Final = frozenset({".yaml", ".yml"})
@@ -59,14 +60,15 @@ class PolicyBook:
     warnings: tuple[Problem, ...]
 
 
-def load(paths: Sequence[Path]) -> PolicyBook:
+def load(paths: Sequence[Path], *, today: dt.date | None = None) -> PolicyBook:
     """The configuration in these files and folders; a folder is its *.yaml files, without those of its own folders.
 
-    ConfigurationError, with every mistake in all of them, when there is any.
+    `today`, in UTC, is the first day whose prices matter. ConfigurationError, with every mistake in all of them, when
+    there is any.
     """
     report = Report()
     visits: list[Visit] = []
-    sections: dict[str, dict[str, object]] = {"backends": {}, "policies": {}, "tenants": {}}
+    sections: dict[str, dict[str, object]] = {name: {} for name in ("backends", "policies", "tenants", "prices")}
     raw: dict[str, dict[str, object]] = {name: {} for name in sections}
     homes: dict[tuple[str, str], str] = {}
     complete = True
@@ -79,10 +81,12 @@ def load(paths: Sequence[Path]) -> PolicyBook:
     rules.apply(visits, rules.names_in(raw, complete=complete), report)
     if report.mistakes:
         raise ConfigurationError(sorted(report.mistakes, key=attrgetter("file")))
+    backends = {name: entry for name, entry in sections["backends"].items() if isinstance(entry, Backend)}
+    prices = {name: entry for name, entry in sections["prices"].items() if isinstance(entry, dict)}
     return _book(
-        {name: entry for name, entry in sections["backends"].items() if isinstance(entry, Backend)},
         {name: entry for name, entry in sections["policies"].items() if isinstance(entry, Policy)},
         {name: entry for name, entry in sections["tenants"].items() if isinstance(entry, TenantEntry)},
+        _Targets(backends, prices, today or dt.datetime.now(dt.UTC).date()),
         report.warnings,
     )
 
@@ -123,7 +127,7 @@ def _read(path: Path, report: Report) -> Tree:
     before = len(report.mistakes)
     tree = parse(source, str(path), report)
     if not isinstance(tree, dict) and len(report.mistakes) == before:
-        report.mistake(str(path), (), "expected fields (version, backends, policies, tenants)")
+        report.mistake(str(path), (), "expected fields (version, backends, policies, tenants, prices)")
     return tree
 
 
@@ -157,45 +161,75 @@ def _collect(
 
 
 def _book(
-    backends: dict[str, Backend],
-    policies: dict[str, Policy],
-    tenants: dict[str, TenantEntry],
-    warnings: Sequence[Problem],
+    policies: dict[str, Policy], tenants: dict[str, TenantEntry], targets: "_Targets", warnings: Sequence[Problem]
 ) -> PolicyBook:
     """The immutable book of a configuration without mistakes."""
-    targets: dict[TargetRef, Target] = {}
-    snapshots = {name: _snapshot(name, policy, backends, targets) for name, policy in policies.items()}
+    snapshots = {name: _snapshot(name, policy, targets) for name, policy in policies.items()}
     people = {
         name: Tenant(id=name, policy=entry.policy, limits=policies[entry.policy].limits.overridden_by(entry.limits))
         for name, entry in tenants.items()
     }
     return PolicyBook(
-        backends=MappingProxyType(backends),
+        backends=MappingProxyType(targets.backends),
         policies=MappingProxyType(snapshots),
         tenants=MappingProxyType(people),
         keys=tuple(key for name, entry in tenants.items() for key in _keys(name, entry)),
-        revision=_revision([backends, policies, tenants]),
+        revision=_revision([targets.backends, policies, tenants, targets.listed(targets.prices)]),
         warnings=tuple(warnings),
     )
 
 
-def _snapshot(
-    name: str, policy: Policy, backends: Mapping[str, Backend], targets: dict[TargetRef, Target]
-) -> PolicySnapshot:
+@dataclass(frozen=True, slots=True)
+class _Targets:
+    """Makes each target once, so that what is known of one (health, load) can be kept by it."""
+
+    backends: dict[str, Backend]
+    prices: dict[str, PriceList]
+    today: dt.date
+    made: dict[TargetRef, Target] = field(default_factory=dict)
+
+    def of(self, ref: TargetRef) -> Target:
+        """The target that `ref` names, under whatever condition it stands."""
+        ref = msgspec.structs.replace(ref, when=None)
+        if ref not in self.made:
+            place = self.backends[ref.backend]
+            facts = place.models[ref.model]
+            self.made[ref] = Target(
+                backend=ref.backend,
+                model=ref.model,
+                weight=ref.weight,
+                place=place,
+                facts=facts,
+                prices=self._prices(facts),
+            )
+        return self.made[ref]
+
+    def listed(self, names: Iterable[str]) -> dict[str, dict[str, Prices]]:
+        """These entries of the price list, as a revision sees them."""
+        return {name: {str(day): prices for day, prices in self.prices[name].items()} for name in names}
+
+    def _prices(self, facts: ServedModel) -> PriceTable:
+        if facts.prices is None and facts.priced_as is not None:
+            return listed_prices(facts.priced_as, self.prices[facts.priced_as], self.today)
+        return (facts.prices or FREE).table()
+
+
+def _snapshot(name: str, policy: Policy, targets: _Targets) -> PolicySnapshot:
     routes = {
-        model: _route(route.strategy, route.targets, backends, targets, has_affinity=route.affinity == "prefix")
+        model: _route(route.strategy, route.targets, targets, has_affinity=route.affinity == "prefix")
         for model, route in policy.models.items()
     }
-    places = {target.backend: target.place for route in routes.values() for target in route.leaves}
-    revision = _revision([policy, places])
+    leaves = [leaf for route in routes.values() for leaf in route.leaves]
+    places = {leaf.backend: leaf.place for leaf in leaves}
+    listed = targets.listed(leaf.facts.priced_as for leaf in leaves if leaf.facts.priced_as is not None)
+    revision = _revision([policy, places, listed])
     return PolicySnapshot(name, revision, f"{name}@{revision}", policy, MappingProxyType(routes))
 
 
 def _route(
     strategy: Strategy,
     entries: Sequence[TargetRef | TargetGroup],
-    backends: Mapping[str, Backend],
-    targets: dict[TargetRef, Target],
+    targets: _Targets,
     *,
     weight: int = 1,
     has_affinity: bool = False,
@@ -204,32 +238,15 @@ def _route(
     return Route(
         strategy,
         tuple(
-            _target(entry, backends, targets)
+            targets.of(entry)
             if isinstance(entry, TargetRef)
-            else _route(entry.strategy, entry.targets, backends, targets, weight=entry.weight)
+            else _route(entry.strategy, entry.targets, targets, weight=entry.weight)
             for entry in entries
         ),
         weight,
         tuple(entry.when for entry in entries) if strategy.mode == "conditional" else (),
         has_affinity,
     )
-
-
-def _target(ref: TargetRef, backends: Mapping[str, Backend], targets: dict[TargetRef, Target]) -> Target:
-    """The target that `ref` names; the same object wherever the same one is named, under whatever condition."""
-    ref = msgspec.structs.replace(ref, when=None)
-    if ref not in targets:
-        place = backends[ref.backend]
-        facts = place.models[ref.model]
-        targets[ref] = Target(
-            backend=ref.backend,
-            model=ref.model,
-            weight=ref.weight,
-            place=place,
-            facts=facts,
-            prices=(facts.prices or FREE).table(),
-        )
-    return targets[ref]
 
 
 def _keys(tenant: str, entry: TenantEntry) -> Iterator[ApiKey]:

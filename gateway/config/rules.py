@@ -12,7 +12,7 @@ from gateway.config.checking import Visit
 from gateway.config.problems import Path, Report, shown
 from gateway.config.settings import REFERENCE, read_secret
 from gateway.domain.address import parse_base_url
-from gateway.domain.backend import Backend, BearerCredential, HeaderValue
+from gateway.domain.backend import Backend, BearerCredential, HeaderValue, ServedModel
 from gateway.domain.policy import BALANCED, ModelRoute, Strategy, TargetGroup, TargetRef, When
 from gateway.domain.tenant import KeyEntry, TenantEntry
 from gateway.domain.wire import OWN_HEADERS
@@ -31,6 +31,8 @@ class Names:
     policies: Mapping[str, frozenset[str]]
     """Policy → its public models."""
     tenants: frozenset[str]
+    prices: Mapping[str, frozenset[str]]
+    """Entry of the price list → its days."""
     complete: bool
     """False when a file could not be read: then a name that is not here may stand there."""
 
@@ -105,6 +107,19 @@ def _target(file: str, path: Path, fields: Mapping[str, object], names: Names, r
             report.mistake(file, (*path, "backend"), f"names backend `{shown(backend)}`, which is not in `backends`")
     elif isinstance(model, str) and model not in names.backends[backend]:
         report.mistake(file, (*path, "model"), f"names model `{model}`, which backend `{backend}` does not list")
+
+
+def _served(file: str, path: Path, fields: Mapping[str, object], names: Names, report: Report) -> None:
+    name = fields.get("priced_as")
+    if not isinstance(name, str):
+        return
+    if name not in names.prices:
+        if names.complete:
+            report.mistake(file, (*path, "priced_as"), f"names `{shown(name)}`, which is not in `prices`")
+    elif not names.prices[name]:
+        report.mistake(file, (*path, "priced_as"), f"names `{shown(name)}`, which has no prices for any day")
+    if fields.get("prices") is not None:
+        report.warn(file, (*path, "priced_as"), "is not read, because the model has `prices` of its own")
 
 
 def _route(file: str, path: Path, fields: Mapping[str, object], names: Names, report: Report) -> None:
@@ -188,6 +203,7 @@ def _tenant(file: str, path: Path, fields: Mapping[str, object], names: Names, r
 
 RULES: Final = {
     Backend: _backend,
+    ServedModel: _served,
     BearerCredential: _bearer,
     HeaderValue: _header,
     TargetRef: _target,
@@ -203,10 +219,18 @@ def names_in(sections: Mapping[str, Mapping[str, object]], *, complete: bool) ->
     """The names in the raw sections, `section → name → tree`."""
 
     def models(section: str) -> dict[str, frozenset[str]]:
-        found = {}
-        for name, tree in sections[section].items():
-            entries = tree.get("models") if isinstance(tree, dict) else None
-            found[name] = frozenset(entries) if isinstance(entries, dict) else frozenset()
-        return found
+        return {
+            name: keys(tree.get("models") if isinstance(tree, dict) else None)
+            for name, tree in sections[section].items()
+        }
 
-    return Names(models("backends"), models("policies"), frozenset(sections["tenants"]), complete)
+    def keys(tree: object) -> frozenset[str]:
+        return frozenset(tree) if isinstance(tree, dict) else frozenset()
+
+    return Names(
+        backends=models("backends"),
+        policies=models("policies"),
+        tenants=frozenset(sections["tenants"]),
+        prices={name: keys(tree) for name, tree in sections["prices"].items()},
+        complete=complete,
+    )

@@ -9,7 +9,7 @@ from typing import Final, Literal, assert_never
 import msgspec
 
 from gateway.config.shapes import Choice, Items, Maybe, OneOf, Record, Scalar, Shape, Table, record
-from gateway.domain.backend import Backend, Name
+from gateway.domain.backend import Backend, Name, PriceList, PriceName
 from gateway.domain.policy import Policy
 from gateway.domain.tenant import TenantEntry
 
@@ -36,6 +36,8 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """What classes of tenants may do."""
     tenants: dict[Name, TenantEntry] = {}
     """Who pays."""
+    prices: dict[PriceName, PriceList] = {}
+    """What providers ask: provider/model → day from which on (UTC) → prices. Models name their entry in `priced_as`."""
 
 
 def render() -> str:

@@ -1,5 +1,7 @@
 """Places that serve models, and facts about what they serve. The structs are the configuration's own shape."""
 
+import datetime as dt
+import math
 from decimal import Decimal
 from typing import Annotated, Literal
 
@@ -12,6 +14,7 @@ Capability = Literal["tools", "json_schema", "vision", "audio", "logprobs", "see
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
 ModelName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._:/@-]{1,128}$")]
+PriceName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,39}/[A-Za-z0-9._:/@-]{1,128}$")]
 Price = Annotated[Decimal, msgspec.Meta(ge=0, le=1_000_000)]
 
 
@@ -37,15 +40,44 @@ class Prices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Prompt tokens read from the backend's cache; the price of `input` when absent."""
     cache_write: Price | None = None
     """Prompt tokens written to the backend's cache; the price of `input` when absent."""
+    reasoning: Price | None = None
+    """Generated tokens of thought; the price of `output` when absent."""
 
-    def table(self) -> PriceTable:
-        """The same prices as whole nano-dollars per million tokens, with a version that changes with any of them."""
+    def table(self, label: str = "", *, until: float = math.inf, following: PriceTable | None = None) -> PriceTable:
+        """The same prices as whole nano-dollars per million tokens, with a version that changes with any of them.
+
+        `label` says where they stand, for people; `following` holds from `until` on.
+        """
         parts = [self.input, self.cached_input, self.cache_write, self.output]
         amounts = [int((self.input if part is None else part) * NANO_PER_USD) for part in parts]
-        version = "-".join(f"{amount:x}" for amount in amounts)
+        if self.reasoning is not None and self.reasoning != self.output:
+            amounts.append(int(self.reasoning * NANO_PER_USD))
+        prices = "-".join(f"{amount:x}" for amount in amounts)
         return PriceTable(
-            input=amounts[0], cached_input=amounts[1], cache_write=amounts[2], output=amounts[3], version=version
+            input=amounts[0],
+            cached_input=amounts[1],
+            cache_write=amounts[2],
+            output=amounts[3],
+            reasoning=amounts[-1],
+            version=f"{label}:{prices}" if label else prices,
+            until=until,
+            following=following,
         )
+
+
+PriceList = dict[dt.date, Prices]
+"""What a provider asks for one model: the prices from each day (UTC) on. Those of the first day hold before it too."""
+
+
+def listed_prices(name: str, prices: PriceList, today: dt.date) -> PriceTable:
+    """The prices that hold today, followed by those that the list knows to come. `prices` is not empty."""
+    *earlier, last = sorted(prices)
+    day, table = last, prices[last].table(f"{name}@{last}")
+    while earlier and day > today:
+        begins_at = dt.datetime.combine(day, dt.time(), dt.UTC).timestamp()
+        day = earlier.pop()
+        table = prices[day].table(f"{name}@{day}", until=begins_at, following=table)
+    return table
 
 
 class Quirks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -65,7 +97,9 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     context: Annotated[int, msgspec.Meta(ge=1)] | None = None
     """Tokens that prompt and answer may have together; None when unknown, which excludes nothing."""
     prices: Prices | None = None
-    """None counts as free."""
+    """What holds for this backend alone, whatever the list says. Without these and those the model counts as free."""
+    priced_as: PriceName | None = None
+    """Where its prices stand in the list, the section `prices`: `openai/gpt-4.1-mini`."""
     accepts: tuple[Capability, ...] = ("tools", "json_schema", "vision", "audio", "logprobs", "seed", "stop")
     """What the model takes beyond plain text. A model that makes embeddings says so: `[embeddings]`."""
     quirks: Quirks = Quirks()

@@ -22,6 +22,7 @@ class Target:
     place: Backend
     facts: ServedModel
     prices: PriceTable
+    """Those of the day on which the configuration was read, and those that follow. Rows are priced `at` their time."""
     name: str = dataclasses.field(init=False)
     """`backend/model`."""
 

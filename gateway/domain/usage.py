@@ -1,5 +1,6 @@
 """Tokens used and what they cost. Tokens in disjoint buckets, money in whole nano-dollars; pure arithmetic."""
 
+import math
 from enum import StrEnum
 
 import msgspec
@@ -58,18 +59,48 @@ class PriceTable(msgspec.Struct, frozen=True, kw_only=True):
     cached_input: int
     cache_write: int
     output: int
+    reasoning: int
     version: str
-    """Stands in every ledger row that was priced by this table."""
+    """Stands in every ledger row that was priced by this table, and says all its prices: see `price_table`."""
+    until: float = math.inf
+    """Seconds since the epoch from which on `following` holds."""
+    following: "PriceTable | None" = None
+
+    def at(self, now: float) -> "PriceTable":
+        """The prices that hold at `now`, in seconds since the epoch."""
+        table = self
+        while now >= table.until and table.following is not None:
+            table = table.following
+        return table
 
     def charge(self, usage: Usage) -> int:
-        """Nano-dollars for `usage`, rounded half up once, at the end. Reasoning is priced as output."""
+        """Nano-dollars for `usage`, rounded half up once, at the end."""
         total = (
             usage.input_tokens * self.input
             + usage.cached_input_tokens * self.cached_input
             + usage.cache_write_tokens * self.cache_write
-            + usage.completion_tokens * self.output
+            + usage.output_tokens * self.output
+            + usage.reasoning_tokens * self.reasoning
         )
         return (total + TOKENS_PER_PRICE // 2) // TOKENS_PER_PRICE
+
+
+def price_table(version: str) -> PriceTable:
+    """The table that a ledger row names, from the name alone: rows can be priced again without any configuration.
+
+    Raises ValueError when the version is not one.
+    """
+    amounts = [int(amount, 16) for amount in version.rpartition(":")[2].split("-")]
+    if len(amounts) not in {4, 5}:
+        raise ValueError(f"{version!r} is not a price version")
+    return PriceTable(
+        input=amounts[0],
+        cached_input=amounts[1],
+        cache_write=amounts[2],
+        output=amounts[3],
+        reasoning=amounts[-1],
+        version=version,
+    )
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):

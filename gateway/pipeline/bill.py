@@ -76,12 +76,14 @@ def rows(
         usage = attempt.usage if attempt is not None and attempt.usage is not None else NO_USAGE
         target = attempt.target if attempt is not None else None
         ended_as = attempt.outcome if attempt is not None and attempt.outcome is not None else outcome
-        cost = target.prices.charge(usage) if target is not None else 0
+        at = wall(attempt.ended_at if attempt is not None and attempt.ended_at is not None else now)
+        prices = target.prices.at(at) if target is not None else None
+        cost = prices.charge(usage) if prices is not None else 0
         return LedgerEntry(
             exchange=exchange_id,
             request_id=request_id,
             attempt=attempt.number if attempt is not None else 0,
-            at=wall(attempt.ended_at if attempt is not None and attempt.ended_at is not None else now),
+            at=at,
             tenant=job.caller.tenant.id,
             key=job.caller.key.public_id,
             model=job.request.model,
@@ -91,7 +93,7 @@ def rows(
             usage=usage,
             charge_nano_usd=cost if attempt is not None and is_paid(attempt) else 0,
             cost_nano_usd=cost,
-            price_version=target.prices.version if target is not None else "",
+            price_version=prices.version if prices is not None else "",
             policy=job.caller.policy.label,
         )
 

@@ -94,6 +94,7 @@ def _outcome(exchange: Exchange) -> RequestOutcome:
 def _attempt(exchange: Exchange, position: int, operation: Operation) -> AttemptRecord:
     attempt = exchange.attempts[position]
     target = attempt.target
+    prices = target.prices.at(exchange.wall_started + (attempt.ended_at or exchange.ended_at) - exchange.started_at)
     address = _address_of(target.place.base_url, allow_private=target.place.allow_private)
     decision: AttemptDecision | None = None
     if attempt.fault is not None:
@@ -118,7 +119,7 @@ def _attempt(exchange: Exchange, position: int, operation: Operation) -> Attempt
         decision=decision,
         bytes_forwarded=attempt.committed_at is not None and _reached_the_client(attempt),
         usage=attempt.usage,
-        cost_nano_usd=target.prices.charge(attempt.usage) if attempt.usage is not None else None,
+        cost_nano_usd=prices.charge(attempt.usage) if attempt.usage is not None else None,
         response_id=attempt.reply_id,
         response_model=attempt.reply_model,
         finish_reasons=attempt.finish_reasons,

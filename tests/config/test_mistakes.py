@@ -59,6 +59,9 @@ POLICY, ROUTE, TENANT = "$.policies.standard", "$.policies.standard.models.assis
 COUNT = "expected a whole number ≥ 1 and ≤ 1000000000000"
 WEIGHT = "expected a whole number ≥ 1 and ≤ 1000000"
 PRICE = "expected a number ≥ 0 and ≤ 1000000"
+PRICE_NAME = "^[a-z0-9][a-z0-9-]{0,39}/[A-Za-z0-9._:/@-]{1,128}$"
+LIST = '$.prices["a/b"]'
+DAY = f"{LIST}.2026-02-28"
 BACKEND_FIELDS = "dialect, base_url, models, credential, allow_private, domains"
 SHA = "ab" * 32
 TARGET = "          - {backend: worker, model: small}\n"
@@ -91,7 +94,7 @@ IN_BACKENDS = [
     (
         "version: 1",
         "version: 1\nplugins: []",
-        "$.plugins: unknown field `plugins`; known here: version, backends, policies, tenants",
+        "$.plugins: unknown field `plugins`; known here: version, backends, policies, tenants, prices",
     ),
     ("dialect: openai", "dialect: anthropic", unsupported(f"{BACKEND}.dialect", "anthropic")),
     ("dialect: openai", "dialect: smtp", f"{BACKEND}.dialect: expected `openai`, got text"),
@@ -127,7 +130,15 @@ IN_BACKENDS = [
     ("{context: 2048}", "{prices: {input: 1}}", f"{MODEL}.prices: `output` is missing"),
     ("{context: 2048}", "{prices: {input: -1, output: 1}}", f"{MODEL}.prices.input: {PRICE}, got -1"),
     ("{context: 2048}", "{prices: {input: 1e7, output: 1}}", f"{MODEL}.prices.input: {PRICE}, got 1e+07"),
-    ("{context: 2048}", "x", f"{MODEL}: expected fields (context, prices, accepts, quirks), got text"),
+    ("{context: 2048}", "{priced_as: gpt}", f"{MODEL}.priced_as: does not have the form {PRICE_NAME}"),
+    ("{context: 2048}", "{priced_as: a/b}", f"{MODEL}.priced_as: names `a/b`, which is not in `prices`"),
+    (
+        "version: 1",
+        "version: 1\nprices: {a/b: {2026-02-30: {input: 1, output: 1}}}",
+        f"{LIST}.2026-02-30: `2026-02-30` is not a day of the calendar",
+    ),
+    ("version: 1", "version: 1\nprices: {a/b: {2026-02-28: {input: 1}}}", f"{DAY}: `output` is missing"),
+    ("{context: 2048}", "x", f"{MODEL}: expected fields (context, prices, priced_as, accepts, quirks), got text"),
     (
         "{small: {",
         '{"sm all": {}, small: {',
@@ -387,7 +398,7 @@ def test_paths_that_hold_nothing_are_mistakes(tmp_path: Path) -> None:
         load([tmp_path / "missing.yaml", tmp_path / "empty", text])
     assert sorted(problem.message for problem in caught.value.problems) == [
         "cannot be read (No such file or directory)",
-        "expected fields (version, backends, policies, tenants)",
+        "expected fields (version, backends, policies, tenants, prices)",
         "holds no *.yaml file",
     ]
     assert mistakes() == [": no path was given; use --config or GATEWAY_CONFIG"]

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from gateway.config.policies import PolicyBook, load
+from gateway.config.problems import Report
+from gateway.config.yaml_file import parse
 from gateway.domain.plan import Route
 from gateway.domain.policy import Limits, Strategy, When
 
@@ -108,6 +110,53 @@ def test_prices_are_exact(tmp_path: Path) -> None:
     targets = book(tmp_path).policies["standard"].routes["gpt-4.1"].leaves
     assert (targets[0].prices.input, targets[0].prices.output) == (100_000_000, 400_000_000)
     assert (targets[1].prices.input, targets[1].prices.output) == (0, 0)
+
+
+LISTED = """
+prices:
+  openai/gpt-x: {2026-01-01: {input: 1, output: 2}, 2026-07-01: {input: 3, output: 4, reasoning: 5}}
+  openai/gpt-y: {}
+"""
+
+
+def test_a_model_may_be_priced_by_the_list(tmp_path: Path) -> None:
+    """From the day on that the list says; the policy's revision changes with the list."""
+    path = tmp_path / "gateway.yaml"
+    text = TEXT.replace("free: {}", "free: {priced_as: openai/gpt-x}") + LISTED
+    path.write_text(text)
+    made = load([path], today=dt.date(2026, 5, 1))
+    prices = next(leaf for leaf in made.policies["standard"].routes["gpt-4.1"].leaves if leaf.model == "free").prices
+    july = dt.datetime(2026, 7, 1, tzinfo=dt.UTC).timestamp()
+    assert (prices.input, prices.at(july - 1).input, prices.at(july).input) == (10**9, 10**9, 3 * 10**9)
+    path.write_text(text.replace("reasoning: 5", "reasoning: 6"))
+    other = load([path], today=dt.date(2026, 5, 1))
+    assert other.revision != made.revision
+    assert other.policies["standard"].revision != made.policies["standard"].revision
+
+
+def test_own_prices_come_before_the_list(tmp_path: Path) -> None:
+    """And the check says that the entry is not read."""
+    text = TEXT.replace("free: {}", "free: {priced_as: openai/gpt-x, prices: {input: 7, output: 8}}") + LISTED
+    made = book(tmp_path, text)
+    prices = next(leaf for leaf in made.policies["standard"].routes["gpt-4.1"].leaves if leaf.model == "free").prices
+    assert (prices.input, prices.following) == (7 * 10**9, None)
+    assert "$.backends.one.models.free.priced_as" in [problem.path for problem in made.warnings]
+
+
+def test_the_list_in_the_repository_is_sound() -> None:
+    """Each entry has prices, none is free, and what is cached never costs more than what is not."""
+    document = load([DEMO / "prices.yaml"])
+    assert (document.backends, document.warnings) == ({}, ())
+    tree = parse((DEMO / "prices.yaml").read_bytes(), "prices.yaml", Report())
+    assert isinstance(tree, dict)
+    listed = tree["prices"]
+    assert isinstance(listed, dict)
+    for name, days in listed.items():
+        assert isinstance(days, dict)
+        assert days, name
+        for prices in days.values():
+            assert isinstance(prices, dict)
+            assert 0 < prices.get("cached_input", prices["input"]) <= prices["input"] < prices["output"], name  # type: ignore[operator]  # numbers
 
 
 def test_a_tenants_limits_override_its_policys_one_by_one(tmp_path: Path) -> None:

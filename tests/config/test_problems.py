@@ -61,8 +61,8 @@ def test_any_tree_is_checked_without_a_crash(tree: Tree) -> None:
     # Reaches inside to spare a file for each of the hundreds of trees.
     report = Report()
     checker = Checker("x.yaml", report)
-    sections: dict[str, dict[str, object]] = {"backends": {}, "policies": {}, "tenants": {}}
-    raw: dict[str, dict[str, object]] = {"backends": {}, "policies": {}, "tenants": {}}
+    sections: dict[str, dict[str, object]] = {"backends": {}, "policies": {}, "tenants": {}, "prices": {}}
+    raw: dict[str, dict[str, object]] = {"backends": {}, "policies": {}, "tenants": {}, "prices": {}}
     if isinstance(tree, dict):
         _collect(tree, checker, sections, raw, {})
         apply(checker.visits, names_in(raw, complete=True), report)

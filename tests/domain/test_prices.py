@@ -1,5 +1,6 @@
 """Money: whole nano-dollars, rounded once, whatever the amounts."""
 
+import datetime as dt
 import json
 from decimal import Decimal
 from fractions import Fraction
@@ -9,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.domain.backend import Prices
-from gateway.domain.usage import NO_USAGE, Estimate, PriceTable, Usage, UsageSource
+from gateway.domain.backend import Prices, listed_prices
+from gateway.domain.usage import NO_USAGE, Estimate, PriceTable, Usage, UsageSource, price_table
 
 FOUR_PRICES = '{"input": 1, "cached_input": 0.1, "cache_write": 1.25, "output": 2}'
 TOKENS = st.integers(0, 1_000_000_000)
@@ -23,7 +24,8 @@ USAGES = st.builds(
     output_tokens=TOKENS,
     reasoning_tokens=TOKENS,
 )
-TABLES = st.builds(Prices, input=USD, output=USD, cached_input=st.none() | USD, cache_write=st.none() | USD).map(
+MAYBE = st.none() | USD
+TABLES = st.builds(Prices, input=USD, output=USD, cached_input=MAYBE, cache_write=MAYBE, reasoning=MAYBE).map(
     Prices.table
 )
 
@@ -40,6 +42,7 @@ def table(text: str) -> PriceTable:
         ('{"input": 0.02, "output": 0.04}', Usage(input_tokens=1, output_tokens=1), 60),
         ('{"input": 1, "output": 2}', Usage(input_tokens=10, output_tokens=4), 18_000),
         ('{"input": 1, "output": 2}', Usage(output_tokens=1, reasoning_tokens=3), 8_000),
+        ('{"input": 1, "output": 2, "reasoning": 3}', Usage(output_tokens=1, reasoning_tokens=3), 11_000),
         ('{"input": 1, "output": 2}', Usage(cached_input_tokens=10, cache_write_tokens=10), 20_000),
         (FOUR_PRICES, Usage(input_tokens=2, cached_input_tokens=10, cache_write_tokens=4), 8_000),
         ('{"input": 1, "cached_input": 0, "output": 2}', Usage(cached_input_tokens=10), 0),
@@ -62,7 +65,8 @@ def test_a_charge_is_the_exact_price_rounded_half_up_once(prices: PriceTable, us
         usage.input_tokens * prices.input
         + usage.cached_input_tokens * prices.cached_input
         + usage.cache_write_tokens * prices.cache_write
-        + usage.completion_tokens * prices.output,
+        + usage.output_tokens * prices.output
+        + usage.reasoning_tokens * prices.reasoning,
         1_000_000,
     )
     assert prices.charge(usage) == (exact + Fraction(1, 2)).__floor__()
@@ -104,12 +108,58 @@ def test_a_decimal_of_the_configuration_stays_what_it_was(text: str) -> None:
 
 def test_the_version_changes_with_every_price_and_with_nothing_else() -> None:
     """It stands in each ledger row and says what the prices were."""
-    prices = ['"input": 2', '"output": 2', '"cached_input": 2', '"cache_write": 2']
-    base = '"input": 1, "output": 1, "cached_input": 1, "cache_write": 1'
+    prices = ['"input": 2', '"output": 2', '"cached_input": 2', '"cache_write": 2', '"reasoning": 2']
+    base = '"input": 1, "output": 1, "cached_input": 1, "cache_write": 1, "reasoning": 1'
     versions = {table(f"{{{base}}}").version, *(table(f"{{{base}, {price}}}").version for price in prices)}
-    assert len(versions) == 5
+    assert len(versions) == 6
     assert table('{"input": 1, "output": 1}').version == table(f"{{{base}}}").version
     assert table('{"input": 1.0, "output": 1.00}').version == table('{"input": 1, "output": 1}').version
+
+
+@given(prices=TABLES, label=st.sampled_from(["", "openai/gpt-4.1@2025-04-14", "a/b:c-d@2025-04-14"]))
+def test_a_version_says_all_its_prices(prices: PriceTable, label: str) -> None:
+    """A row can be priced again from the version alone, whatever became of the configuration."""
+    named = msgspec.structs.replace(prices, version=f"{label}:{prices.version}" if label else prices.version)
+    assert price_table(named.version) == named
+
+
+@pytest.mark.parametrize("version", ["", "1-2-3", "1-2-3-4-5-6", "1-2-3-x", "openai/gpt-4.1@2025-04-14"])
+def test_what_is_no_version_is_refused(version: str) -> None:
+    with pytest.raises(ValueError, match=r"price version|invalid literal"):
+        price_table(version)
+
+
+DAYS = [dt.date(2026, 1, 1), dt.date(2026, 3, 1), dt.date(2026, 7, 1)]
+LISTED = {day: Prices(input=Decimal(number), output=Decimal(0)) for number, day in enumerate(DAYS, 1)}
+ONE_TOKEN = Usage(input_tokens=1_000_000)
+
+
+@pytest.mark.parametrize("today", [dt.date(2025, 1, 1), *DAYS, dt.date(2026, 3, 2), dt.date(2027, 1, 1)])
+@pytest.mark.parametrize(
+    ("moment", "usd"),
+    [
+        ("2025-12-31T23:59:59", 1),
+        ("2026-01-01T00:00:00", 1),
+        ("2026-02-28T23:59:59.999", 1),
+        ("2026-03-01T00:00:00", 2),
+        ("2026-06-30T23:59:59", 2),
+        ("2026-07-01T00:00:00", 3),
+        ("2030-01-01T00:00:00", 3),
+    ],
+)
+def test_a_day_of_the_list_begins_by_itself(today: dt.date, moment: str, usd: int) -> None:
+    """At midnight UTC, in a gateway that started long before; those of the first day hold before it too."""
+    at = dt.datetime.fromisoformat(moment).replace(tzinfo=dt.UTC)
+    table = listed_prices("openai/x", LISTED, today)
+    if at.date() >= today:  # The list begins with the day on which it was read.
+        assert table.at(at.timestamp()).charge(ONE_TOKEN) == usd * 10**9
+
+
+def test_a_listed_price_names_its_entry_and_its_day() -> None:
+    first, later = listed_prices("openai/x", LISTED, DAYS[1]), listed_prices("openai/x", LISTED, DAYS[2])
+    assert first.version == "openai/x@2026-03-01:77359400-77359400-77359400-0"
+    assert later.version == "openai/x@2026-07-01:b2d05e00-b2d05e00-b2d05e00-0"
+    assert first.at(4e9) == later
 
 
 def test_what_was_not_used_is_an_estimate_of_nothing() -> None:
