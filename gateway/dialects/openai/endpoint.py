@@ -6,29 +6,16 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from gateway.dialects.body import FLAG, LIMIT, fields_of, model_of, read
 from gateway.dialects.openai.errors import error_body, error_event
-from gateway.dialects.openai.wire import fields_decoder, is_given, messages_decoder
+from gateway.dialects.openai.wire import is_given, messages_decoder
 from gateway.dialects.protocols import StreamEncoder
 from gateway.domain.backend import Capability
 from gateway.domain.chat import ChatReply, ChatRequest, Chunk, EndpointName
-from gateway.domain.errors import GatewayError, InvalidRequest, UnknownModel, UnsupportedParameter
+from gateway.domain.errors import GatewayError, InvalidRequest, UnsupportedParameter
 from gateway.domain.wire import Headers
 
-_MAX_MODEL_NAME = 128
 _TOKENS_PER_MESSAGE = 3
-
-_DANGEROUS: Final = frozenset(
-    {
-        "api_base", "base_url", "api_key", "api_version", "extra_headers", "extra_body", "custom_llm_provider",
-        "organization", "mock_response", "proxy", "aws_access_key_id", "aws_secret_access_key", "aws_session_token",
-        "aws_region_name", "aws_profile_name", "aws_role_name",
-    }
-)  # fmt: skip
-"""Fields that other gateways let a caller redirect requests with. None of them ever leaves."""
-
-_Flag = bool | None
-_Limit = Annotated[int, msgspec.Meta(ge=1, le=100_000_000)] | None
-_Choices = Annotated[int, msgspec.Meta(ge=1, le=128)] | None
 
 
 class _Form(msgspec.Struct):
@@ -39,9 +26,9 @@ class _StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
 
-_DECODERS: Final[dict[object, msgspec.json.Decoder[object]]] = {
-    kind: msgspec.json.Decoder(kind) for kind in (str, _Flag, _Limit, _Choices, _Form | None, _StreamOptions | None)
-}
+_CHOICES: Final = msgspec.json.Decoder(Annotated[int, msgspec.Meta(ge=1, le=128)] | None)
+_FORM: Final = msgspec.json.Decoder(_Form | None)
+_STREAM_OPTIONS: Final = msgspec.json.Decoder(_StreamOptions | None)
 _INPUT: Final = msgspec.json.Decoder(str | list[str | int | list[int]])
 _EMBEDDINGS: Final[frozenset[Capability]] = frozenset({"embeddings"})
 _NO_MESSAGES: Final = re.compile(rb"[^\[]|\[\s*\]")
@@ -99,31 +86,20 @@ class OpenAIEndpoint:
         self._encoder = _Encoder(name)
 
     def decode_request(self, body: bytes, headers: Headers = ()) -> ChatRequest:
-        """The request, its values kept as they came.
-
-        Decoding into a mapping leaves one value of a repeated key, and only that one is sent on: what we judged is
-        what the backend reads.
-        """
+        """The request, its values kept as they came."""
         del headers  # A backend is told nothing of them.
-        try:
-            if not body.isascii():
-                body.decode("utf-8")  # Values are kept unread, so nothing else would notice.
-            fields = fields_decoder.decode(body)
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-            raise InvalidRequest("The body is not a JSON object.", code="invalid_json") from None
-        for name in fields.keys() & _DANGEROUS:
-            raise InvalidRequest(f"`{name}` is not accepted: where requests go is the operator's to say.", param=name)
+        fields = fields_of(body)
         if "gateway" in fields:
             raise UnsupportedParameter("`gateway` preferences are not supported by this version.", param="gateway")
         prompt = self._prompt(fields)
-        stream = bool(_field(fields, "stream", _Flag))
+        stream = bool(read(fields, "stream", FLAG))
         return ChatRequest(
             endpoint=self.name,
-            model=_model(fields),
+            model=model_of(fields),
             stream=stream,
             wants_usage=_wants_usage(fields, stream=stream),
             max_output_tokens=self._max_output_tokens(fields),
-            choices=int(_field(fields, "n", _Choices) or 1),  # type: ignore[call-overload]  # decoded as int | None
+            choices=read(fields, "n", _CHOICES) or 1,
             needs=_needs(fields, prompt),
             prompt_bytes=sum(len(memoryview(fields[name])) for name in self._prompt_fields if name in fields),
             fields=fields,
@@ -185,7 +161,7 @@ class OpenAIEndpoint:
 
     def _max_output_tokens(self, fields: dict[str, msgspec.Raw]) -> int | None:
         names = ("max_completion_tokens", "max_tokens") if self.name == "chat" else ("max_tokens",)
-        limits = [value for name in names if isinstance(value := _field(fields, name, _Limit), int)]
+        limits = [value for name in names if (value := read(fields, name, LIMIT)) is not None]
         return min(limits) if limits else None
 
 
@@ -216,34 +192,13 @@ class EmbeddingsEndpoint(OpenAIEndpoint):
         return [*texts, " a" * tokens] if tokens else texts
 
 
-def _field(fields: dict[str, msgspec.Raw], name: str, kind: object) -> object:
-    """The value of an optional field. Raises InvalidRequest naming the field when it is of another kind."""
-    raw = fields.get(name)
-    if raw is None:
-        return None
-    try:
-        return _DECODERS[kind].decode(raw)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise InvalidRequest(f"`{name}`: {error}", param=name) from None
-
-
-def _model(fields: dict[str, msgspec.Raw]) -> str:
-    model = _field(fields, "model", str)
-    if not isinstance(model, str) or not model:
-        raise InvalidRequest("`model` is missing: name one of the models that GET /v1/models lists.", param="model")
-    if len(model) > _MAX_MODEL_NAME or not model.isascii():
-        shown = ascii(model[:64])
-        raise UnknownModel(f"The model {shown} does not exist.", param="model")
-    return model
-
-
 def _wants_usage(fields: dict[str, msgspec.Raw], *, stream: bool) -> bool:
-    options = _field(fields, "stream_options", _StreamOptions | None)
+    options = read(fields, "stream_options", _STREAM_OPTIONS)
     if options is None:
         return False
     if not stream:
         raise InvalidRequest("`stream_options` is only allowed when `stream` is true.", param="stream_options")
-    return isinstance(options, _StreamOptions) and bool(options.include_usage)
+    return bool(options.include_usage)
 
 
 def _needs(fields: dict[str, msgspec.Raw], prompt: bytes) -> frozenset[Capability]:
@@ -251,8 +206,8 @@ def _needs(fields: dict[str, msgspec.Raw], prompt: bytes) -> frozenset[Capabilit
     needs: set[Capability] = set()
     if _present(fields, "tools") or _present(fields, "functions"):
         needs.add("tools")
-    form = _field(fields, "response_format", _Form | None)
-    if isinstance(form, _Form) and form.type not in {None, "text"}:
+    form = read(fields, "response_format", _FORM)
+    if form is not None and form.type not in {None, "text"}:
         needs.add("json_schema")
     if _present(fields, "logprobs") or _present(fields, "top_logprobs"):
         needs.add("logprobs")

@@ -134,7 +134,6 @@ decode_answer = msgspec.json.Decoder(Answer).decode
 """As `read_answer`, without its patience."""
 _unmetered_decoder = msgspec.json.Decoder(_Unmetered)
 error_decoder = msgspec.json.Decoder(WireError)
-fields_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 messages_decoder = msgspec.json.Decoder(list[Message])
 
 
