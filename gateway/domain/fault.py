@@ -93,7 +93,8 @@ class Effect:
     ejects: Literal["credential", "model"] | None = None
     """What is useless until somebody acts: the backend's credential, hence the backend, or this model of it."""
     retry_cost: int = 0
-    """Tokens of the retry budget that another try takes. What was never sent costs no backend anything."""
+    """Tokens of the retry budget that another try takes, at a target that is not well itself. What was never sent costs
+    no backend anything."""
 
 
 NO_EFFECT = Effect()

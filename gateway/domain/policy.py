@@ -51,7 +51,8 @@ class Retries(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Tries in all, the first one included."""
     budget: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.1
     """Further tries for each request of a tenant and model, over ten seconds, besides one a second. A try counts unless
-    the last backend was never reached. Beyond it a failure is final, so that sick backends are not asked ever more."""
+    the last backend was never reached, or the next one has hardly failed in the last ten seconds. Beyond it a failure
+    is final, so that sick backends are not asked ever more."""
 
 
 Mode = Literal["priority", "weighted", "latency", "least_busy", "cost", "conditional"]

@@ -54,7 +54,8 @@ class Turns:
         target = self._next_open(now) if self._taken < self._plan.attempts else None
         if target is None:
             return None
-        if not self._budget.spend(fault.effect.retry_cost, now):
+        # The budget protects what is sick: a backend in good health bears this request as it bears any other.
+        if not self._fleet.is_well(target, now) and not self._budget.spend(fault.effect.retry_cost, now):
             self.are_spent = True
             return None
         self._taken += 1

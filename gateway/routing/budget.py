@@ -1,7 +1,8 @@
 """How many further tries a tenant's requests may make: few enough that a sick backend is not asked ever more often.
 
 Finagle's form of a retry budget: each request deposits a part of a try, each further try takes what it costs, and a
-reserve keeps the rare request of a quiet tenant from going without. State without a clock: the time is an argument.
+reserve keeps the rare request of a quiet tenant from going without. A try at a target that is well takes nothing: it
+burdens nobody who suffers. State without a clock: the time is an argument.
 """
 
 from typing import Final

@@ -79,6 +79,10 @@ class Fleet:
         barred = standing.barred
         return barred is None or (panics and barred in BREAKER_HOLDS and not standing.is_full)
 
+    def is_well(self, target: Target, now: float) -> bool:
+        """Whether nothing lately speaks against it: what failed elsewhere may be made good there without counting."""
+        return self._tally(target).breaker.is_well(now)
+
     def has_room(self, target: Target) -> bool:
         """Whether it may work on one more try, whatever else is known of it."""
         tally = self._targets.get(target.name)

@@ -26,6 +26,8 @@ OPEN_S: Final = 5.0
 OPEN_MOST_S: Final = 300.0
 SOUND_S: Final = 300.0
 """Closed for so long, a breaker opens as if for the first time."""
+WELL_FAILED: Final = 0.05
+"""Of the tries in the window: with more failures a target is not well, though its breaker stays closed."""
 PROBES: Final = 3
 """Successes in a row that close a half-open breaker."""
 RAMP_S: Final = 30.0
@@ -111,6 +113,12 @@ class Breaker:
         if self.is_calm or self.state is not State.CLOSED:
             return 1.0
         return min(1.0, max(RAMP_LEAST, (now - self._closed_at) / RAMP_S))
+
+    def is_well(self, now: float) -> bool:
+        """Whether it has its whole share and lately hardly failed. One that nobody asked did not fail."""
+        if self.state is not State.CLOSED or self.ramp(now) < 1.0:
+            return False
+        return self._failed.total(now) <= WELL_FAILED * self._attempts.total(now)
 
     def begin(self, now: float) -> int:
         """A try begins, allowed or not. Gives the epoch that its end must name."""

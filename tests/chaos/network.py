@@ -13,8 +13,9 @@ from typing import Any
 from tests.backends.authority import Authority
 from tests.backends.scripted import scripted_backend
 from tests.chaos.catalogue import Catalogue
+from tests.chaos.fleet import MANY, all_served
 from tests.chaos.rig import rig
-from tests.chaos.ways import Way, healthy
+from tests.chaos.ways import WHOLE, Way, healthy
 
 CATALOGUE = Catalogue()
 row = CATALOGUE.row
@@ -75,6 +76,16 @@ async def bad_tls(way: Way, server: Callable[[], ssl.SSLContext], *, is_trusted:
             alone = await house.ask(way, model="first")
             assert (alone.status, alone.code) == (503, "no_backend_available"), alone.raw
             assert (lost.cost_nano_usd, lost.usage.total_tokens, backend.requests) == (0, 0, [])
+
+
+@row("SLO", f"{MANY} at once, one healthy peer: F20", ways=WHOLE, variants=BAD_TLS)
+async def bad_tls_for_all(way: Way, server: Callable[[], ssl.SSLContext], *, is_trusted: bool = True) -> str:
+    """Every client is served, and the peer sees each request once."""
+    trusted = authority()[0].trusted() if is_trusted else ssl.create_default_context()
+    async with scripted_backend(tls=server()) as backend:
+        place = f"https://{NAME}:{backend.port}/v1"
+        async with rig(places={"first": place}, resolver=loopback, ssl_context=trusted) as house:
+            return await all_served(house, way)
 
 
 @row("F20", "TLS: the handshake stalls")

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from tests.chaos.answers import read_stream
+from tests.chaos.answers import Answer, read, read_stream
 from tests.chaos.rig import Rig
 from tests.chaos.ways import Way, ask
 from tests.running.client import CHAT
@@ -65,6 +65,22 @@ class RawClient:
                 if not (more := await self.read()):
                     raise ConnectionError(f"closed before {text!r}")
                 self.got += more
+
+    async def answer(self, way: Way) -> Answer:
+        """Read the whole answer and take it apart. Raises as `read_until`."""
+        await self.read_until(b"\r\n\r\n")
+        head, _, _ = self.got.partition(b"\r\n\r\n")
+        status, *lines = head.decode().split("\r\n")
+        headers = dict(line.split(": ", 1) for line in lines)
+        begins = len(head) + 4
+        if (length := headers.get("content-length")) is None:
+            await self.read_until(b"\r\n0\r\n\r\n")
+            body = unchunked(self.got[begins:])
+        else:
+            while len(self.got) < begins + int(length):
+                self.got += await self.read()
+            body = self.got[begins:]
+        return read(int(status.split()[1]), headers, body, way)
 
     def leave(self, *, reset: bool = False) -> float:
         """Close the connection, by RST if told; gives the loop's time. Does nothing the second time."""

@@ -131,6 +131,41 @@ def test_a_half_open_breaker_lets_one_request_through_at_a_time() -> None:
     assert breaker.is_calm
 
 
+@pytest.mark.parametrize(
+    ("outcomes", "is_well"),
+    [
+        ("", True),
+        ("....", True),
+        ("x", False),
+        ("." * 18 + "x", False),
+        ("." * 19 + "x", True),  # a twentieth
+        ("." * 37 + "xx", False),
+        ("." * 38 + "xx", True),
+        ("???", True),
+        ("xxxxx", False),
+    ],
+)
+def test_a_target_is_well_while_it_hardly_fails(outcomes: str, *, is_well: bool) -> None:
+    breaker = Breaker()
+    tried(breaker, outcomes)
+    assert breaker.is_well(T) is is_well
+
+
+def test_a_failure_is_forgotten_after_ten_seconds() -> None:
+    breaker = Breaker()
+    tried(breaker, "x..")
+    assert not breaker.is_well(T + 9)
+    assert breaker.is_well(T + 10)
+
+
+def test_a_target_that_came_back_is_well_once_it_has_its_whole_share() -> None:
+    breaker, now = opened()
+    tried(breaker, "...", now + 5)
+    assert breaker.state is State.CLOSED
+    assert not breaker.is_well(now + 5 + RAMP_S - 0.1)
+    assert breaker.is_well(now + 5 + RAMP_S)
+
+
 def test_one_failure_opens_a_half_open_breaker_again() -> None:
     breaker, now = opened()
     tried(breaker, "..x", now + 5)
