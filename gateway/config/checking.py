@@ -18,7 +18,8 @@ from gateway.config.problems import Path, Report, shown
 from gateway.config.shapes import Choice, Items, Maybe, OneOf, Record, Scalar, Shape, Table
 from gateway.config.yaml_file import Tree
 from gateway.domain.backend import Backend, ServedModel
-from gateway.domain.policy import Limits, ModelRoute, Policy
+from gateway.domain.limits import Limits
+from gateway.domain.policy import ModelRoute, Policy
 
 UNSUPPORTED_FIELDS: Final[dict[type[msgspec.Struct], frozenset[str]]] = {
     Backend: frozenset({"limits"}),

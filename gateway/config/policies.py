@@ -260,6 +260,7 @@ def _keys(tenant: str, entry: TenantEntry) -> Iterator[ApiKey]:
             name=key.name,
             models=key.models,
             expires_at=None if midnight is None else midnight.timestamp(),
+            limits=key.limits,
         )
 
 

@@ -5,27 +5,9 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from gateway.domain.backend import Capability, ModelName, Name
+from gateway.domain.limits import NO_LIMITS, Limits
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=3600)]
-Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000_000)]
-
-
-class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a tenant may take at once and per minute. Absent means unlimited."""
-
-    requests_per_minute: Count | None = None
-    tokens_per_minute: Count | None = None
-    """Prompt and completion tokens together."""
-    concurrency: Count | None = None
-    """Requests in flight at the same time."""
-
-    def overridden_by(self, other: "Limits") -> "Limits":
-        """These limits with every limit that `other` names taken from it."""
-        return Limits(
-            requests_per_minute=other.requests_per_minute or self.requests_per_minute,
-            tokens_per_minute=other.tokens_per_minute or self.tokens_per_minute,
-            concurrency=other.concurrency or self.concurrency,
-        )
 
 
 class Timeouts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -122,6 +104,8 @@ class ModelRoute(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """`prefix`: a tenant's requests that begin alike are sent to the same target, whose cache of prompts saves work,
     unless it has much more to do than the others. What counts is the field `prompt_cache_key`, else `user`, else the
     first 1024 bytes of the prompt. Chooses where `weighted`, `latency` or `least_busy` would."""
+    limits: Limits = NO_LIMITS
+    """What each tenant may take of this model, besides its other limits."""
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -129,6 +113,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     models: dict[ModelName, ModelRoute]
     """Public model name → how it is served."""
-    limits: Limits = Limits()
+    limits: Limits = NO_LIMITS
+    """What each tenant may take, all models together."""
     timeouts: Timeouts = Timeouts()
     retries: Retries = Retries()

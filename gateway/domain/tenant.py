@@ -6,7 +6,7 @@ from typing import Annotated
 import msgspec
 
 from gateway.domain.backend import ModelName
-from gateway.domain.policy import Limits
+from gateway.domain.limits import NO_LIMITS, Limits
 
 KeyName = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
@@ -25,6 +25,8 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     """Public models the key may use; None is every model of the policy."""
     expires_at: float | None = None
     """Seconds since the epoch; None never expires."""
+    limits: Limits = NO_LIMITS
+    """What may be taken with this key, besides its tenant's limits."""
 
 
 class Tenant(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,12 +48,14 @@ class KeyEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Public models the key may use; absent means every model of the policy."""
     expires: dt.date | None = None
     """The first day (UTC) on which the key no longer works."""
+    limits: Limits = NO_LIMITS
+    """What may be taken with this key, besides its tenant's limits."""
 
 
 class TenantEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A tenant as the configuration names it."""
 
     policy: str
-    limits: Limits = Limits()
+    limits: Limits = NO_LIMITS
     """Overrides of the policy's limits, field by field."""
     keys: tuple[KeyEntry, ...] = ()

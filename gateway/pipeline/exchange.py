@@ -13,7 +13,7 @@ import enum
 from collections.abc import Sequence
 
 from gateway.admission.limits import Denied, Granted, Level, Unavailable
-from gateway.admission.reservation import dimensions_of, refusal_of
+from gateway.admission.reservation import claim_of, refusal_of
 from gateway.dialects import upstream_dialect
 from gateway.dialects.protocols import Endpoint, StreamEncoder, StreamEvent, UpstreamDialect
 from gateway.domain.chat import EndOfStream
@@ -82,6 +82,7 @@ class Exchange:
 
     __slots__ = (
         "_book",
+        "_claim",
         "_comment_at",
         "_encoder",
         "_endpoint",
@@ -196,8 +197,11 @@ class Exchange:
         if job.request.stream:
             self._comment_at = self.started_at + _COMMENT_EVERY_S
         self.state = State.RESERVING
-        dimensions = dimensions_of(self.caller.tenant, job.estimate)
-        self.actions.append(Reserve(self.id, dimensions, job.plan.timeouts.total + _LEASE_MARGIN_S))
+        caller, model = self.caller, self.model
+        self._claim = claim_of(
+            caller.tenant, caller.key, model, caller.policy.policy.models[model].limits, job.estimate
+        )
+        self.actions.append(Reserve(self.id, self._claim.dimensions, job.plan.timeouts.total + _LEASE_MARGIN_S))
 
     def reserved(self, granted: Granted, now: float) -> None:
         """Everything was granted: from here on the exchange must settle."""
@@ -225,7 +229,7 @@ class Exchange:
         self.reserved_at = now
         self.denied = denied
         self.levels = denied.levels
-        self.refuse(refusal_of(denied) if self.error is None else self.error)
+        self.refuse(refusal_of(denied, self._claim, self.model) if self.error is None else self.error)
 
     def limits_unavailable(self, answer: Unavailable, now: float) -> None:
         """The store of limits cannot be reached, and the policy does not serve without it."""

@@ -1,90 +1,164 @@
+import itertools
+
+import pytest
+
 from gateway.admission.limits import Denied, Dimension
 from gateway.admission.memory import Tally
-from gateway.admission.reservation import dimensions_of, refusal_of
+from gateway.admission.reservation import NO_CLAIM, Claim, claim_of, refusal_of
 from gateway.domain.errors import GatewayError, InvalidRequest, RateLimited
-from gateway.domain.policy import Limits
-from gateway.domain.tenant import Tenant
+from gateway.domain.limits import NO_LIMITS, Limits
+from gateway.domain.tenant import ApiKey, Tenant
 from gateway.domain.usage import Estimate
 
+ONE_TOKEN = Estimate(prompt_tokens=1, output_tokens=0)
+ALL = Limits(
+    requests_per_minute=60,
+    tokens_per_minute=600,
+    input_tokens_per_minute=300,
+    output_tokens_per_minute=120,
+    concurrency=8,
+)
 
-def tenant(name: str = "acme", /, **limits: int) -> Tenant:
-    return Tenant(id=name, policy="standard", limits=Limits(**limits))
+
+def claim(
+    estimate: Estimate = ONE_TOKEN,
+    *,
+    tenant: str = "acme",
+    limits: Limits = NO_LIMITS,
+    key: Limits = NO_LIMITS,
+    model: Limits = NO_LIMITS,
+    key_id: str = "k1",
+    model_name: str = "assistant",
+) -> Claim:
+    payer = Tenant(id=tenant, policy="standard", limits=limits)
+    proof = ApiKey(public_id=key_id, tenant=tenant, digest=b"", limits=key)
+    return claim_of(payer, proof, model_name, model, estimate)
 
 
-def refusal_at_once(second: Estimate, **limits: int) -> GatewayError:
+def refusal_at_once(second: Estimate, **limits: Limits) -> GatewayError:
     """What the second of two requests at the same moment is told; the first takes one token."""
     limiter = Tally()
-    limiter.reserve("a", dimensions_of(tenant(**limits), Estimate(prompt_tokens=1, output_tokens=0)), 0.0, 60.0)
-    denied = limiter.reserve("b", dimensions_of(tenant(**limits), second), 0.0, 60.0)
+    limiter.reserve("a", claim(**limits).dimensions, 0.0, 60.0)  # type: ignore[arg-type]  # all of them are limits
+    asked = claim(second, **limits)  # type: ignore[arg-type]  # as above
+    denied = limiter.reserve("b", asked.dimensions, 0.0, 60.0)
     assert isinstance(denied, Denied)
-    return refusal_of(denied)
+    return refusal_of(denied, asked, "assistant")
 
 
 def test_each_limit_is_one_dimension() -> None:
-    """Per-minute limits refill by the second and hold one minute's worth; tokens cost prompt and output together."""
-    estimate = Estimate(prompt_tokens=100, output_tokens=20)
-    limited = tenant(requests_per_minute=60, tokens_per_minute=40_000, concurrency=8)
-    assert dimensions_of(limited, estimate) == (
+    """Limits per minute refill by the second and hold one minute's worth; tokens cost prompt and output together."""
+    assert claim(Estimate(prompt_tokens=100, output_tokens=20), limits=ALL).dimensions == (
         Dimension("{t:acme}:requests", "requests", 60, 1.0, 1),
-        Dimension("{t:acme}:tokens", "tokens", 40_000, 40_000 / 60, 120),
+        Dimension("{t:acme}:tokens", "tokens", 600, 10.0, 120),
+        Dimension("{t:acme}:input_tokens", "input_tokens", 300, 5.0, 100),
+        Dimension("{t:acme}:output_tokens", "output_tokens", 120, 2.0, 20),
         Dimension("{t:acme}:concurrency", "concurrency", 8, 0.0, 1),
     )
 
 
-def test_no_limit_is_no_dimension() -> None:
-    assert dimensions_of(tenant(), Estimate(prompt_tokens=1, output_tokens=1)) == ()
-
-
-def test_tenants_share_nothing() -> None:
-    """Not even when one name is the beginning of another, or ends like a kind of limit."""
-    estimate = Estimate(prompt_tokens=1, output_tokens=1)
-    names = ["a", "a-requests", "requests", "a-a", "tokens"]
-    keys = [
-        dimension.key
-        for name in names
-        for dimension in dimensions_of(
-            tenant(name, requests_per_minute=1, tokens_per_minute=9, concurrency=1), estimate
-        )
+def test_the_limits_of_tenant_key_and_model_all_hold() -> None:
+    """Each has a bucket of its own, all in the tenant's part of a store."""
+    one = Limits(requests_per_minute=6)
+    assert [each.key for each in claim(limits=one, key=one, model=one).dimensions] == [
+        "{t:acme}:requests",
+        "{t:acme}:requests:key:k1",
+        "{t:acme}:requests:model:assistant",
     ]
-    assert len(set(keys)) == 3 * len(names)
+
+
+@pytest.mark.parametrize(
+    ("per_minute", "burst_s", "capacity"), [(60, None, 60), (60, 10.0, 10), (60, 90.0, 90), (1, 1.0, 1), (100, 5.0, 8)]
+)
+def test_a_burst_is_what_comes_back_in_its_time(per_minute: int, burst_s: float | None, capacity: int) -> None:
+    """Whatever it is, the rate stays; and at least one request fits."""
+    (dimension,) = claim(limits=Limits(requests_per_minute=per_minute, burst_seconds=burst_s)).dimensions
+    assert (dimension.limit, dimension.refill_per_s) == (capacity, per_minute / 60)
+
+
+def test_no_limit_is_no_dimension() -> None:
+    assert claim() is NO_CLAIM
+    assert claim(limits=Limits(burst_seconds=5)) == NO_CLAIM
+
+
+def test_nobody_shares_a_bucket() -> None:
+    """Not even where one name is the beginning of another, or is like a kind of limit or of scope."""
+    names = ["a", "a-requests", "requests", "key", "model"]
+    ids = [*names, "a:key:b", "key:b"]
+    keys = {
+        dimension.key
+        for name, other in itertools.product(names, ids)
+        for dimension in claim(tenant=name, limits=ALL, key=ALL, model=ALL, key_id=other, model_name=other).dimensions
+    }
+    assert len(keys) == 5 * len(names) * (1 + 2 * len(ids))
 
 
 def test_a_denied_request_is_told_which_limit_its_size_and_the_wait() -> None:
     """429 `rate_limit_exceeded`, typed by the limit's unit as OpenAI does."""
-    refusal = refusal_at_once(Estimate(prompt_tokens=50, output_tokens=10), tokens_per_minute=60)
+    asked = Estimate(prompt_tokens=50, output_tokens=10)
+    refusal = refusal_at_once(asked, limits=Limits(tokens_per_minute=60))
     assert isinstance(refusal, RateLimited)
     assert (refusal.http_status, refusal.type, refusal.code) == (429, "tokens", "rate_limit_exceeded")
     assert refusal.retry_after_s == 1.0
-    assert refusal.message == ("Rate limit reached: 60 tokens per minute; 59 left, 60 requested. Try again in 1s.")
+    assert refusal.message == (
+        "Rate limit reached: 60 tokens per minute of this tenant; 59 left, 60 requested. Try again in 1s."
+    )
 
 
-def test_a_denied_request_count_is_of_type_requests() -> None:
-    refusal = refusal_at_once(Estimate(prompt_tokens=1, output_tokens=1), requests_per_minute=1)
+@pytest.mark.parametrize(
+    ("scope", "words"),
+    [("limits", "of this tenant"), ("key", "of this key"), ("model", "of this tenant for assistant")],
+)
+def test_a_denied_request_is_told_whose_limit_it_was(scope: str, words: str) -> None:
+    """The other limits have room, so the caller knows which one to ask for more of."""
+    roomy = {name: Limits(requests_per_minute=9) for name in ("limits", "key", "model")}
+    refusal = refusal_at_once(ONE_TOKEN, **(roomy | {scope: Limits(requests_per_minute=1)}))
     assert isinstance(refusal, RateLimited)
     assert (refusal.type, refusal.retry_after_s) == ("requests", 60.0)
-    assert "1 requests per minute; 0 left" in refusal.message
+    assert f"1 requests per minute {words}; 0 left, 1 requested" in refusal.message
+
+
+@pytest.mark.parametrize(
+    "limits", [Limits(input_tokens_per_minute=60), Limits(output_tokens_per_minute=60)], ids=["input", "output"]
+)
+def test_input_and_output_are_of_type_tokens(limits: Limits) -> None:
+    """OpenAI's error types know requests and tokens only."""
+    limiter, asked = Tally(), claim(Estimate(prompt_tokens=40, output_tokens=40), limits=limits)
+    limiter.reserve("a", asked.dimensions, 0.0, 60.0)
+    denied = limiter.reserve("b", asked.dimensions, 0.0, 60.0)
+    assert isinstance(denied, Denied)
+    refusal = refusal_of(denied, asked, "assistant")
+    assert (refusal.type, refusal.retry_after_s) == ("tokens", 20.0)
 
 
 def test_too_many_at_once_counts_as_requests() -> None:
     """OpenAI's error types know no concurrency."""
-    refusal = refusal_at_once(Estimate(prompt_tokens=1, output_tokens=1), concurrency=1)
+    refusal = refusal_at_once(ONE_TOKEN, limits=Limits(concurrency=1))
     assert isinstance(refusal, RateLimited)
     assert (refusal.type, refusal.code) == ("requests", "rate_limit_exceeded")
     assert "1 requests at the same time" in refusal.message
 
 
-def test_a_long_expected_answer_takes_the_whole_bucket_but_is_not_refused_for_ever() -> None:
+@pytest.mark.parametrize("limits", [Limits(tokens_per_minute=60), Limits(output_tokens_per_minute=60)])
+def test_a_long_expected_answer_takes_the_whole_bucket_but_is_not_refused_for_ever(limits: Limits) -> None:
     """How long an answer gets is a guess; a small tenant may still ask, once its bucket is full."""
-    estimate = Estimate(prompt_tokens=50, output_tokens=1000)
-    (dimension,) = dimensions_of(tenant(tokens_per_minute=60), estimate)
+    (dimension,) = claim(Estimate(prompt_tokens=50, output_tokens=1000), limits=limits).dimensions
     assert dimension.cost == 60
 
 
-def test_a_request_larger_than_its_limit_is_the_callers_mistake() -> None:
+@pytest.mark.parametrize("kind", ["tokens", "input_tokens"])
+def test_a_request_larger_than_its_limit_is_the_callers_mistake(kind: str) -> None:
     """400 `request_too_large` without a wait: the same request can never succeed."""
-    refusal = refusal_at_once(Estimate(prompt_tokens=61, output_tokens=11), tokens_per_minute=60)
+    asked = Estimate(prompt_tokens=61, output_tokens=11)
+    refusal = refusal_at_once(asked, limits=Limits(**{f"{kind}_per_minute": 60}))
     assert isinstance(refusal, InvalidRequest)
     assert (refusal.http_status, refusal.code, refusal.retry_after_s) == (400, "request_too_large", None)
     assert refusal.should_retry is False
-    assert "61 tokens" in refusal.message
-    assert "60 tokens per minute" in refusal.message
+    assert f"takes 61 tokens, and the limit of 60 {kind.replace('_', ' ')} per minute" in refusal.message
+
+
+def test_a_request_larger_than_a_burst_is_told_how_large_that_is() -> None:
+    refusal = refusal_at_once(
+        Estimate(prompt_tokens=61, output_tokens=0), limits=Limits(tokens_per_minute=600, burst_seconds=6)
+    )
+    assert (refusal.http_status, refusal.code) == (400, "request_too_large")
+    assert "600 tokens per minute of this tenant, 60 of them at once," in refusal.message

@@ -9,8 +9,9 @@ import pytest
 from gateway.config.policies import PolicyBook, load
 from gateway.config.problems import Report
 from gateway.config.yaml_file import parse
+from gateway.domain.limits import NO_LIMITS, Limits
 from gateway.domain.plan import Route
-from gateway.domain.policy import Limits, Strategy, When
+from gateway.domain.policy import Strategy, When
 
 DEMO = Path(__file__).parents[2] / "policies"
 KEY = hashlib.sha256(b"a key of any shape").hexdigest()
@@ -164,6 +165,17 @@ def test_a_tenants_limits_override_its_policys_one_by_one(tmp_path: Path) -> Non
     tenant = book(tmp_path).tenants["acme"]
     assert (tenant.id, tenant.policy) == ("acme", "standard")
     assert tenant.limits == Limits(requests_per_minute=120, concurrency=8)
+
+
+def test_keys_and_models_have_limits_of_their_own(tmp_path: Path) -> None:
+    """They hold besides the tenant's; what is not said is unlimited."""
+    text = TEXT.replace("name: ci,", "name: ci, limits: {tokens_per_minute: 9, burst_seconds: 10},")
+    text = text.replace("gpt-4.1: {", "gpt-4.1: {limits: {output_tokens_per_minute: 5}, ")
+    made = book(tmp_path, text)
+    assert made.keys[0].limits == Limits(tokens_per_minute=9, burst_seconds=10)
+    models = made.policies["standard"].policy.models
+    assert models["gpt-4.1"].limits == Limits(output_tokens_per_minute=5)
+    assert models["assistant"].limits == NO_LIMITS == book(tmp_path).keys[0].limits
 
 
 def test_a_configured_key_is_known_by_its_digest(tmp_path: Path) -> None:

@@ -80,8 +80,14 @@ def configured(
     limits: dict[str, int] | None = None,
     quirks: dict[str, object] | None = None,
     on_midstream_failure: str = "error",
+    model: dict[str, object] | None = None,
+    policy: dict[str, object] | None = None,
+    places: dict[str, dict[str, object]] | None = None,
 ) -> PolicyBook:
-    """Backends `a`, `b`, `c` in this order behind the model `assistant`; each has prices of its own."""
+    """Backends `a`, `b`, `c` in this order behind the model `assistant`; each has prices of its own.
+
+    `model`, `policy` and `places` (by backend) are further fields.
+    """
     backends = {
         name: {
             "dialect": "openai",
@@ -92,20 +98,22 @@ def configured(
                     "quirks": quirks or {},
                 }
             },
+            **(places or {}).get(name, {}),
         }
         for name, price in (("a", 1.0), ("b", 2.0), ("c", 4.0))
     }
     listed = [{"backend": name, "model": f"model-{name}"} for name in "abc"[:targets]]
-    policy = {
-        "models": {"assistant": {"targets": listed, "on_midstream_failure": on_midstream_failure}},
+    made = {
+        "models": {"assistant": {"targets": listed, "on_midstream_failure": on_midstream_failure, **(model or {})}},
         "limits": limits or {},
         "timeouts": TIMEOUTS | (timeouts or {}),
         "retries": {"attempts": attempts},
+        **(policy or {}),
     }
     document = {
         "version": 1,
         "backends": {name: backends[name] for name in "abc"[:targets]},
-        "policies": {"standard": policy},
+        "policies": {"standard": made},
         "tenants": {"acme": {"policy": "standard"}},
     }
     return book_of(json.dumps(document))
