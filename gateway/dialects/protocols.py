@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
-from gateway.domain.chat import ChatReply, ChatRequest, Chunk, EndOfStream, MalformedEvent
+from gateway.domain.chat import ChatReply, ChatRequest, Chunk, EndOfStream, Label, MalformedEvent
 from gateway.domain.errors import GatewayError
 from gateway.domain.fault import Fault
 from gateway.domain.plan import Target
@@ -32,19 +32,29 @@ class StreamDecoder(Protocol):
 class UpstreamDialect(Protocol):
     """How we speak to a backend. Pure: the same request encoded twice gives the same bytes, as a retry needs."""
 
+    stream_type: bytes
+    """What the media type of its streams holds, in lower case: `event-stream`."""
+
     def speaks(self, request: ChatRequest, target: Target) -> bool:
         """Whether the target takes `request.native` as it is, and answers in the same words. Not asked without one."""
 
-    def encode_request(self, request: ChatRequest, target: Target) -> WireRequest:
-        """The request in the backend's words."""
+    def unsupported(self, request: ChatRequest, target: Target) -> tuple[str, ...]:
+        """The fields of the request that the target cannot be told, by name or path, `messages[0].content[1].file`.
 
-    def decode_reply(self, request: ChatRequest, body: bytes) -> ChatReply | Fault:
+        One that stands at the top may be dropped if the policy says so; `encode_request` then leaves it out. Any other
+        makes the target unfit. Cannot fail.
+        """
+
+    def encode_request(self, request: ChatRequest, target: Target) -> WireRequest:
+        """The request in the backend's words. Not asked where `unsupported` names what may not be dropped."""
+
+    def decode_reply(self, request: ChatRequest, body: bytes, label: Label) -> ChatReply | Fault:
         """The answer, or a PROTOCOL fault when the body is not one."""
 
     def decode_fault(self, status: int, headers: Headers, body: bytes) -> Fault:
         """What an answer with an error status means."""
 
-    def stream_decoder(self, request: ChatRequest, target: Target) -> StreamDecoder:
+    def stream_decoder(self, request: ChatRequest, target: Target, label: Label) -> StreamDecoder:
         """A decoder for one streamed answer."""
 
 

@@ -48,6 +48,15 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The client's header fields that a backend of the same dialect is told, of `CONTENT_HEADERS` only."""
 
 
+class Label(msgspec.Struct, frozen=True, gc=False):
+    """What an answer is called where its backend gives it no name of its own."""
+
+    id: str
+    model: str
+    created: int
+    """Seconds since the epoch."""
+
+
 class ChatReply(msgspec.Struct, frozen=True, kw_only=True):
     """A whole answer."""
 

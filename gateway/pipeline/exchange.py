@@ -16,7 +16,7 @@ from gateway.admission.limits import Denied, Granted, Level, Unavailable
 from gateway.admission.reservation import claim_of, refusal_of
 from gateway.dialects import upstream_dialect
 from gateway.dialects.protocols import Endpoint, StreamEncoder, StreamEvent, UpstreamDialect
-from gateway.domain.chat import EndOfStream
+from gateway.domain.chat import EndOfStream, Label
 from gateway.domain.errors import GatewayError, InternalError, Overloaded, StreamInterrupted, UpstreamTimedOut
 from gateway.domain.fault import Fault, FaultKind, Recourse
 from gateway.domain.ledger import Outcome
@@ -264,11 +264,11 @@ class Exchange:
             attempt.headers = headers
         elif self.job.request.stream:
             content_type = next((value for name, value in headers if name == b"content-type"), b"")
-            if content_type and b"event-stream" not in content_type.lower():
+            if content_type and _dialect(attempt).stream_type not in content_type.lower():
                 fault = Fault(kind=FaultKind.PROTOCOL, status=status, message="not an event stream")
                 self._attempt_failed(attempt, fault, now, abort=True)
                 return
-            attempt.decoder = _dialect(attempt).stream_decoder(self.job.request, attempt.target)
+            attempt.decoder = _dialect(attempt).stream_decoder(self.job.request, attempt.target, self._label(attempt))
             encoder = self._endpoint.stream_encoder(self.job.request, native=self._is_native(attempt))
             self._stream = Relay(
                 encoder, self.job.request, holds_back=self.job.holds_back, count=self._house.counter.count
@@ -478,7 +478,7 @@ class Exchange:
 
     def _reply(self, attempt: Attempt, now: float) -> None:
         """A whole unstreamed answer came, or something that only looks like one."""
-        reply = _dialect(attempt).decode_reply(self.job.request, b"".join(attempt.body))
+        reply = _dialect(attempt).decode_reply(self.job.request, b"".join(attempt.body), self._label(attempt))
         if isinstance(reply, Fault):
             self._attempt_failed(attempt, reply, now)
             return
@@ -585,6 +585,10 @@ class Exchange:
         """Whether the backend answers in the client's own words, where those are not the hub's."""
         request = self.job.request
         return request.native is not None and _dialect(attempt).speaks(request, attempt.target)
+
+    def _label(self, attempt: Attempt) -> Label:
+        """What the answer is called if its backend does not say."""
+        return Label(f"chatcmpl-{self.id}", attempt.target.model, int(self.wall_started))
 
     def _patience_s(self) -> float:
         """How long the request may take: the policy's total, or as long as the client waits if that is less."""

@@ -9,7 +9,7 @@ import pytest
 from gateway.dialects.openai import CHAT, COMPLETIONS, UPSTREAM
 from gateway.dialects.openai.stream import OpenAIStreamDecoder
 from gateway.dialects.protocols import StreamEvent
-from gateway.domain.chat import ChatReply, ChatRequest, Chunk, EndOfStream
+from gateway.domain.chat import ChatReply, ChatRequest, Chunk, EndOfStream, Label
 from gateway.domain.errors import GatewayError
 from gateway.domain.fault import FaultKind
 from gateway.domain.usage import Usage
@@ -18,6 +18,8 @@ from tests.dialects.recordings import FOLDER, Exchanged, recorded
 STREAMS = [each for each in recorded() if each.status == 200 and each.is_stream]
 REPLIES = [each for each in recorded() if each.status == 200 and not each.is_stream]
 ERRORS = [each for each in recorded() if each.status >= 400]
+
+LABEL = Label("chatcmpl-1", "small", 1)
 
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="the recorded traffic (../shared/data) is not here")
 
@@ -94,7 +96,7 @@ def test_every_recorded_stream_is_a_whole_answer(seen: Exchanged, size: int) -> 
 @each_of(REPLIES)
 def test_every_recorded_reply_is_an_answer(seen: Exchanged) -> None:
     """With the usage, the text, the ends and the names that it states; relayed byte for byte."""
-    reply = UPSTREAM.decode_reply(request_of(seen), seen.answer)
+    reply = UPSTREAM.decode_reply(request_of(seen), seen.answer, LABEL)
     assert isinstance(reply, ChatReply)
     written = json.loads(seen.answer)
     assert totals(reply.usage) == reported(written["usage"])
@@ -110,7 +112,7 @@ def test_every_recorded_reply_is_an_answer(seen: Exchanged) -> None:
 @each_of([seen for seen in REPLIES if "tool_calls" not in json.loads(seen.answer)["choices"][0].get("message", {})])
 def test_an_answer_is_the_same_streamed_and_unstreamed(seen: Exchanged) -> None:
     """The recorded reply, cut into the chunks that its server would have streamed, has the same text, ends and bill."""
-    reply = UPSTREAM.decode_reply(request_of(seen), seen.answer)
+    reply = UPSTREAM.decode_reply(request_of(seen), seen.answer, LABEL)
     assert isinstance(reply, ChatReply)
     written = json.loads(seen.answer)
     events: list[object] = []

@@ -1,17 +1,14 @@
 """What an OpenAI-like backend means by an error: tables of codes and statuses. Does no I/O."""
 
-import contextlib
 import re
-from email.utils import parsedate_to_datetime
 from typing import Final
 
 import msgspec
 
+from gateway.dialects.faults import clean, retry_after
 from gateway.dialects.openai.wire import WireError, error_decoder
 from gateway.domain.fault import Fault, FaultKind
 from gateway.domain.wire import Headers
-
-_MAX_MESSAGE = 500
 
 _BY_WORD: Final = {
     "insufficient_quota": FaultKind.QUOTA,
@@ -54,10 +51,6 @@ _TOO_LONG: Final = re.compile(
 )
 """How servers without error codes say that the prompt does not fit (vLLM, TensorRT-LLM, SGLang)."""
 
-_TIMES: Final = frozenset({b"retry-after-ms", b"retry-after", b"date"})
-
-_SECRET: Final = re.compile(r"\b(sk|nvapi|key|gk|ga)[-_][A-Za-z0-9_*.-]{6,}")
-
 
 def fault_of(status: int, error: msgspec.Raw, headers: Headers = ()) -> Fault:
     """What an error object and the status it came with mean together.
@@ -67,7 +60,7 @@ def fault_of(status: int, error: msgspec.Raw, headers: Headers = ()) -> Fault:
     """
     wire = _decoded(error)
     code = str(wire.code) if wire.code not in {None, ""} else None
-    message = _clean(wire.message)
+    message = clean(wire.message)
     kind = next((_BY_WORD[word] for word in (code, wire.type) if word in _BY_WORD), None)
     if kind is None:
         kind = _BY_STATUS.get(status) or _BY_CLASS.get(status // 100, FaultKind.SERVER_ERROR)
@@ -76,7 +69,7 @@ def fault_of(status: int, error: msgspec.Raw, headers: Headers = ()) -> Fault:
         if kind is FaultKind.REJECTED and _TOO_LONG.search(message):
             kind = FaultKind.CONTEXT
     return Fault(
-        kind=kind, status=status, code=code, param=wire.param, message=message, retry_after_s=_retry_after(headers)
+        kind=kind, status=status, code=code, param=wire.param, message=message, retry_after_s=retry_after(headers)
     )
 
 
@@ -89,31 +82,3 @@ def _decoded(error: msgspec.Raw) -> WireError:
         return WireError(message=msgspec.json.decode(error, type=str))  # Ollama writes no object.
     except (msgspec.DecodeError, UnicodeDecodeError):
         return WireError()  # Another shape, or no JSON: the status has to do.
-
-
-def _clean(message: str | None) -> str:
-    """A backend's message fit for a client: bounded, printable, without anything that looks like a key."""
-    if not message:
-        return "the backend gave no reason"
-    printable = "".join(char if char.isprintable() else " " for char in message[:_MAX_MESSAGE])
-    return _SECRET.sub("[redacted]", printable)
-
-
-def _retry_after(headers: Headers) -> float | None:
-    """Seconds the backend asks for, as it said them; None when unreadable. `retry-after-ms` comes first."""
-    given = {name: value for name, value in headers if name in _TIMES}
-    for name, unit in ((b"retry-after-ms", 0.001), (b"retry-after", 1.0)):
-        with contextlib.suppress(KeyError, ValueError):
-            seconds = float(given[name]) * unit
-            if 0 <= seconds < float("inf"):
-                return seconds
-    return _until(given.get(b"retry-after", b""), given.get(b"date", b""))
-
-
-def _until(then: bytes, now: bytes) -> float | None:
-    """Seconds between two dates of the same backend, whose clock may be wrong; 0 when `then` is over."""
-    try:
-        away = parsedate_to_datetime(then.decode("ascii")) - parsedate_to_datetime(now.decode("ascii"))
-    except (ValueError, TypeError, OverflowError):  # No date, or one with a time zone beside one without.
-        return None
-    return max(0.0, away.total_seconds())

@@ -9,7 +9,7 @@ from gateway.dialects.openai.faults import fault_of
 from gateway.dialects.openai.stream import OpenAIStreamDecoder
 from gateway.dialects.openai.wire import ABSENT, Delta, is_given, read_answer
 from gateway.dialects.protocols import UpstreamDialect
-from gateway.domain.chat import ChatReply, ChatRequest
+from gateway.domain.chat import ChatReply, ChatRequest, Label
 from gateway.domain.fault import Fault, FaultKind
 from gateway.domain.plan import Target
 from gateway.domain.wire import Headers, WireRequest
@@ -22,10 +22,17 @@ _WITH_USAGE: Final = msgspec.Raw(b'{"include_usage":true}')
 class _OpenAI:
     """Stateless: one instance serves every backend of the dialect."""
 
+    stream_type = b"event-stream"
+
     def speaks(self, request: ChatRequest, target: Target) -> bool:
         """Not yet: every client's request is translated into the hub's dialect, which is this one."""
         del request, target
         return False
+
+    def unsupported(self, request: ChatRequest, target: Target) -> tuple[str, ...]:
+        """Nothing: what the client wrote is passed on, and what of it a model takes is its `accepts` to say."""
+        del request, target
+        return ()
 
     def encode_request(self, request: ChatRequest, target: Target) -> WireRequest:
         """The client's fields with the backend's model name: patched, not rebuilt.
@@ -47,8 +54,9 @@ class _OpenAI:
             method="POST", path=_PATHS[request.endpoint], headers=_CONTENT, body=msgspec.json.encode(fields)
         )
 
-    def decode_reply(self, request: ChatRequest, body: bytes) -> ChatReply | Fault:
+    def decode_reply(self, request: ChatRequest, body: bytes, label: Label) -> ChatReply | Fault:
         """The answer and its usage; a fault when it is no answer, or an error that came with a 200."""
+        del label
         try:
             answer = read_answer(body)
         except msgspec.DecodeError:
@@ -78,8 +86,9 @@ class _OpenAI:
         # Older vLLM and most proxies write the fields of the error at the top.
         return fault_of(status, error if is_given(error) else msgspec.Raw(body), headers)
 
-    def stream_decoder(self, request: ChatRequest, target: Target) -> OpenAIStreamDecoder:
+    def stream_decoder(self, request: ChatRequest, target: Target, label: Label) -> OpenAIStreamDecoder:
         """A decoder for one streamed answer."""
+        del label
         return OpenAIStreamDecoder(
             choices=request.choices,
             requires_finish_reason=target.facts.quirks.requires_finish_reason,

@@ -1,0 +1,61 @@
+"""Turns as stricter dialects want them: user and assistant in alternation, tool results first, nothing blank. Pure."""
+
+import re
+from collections.abc import Iterable, Sequence
+from hashlib import blake2s
+from typing import Final, Literal
+
+import msgspec
+
+from gateway.dialects.hub.conversation import Part, Text, ToolResult, Turn
+
+_SAFE_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_UNSAFE: Final = re.compile(r"[^A-Za-z0-9_-]")
+_KEPT: Final = 48
+
+
+class Exchanged(msgspec.Struct, frozen=True, kw_only=True):
+    """One side's words up to the other's."""
+
+    role: Literal["user", "assistant"]
+    parts: tuple[Part, ...]
+    signature: str | None = None
+    """Of the last text of an assistant's turn."""
+
+
+def alternating(turns: Iterable[Turn]) -> list[Exchanged]:
+    """The turns with neighbours of the same role made one, so that all results of parallel calls stand together.
+
+    A system message in the midst of a conversation becomes the user's words, in its place. Blank texts are left out:
+    most backends refuse them.
+    """
+    merged: list[Exchanged] = []
+    for turn in turns:
+        parts = tuple(part for part in turn.parts if not (isinstance(part, Text) and not part.text.strip()))
+        if not parts:
+            continue
+        role: Literal["user", "assistant"] = "assistant" if turn.role == "assistant" else "user"
+        if merged and merged[-1].role == role:
+            before = merged.pop()
+            merged.append(
+                Exchanged(role=role, parts=before.parts + parts, signature=turn.signature or before.signature)
+            )
+        else:
+            merged.append(Exchanged(role=role, parts=parts, signature=turn.signature))
+    return [msgspec.structs.replace(each, parts=_results_first(each.parts)) for each in merged]
+
+
+def _results_first(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """A tool's answer must follow its call at once: words that came between go behind it."""
+    return tuple(sorted(parts, key=lambda part: not isinstance(part, ToolResult)))
+
+
+def safe_id(call_id: str) -> str:
+    """The id of a call in 64 letters, digits, `_` and `-` at most: the same for the call and its result.
+
+    Ids of other makers may hold anything; two that differ stay different.
+    """
+    if _SAFE_ID.fullmatch(call_id):
+        return call_id
+    digest = blake2s(call_id.encode("utf-8", "surrogatepass"), digest_size=7).hexdigest()
+    return f"{_UNSAFE.sub('_', call_id)[:_KEPT]}_{digest}"
