@@ -36,7 +36,7 @@ from gateway.routing.fleet import Fleet
 from gateway.telemetry.logs import LogWriter, configure_logging
 from gateway.telemetry.record import RequestRecord
 from gateway.telemetry.tracing import Tracing
-from gateway.upstream.credentials import CredentialUnusable, credential_headers
+from gateway.upstream.credentials.static import CredentialUnusable, credential_headers
 from gateway.upstream.destination import Destination, destination_of
 from gateway.upstream.probes import Probes
 from gateway.upstream.transport import Transport

@@ -24,7 +24,7 @@ import msgspec
 from gateway.config import policies
 from gateway.config.settings import read_secret
 from gateway.control import keys
-from gateway.upstream.credentials import CredentialUnusable, credential_headers
+from gateway.upstream.credentials.static import CredentialUnusable, credential_headers
 
 CONFIGURATION: Final = Path(__file__).parents[1] / "policies" / "demo.yaml"
 WORKER_PORT: Final = 8090

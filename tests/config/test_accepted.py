@@ -12,7 +12,7 @@ from gateway.config.policies import load
 from gateway.config.problems import ConfigurationError
 from gateway.config.settings import read_secret
 from gateway.domain.wire import OWN_HEADERS
-from gateway.upstream.credentials import credential_headers
+from gateway.upstream.credentials.static import credential_headers
 from gateway.upstream.destination import destination_of
 
 LETTERS = string.ascii_letters + string.digits + "._-~:/[]@%"

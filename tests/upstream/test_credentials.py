@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.domain.backend import Backend, BearerCredential, HeaderCredential, HeaderValue
-from gateway.upstream.credentials import CredentialUnusable, credential_headers
+from gateway.upstream.credentials.static import CredentialUnusable, credential_headers
 
 SECRET = "sk-canary-5fd2"
 
