@@ -26,7 +26,7 @@ from gateway.api.stream import SWEEP_S
 from gateway.auth.directory import Directory
 from gateway.auth.store import KeyStoreReader
 from gateway.config.policies import PolicyBook
-from gateway.config.settings import Settings, read_secret
+from gateway.config.settings import Settings, read_secret, read_text
 from gateway.dialects.openai.errors import error_body
 from gateway.domain.backend import Backend
 from gateway.domain.errors import GatewayError, InternalError, NotFound
@@ -36,6 +36,7 @@ from gateway.routing.fleet import Fleet
 from gateway.telemetry.logs import LogWriter, configure_logging
 from gateway.telemetry.record import RequestRecord
 from gateway.telemetry.tracing import Tracing
+from gateway.upstream.credentials.build import identity_of
 from gateway.upstream.credentials.static import CredentialUnusable, credential_headers
 from gateway.upstream.destination import Destination, destination_of
 from gateway.upstream.probes import Probes
@@ -107,6 +108,9 @@ def create_app(settings: Settings, book: PolicyBook) -> Litestar:
             tasks.start_soon(directory.watch)
             tasks.start_soon(_sweep, machinery)
             tasks.start_soon(probes.run)
+            for destination in destinations.values():
+                if destination.identity is not None:
+                    tasks.start_soon(destination.identity.run, fleet.restored)
             tasks.start_soon(anyio.to_thread.run_sync, counter.load)
             log.info("gateway.started", version=__version__, revision=book.revision)
             yield
@@ -127,7 +131,8 @@ def _destinations(backends: Mapping[str, Backend]) -> tuple[dict[str, Destinatio
     unavailable: dict[str, str] = {}
     for name, backend in backends.items():
         try:
-            destinations[name] = destination_of(name, backend, credential_headers(name, backend, read_secret))
+            headers = credential_headers(name, backend, read_secret)
+            destinations[name] = destination_of(name, backend, headers, identity_of(name, backend, read_text))
         except CredentialUnusable:
             unavailable[name] = "credential_missing"
     return destinations, unavailable

@@ -30,7 +30,6 @@ UNSUPPORTED_FIELDS: Final[dict[type[msgspec.Struct], frozenset[str]]] = {
 }
 """Fields that the documentation describes and this version lacks. Ignoring one would be a limit that nobody keeps."""
 UNSUPPORTED_WORDS: Final = frozenset({"anthropic", "bedrock", "continue", "gemini", "prefill"})
-UNSUPPORTED_CREDENTIALS: Final = frozenset({"aws", "google", "azure", "oci"})
 
 DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
@@ -110,8 +109,6 @@ class Checker:
         nearest = max(records, key=lambda shape: len(tree.keys() & shape.fields.keys()))
         if tree.keys() & nearest.fields.keys():
             return self._record(tree, nearest, path)
-        for name in sorted(tree.keys() & UNSUPPORTED_CREDENTIALS):
-            return self._refuse((*path, name), f"`{name}` is not supported by this version")
         # The names are not shown: under `credential` they may be the secret itself.
         return self._refuse(path, f"expected {expected}, got other fields")
 

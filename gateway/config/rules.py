@@ -1,7 +1,7 @@
-"""What makes a configuration sound beyond the shape of each value: references, addresses, secrets, keys.
+"""What makes a configuration sound beyond the shape of each value: references, addresses, keys.
 
-Works on whatever could be read, so that a mistake in one place does not hide those in another. The only I/O is the look
-whether a secret is there.
+Works on whatever could be read, so that a mistake in one place does not hide those in another. Credentials have rules
+of their own, `credential_rules`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.config.checking import Visit
+from gateway.config.credential_rules import CREDENTIAL_RULES
 from gateway.config.problems import Path, Report, shown
-from gateway.config.settings import REFERENCE, read_secret
 from gateway.domain.address import parse_base_url
-from gateway.domain.backend import Backend, BearerCredential, HeaderValue, ServedModel
+from gateway.domain.backend import Backend, ServedModel
 from gateway.domain.policy import BALANCED, ModelRoute, Strategy, TargetGroup, TargetRef, When
 from gateway.domain.tenant import KeyEntry, TenantEntry
-from gateway.domain.wire import OWN_HEADERS
 
 _Entry = TargetRef | TargetGroup
 _Place = tuple[str, str]
@@ -61,6 +60,9 @@ def check_struct(visit: Visit, names: Names, report: Report) -> None:
     fields, rule = visit.fields, RULES.get(visit.type)
     if rule is not None:
         rule(visit.file, visit.path, fields, names, report)
+    credential_rule = CREDENTIAL_RULES.get(visit.type)
+    if credential_rule is not None:
+        credential_rule(visit.file, visit.path, fields, report)
 
 
 def _backend(file: str, path: Path, fields: Mapping[str, object], _: Names, report: Report) -> None:
@@ -71,31 +73,6 @@ def _backend(file: str, path: Path, fields: Mapping[str, object], _: Names, repo
         parse_base_url(url, allow_private=allow_private)
     except ValueError as error:
         report.mistake(file, (*path, "base_url"), str(error))
-
-
-def _bearer(file: str, path: Path, fields: Mapping[str, object], _: Names, report: Report) -> None:
-    _reference(file, (*path, "bearer"), fields.get("bearer"), report)
-
-
-def _header(file: str, path: Path, fields: Mapping[str, object], _: Names, report: Report) -> None:
-    _reference(file, (*path, "value"), fields.get("value"), report)
-    name = fields.get("name")
-    if isinstance(name, str) and name.encode() in OWN_HEADERS:
-        report.mistake(file, (*path, "name"), f"`{name}` is a header that the gateway writes itself, or never sends")
-
-
-def _reference(file: str, path: Path, reference: object, report: Report) -> None:
-    if not isinstance(reference, str):
-        return
-    if not REFERENCE.fullmatch(reference):
-        # Not shown: it may be the secret itself.
-        report.mistake(file, path, "is not a reference; write env:NAME or file:PATH, never the secret itself")
-        return
-    try:
-        read_secret(reference)
-    except LookupError as error:
-        backend = path[1]
-        report.warn(file, path, f"{error.args[0]}; `{backend}` is left out until it is there")
 
 
 def _target(file: str, path: Path, fields: Mapping[str, object], names: Names, report: Report) -> None:
@@ -204,8 +181,6 @@ def _tenant(file: str, path: Path, fields: Mapping[str, object], names: Names, r
 RULES: Final = {
     Backend: _backend,
     ServedModel: _served,
-    BearerCredential: _bearer,
-    HeaderValue: _header,
     TargetRef: _target,
     TargetGroup: _group,
     Strategy: _strategy,

@@ -109,6 +109,17 @@ def read_secret(reference: str) -> str:
 
     LookupError, naming the reference and never the value, when it is absent, empty or cannot stand in an HTTP header.
     """
+    secret = read_text(reference).removesuffix("\n").removesuffix("\r")
+    if not PRINTABLE.fullmatch(secret):
+        raise LookupError(f"{reference}: is empty, or holds characters that an HTTP header cannot carry")
+    return secret
+
+
+def read_text(reference: str) -> str:
+    """The text behind `env:NAME` or `file:PATH`, of several lines perhaps: a key, for example.
+
+    LookupError, naming the reference and never the value, when it is absent.
+    """
     if not REFERENCE.fullmatch(reference):
         # Not shown: what is no reference may be the secret itself.
         raise LookupError("a secret is named as env:NAME or file:PATH")
@@ -118,10 +129,7 @@ def read_secret(reference: str) -> str:
         if not secret:
             raise LookupError(f"{reference}: the environment variable is not set")
     else:
-        secret = _read_file(name, reference)
-    secret = secret.removesuffix("\n").removesuffix("\r")
-    if not PRINTABLE.fullmatch(secret):
-        raise LookupError(f"{reference}: is empty, or holds characters that an HTTP header cannot carry")
+        return _read_file(name, reference)
     return secret
 
 

@@ -126,6 +126,79 @@ class HeaderCredential(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     header: HeaderValue
 
 
+class AwsAccess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How requests to AWS are signed."""
+
+    region: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]{1,40}$")]
+    profile: Annotated[str, msgspec.Meta(min_length=1, max_length=128)] | None = None
+    """A profile of AWS's own files; absent asks the whole chain: environment, web identity, container, instance."""
+    service: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]{1,40}$")] = "bedrock"
+    """The service that signatures are made for: `bedrock` for bedrock-runtime, `bedrock-mantle` for its other door."""
+
+
+class AwsCredential(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Requests are signed by AWS's Signature Version 4. A Bedrock API key is not this but a `bearer`."""
+
+    aws: AwsAccess
+
+
+GOOGLE_SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+
+
+class GoogleAccess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How Google's access tokens are got."""
+
+    service_account: str | None = None
+    """A reference to the JSON key of a service account, `file:PATH`; absent asks Application Default Credentials."""
+    scopes: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=16)] = (GOOGLE_SCOPE,)
+
+
+class GoogleCredential(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An access token of Google's, sent as a bearer."""
+
+    google: GoogleAccess
+
+
+class AzureAccess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How Entra's access tokens are got. Tenant, client and secret are given together, or all left out."""
+
+    tenant: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9.-]{1,128}$")] | None = None
+    """The directory: its id or its domain."""
+    client_id: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9-]{1,128}$")] | None = None
+    """The application; alone, the user-assigned managed identity that is meant."""
+    client_secret: str | None = None
+    """A reference, `env:NAME` or `file:PATH`. Absent asks the environment, workload identity and managed identity."""
+    scope: Annotated[str, msgspec.Meta(pattern=r"^(https|api)://[A-Za-z0-9._/-]{1,200}$")] = (
+        "https://cognitiveservices.azure.com/.default"
+    )
+    """What the token is for: Foundry's own doors ask for `https://ai.azure.com/.default`."""
+
+
+class AzureCredential(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An access token of Entra's, sent as a bearer. An API key of Azure's is not this but a `header`."""
+
+    azure: AzureAccess
+
+
+class OciAccess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How requests to Oracle's cloud are signed: with the key that a profile of its own configuration file names."""
+
+    profile: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_. -]{1,128}$")] = "DEFAULT"
+    file: str | None = None
+    """A reference to the configuration file, `file:PATH`; absent is ~/.oci/config."""
+    compartment: Annotated[str, msgspec.Meta(pattern=r"^ocid1\.[A-Za-z0-9._-]{1,240}$")] | None = None
+    """Who pays there; sent as `opc-compartment-id`."""
+
+
+class OciCredential(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Requests are signed by Oracle's scheme. A Generative AI API key is not this but a `bearer`."""
+
+    oci: OciAccess
+
+
+Credential = BearerCredential | HeaderCredential | AwsCredential | GoogleCredential | AzureCredential | OciCredential
+
+
 class Backend(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A place that serves models."""
 
@@ -135,7 +208,7 @@ class Backend(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """`http(s)://host[:port]/path`, up to and including the version: `http://127.0.0.1:8090/v1`."""
     models: dict[ModelName, ServedModel]
     """The backend's own model names."""
-    credential: BearerCredential | HeaderCredential | None = None
+    credential: Credential | None = None
     allow_private: bool = False
     """Whether the address may be private or loopback. Only the operator's word opens these."""
     domains: Domains = Domains()

@@ -73,7 +73,10 @@ class Receiver(Protocol):
         """Take note that the answer is whole."""
 
     def failed(self, fault: Fault) -> None:
-        """Take note that no more will come; `fault.kind` is CONNECT, STALE, LOST or PROTOCOL."""
+        """Take note that no more will come.
+
+        `fault.kind` is CONNECT, SATURATED, STALE, LOST or PROTOCOL; or AUTH, where there was no credential to send.
+        """
 
 
 class Call(Protocol):

@@ -192,6 +192,12 @@ class Fleet:
             if name.partition("/")[0] == backend:
                 tally.breaker.hasten(now)
 
+    def restored(self, backend: str) -> None:
+        """The backend's credential, which was lost, is there again: nothing is held against it."""
+        credential = self._credentials.get(backend)
+        if credential is not None:
+            credential.until = 0.0
+
     def _tally(self, target: Target) -> "_Tally":
         tally = self._targets.get(target.name)
         if tally is None:

@@ -26,7 +26,7 @@ MAX_ITEMS: Final = 32
 """Elements of a list or a mapping that a line shows, and frames of a traceback."""
 _MAX_CAUSES: Final = 4
 _OUTCOME_LEVELS: Final = {"internal": "error", "upstream_error": "warning"}
-_QUIET: Final = ("httpx", "httpcore", "urllib3", "uvicorn.access")
+_QUIET: Final = ("azure", "botocore", "google", "httpx", "httpcore", "msal", "urllib3", "uvicorn.access")
 """Loggers that tell URLs at INFO, or what `request.finished` tells better."""
 
 _encode = msgspec.json.Encoder().encode

@@ -26,6 +26,7 @@ _ERRORS: dict[FaultKind, type[httpx.TransportError]] = {
     FaultKind.STALE: httpx.ReadError,
     FaultKind.LOST: httpx.ReadError,
     FaultKind.PROTOCOL: httpx.RemoteProtocolError,
+    FaultKind.AUTH: httpx.ConnectError,
 }
 
 
@@ -35,12 +36,23 @@ class HttpxTransport(httpx.AsyncBaseTransport):
     The client's own headers are sent (it is our code that set them), except those of `OWN_HEADERS`. The
     timeouts `connect` (until the request is written) and `read` are honoured. Cancelling a request frees its place. A
     request that met a stale connection is sent once more, unless its method changes something.
+
+    With a `destination`, requests to its origin carry its credential, signed where that is how it proves itself; those
+    to any other origin do not.
     """
 
-    def __init__(self, transport: Transport, *, name: str = "httpx", allow_private: bool = False) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        name: str = "httpx",
+        allow_private: bool = False,
+        destination: Destination | None = None,
+    ) -> None:
         self._transport = transport
-        self._name = name
-        self._allow_private = allow_private
+        self._name = name if destination is None else destination.name
+        self._allow_private = allow_private if destination is None else destination.allow_private
+        self._destination = destination
         self._origins: OrderedDict[str, Destination] = OrderedDict()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -83,7 +95,7 @@ class HttpxTransport(httpx.AsyncBaseTransport):
         try:
             destination = self._origin(origin)
             own = [(name, value) for name, value in headers if name not in OWN_HEADERS]
-            destination = replace(destination, headers=own)
+            destination = replace(destination, headers=[*destination.headers, *own])
             wire = WireRequest(
                 method=request.method,
                 path=url.raw_path.decode("ascii"),
@@ -98,6 +110,9 @@ class HttpxTransport(httpx.AsyncBaseTransport):
         found = self._origins.get(origin)
         if found is None:
             found = parse_destination(self._name, origin, allow_private=self._allow_private)
+            to = self._destination
+            if to is not None and found.origin == to.origin:
+                found = replace(to, base_path="")
             self._origins[origin] = found
             if len(self._origins) > _MAX_ORIGINS:
                 self._origins.popitem(last=False)

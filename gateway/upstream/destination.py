@@ -5,6 +5,7 @@ allow-list: nothing reaches a backend because a client sent it.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -12,6 +13,7 @@ from gateway import __version__
 from gateway.domain.address import Scheme, parse_base_url
 from gateway.domain.backend import Backend
 from gateway.domain.wire import CONTENT_HEADERS, OWN_HEADERS, Headers, WireRequest
+from gateway.upstream.credentials.identity import Identity, Unsigned
 
 METHODS = frozenset({"DELETE", "GET", "PATCH", "POST", "PUT"})
 """Without HEAD: its answer announces a body that does not come, which the parser cannot be told."""
@@ -35,6 +37,10 @@ class Destination:
     allow_private: bool
     headers: Headers = field(repr=False)
     """Fields that go with every request: the credential."""
+    identity: Identity | None = None
+    """The credential when it is not the same for every request, or not for ever: see `unsigned`."""
+    authority: str = field(init=False, repr=False)
+    """The `host` field."""
     key: str = field(init=False, repr=False)
     """What connections are shared by: a new credential or path keeps them, another address does not."""
     fixed: bytes = field(init=False, repr=False)
@@ -43,6 +49,7 @@ class Destination:
     def __post_init__(self) -> None:
         key = f"{self.name} {self.scheme} {self.host} {self.port} {self.allow_private}"
         object.__setattr__(self, "key", key)
+        object.__setattr__(self, "authority", _authority(self))
         object.__setattr__(self, "fixed", _fixed_lines(self))
 
     @property
@@ -52,15 +59,19 @@ class Destination:
         return f"{self.scheme}://{host}:{self.port}"
 
 
-def destination_of(name: str, backend: Backend, credential: Headers) -> Destination:
+def destination_of(name: str, backend: Backend, credential: Headers, identity: Identity | None = None) -> Destination:
     """Where requests to the backend `name` go.
 
     A configuration that was checked gives no ValueError here: it was held to the same rules.
     """
-    return parse_destination(name, backend.base_url, allow_private=backend.allow_private, headers=credential)
+    return parse_destination(
+        name, backend.base_url, allow_private=backend.allow_private, headers=credential, identity=identity
+    )
 
 
-def parse_destination(name: str, base_url: str, *, allow_private: bool, headers: Headers = ()) -> Destination:
+def parse_destination(
+    name: str, base_url: str, *, allow_private: bool, headers: Headers = (), identity: Identity | None = None
+) -> Destination:
     """The place that a base URL names, by the rules of `domain.address`.
 
     Raises ValueError for a URL that they refuse, and for header fields that a credential cannot be sent in.
@@ -69,27 +80,51 @@ def parse_destination(name: str, base_url: str, *, allow_private: bool, headers:
         url = parse_base_url(base_url, allow_private=allow_private)
     except ValueError as error:
         raise ValueError(f"base_url of `{name}` {error}") from error
-    return Destination(name, url.scheme, url.host, url.port, url.path, allow_private, headers)
+    return Destination(name, url.scheme, url.host, url.port, url.path, allow_private, headers, identity)
+
+
+def _authority(destination: Destination) -> str:
+    host = f"[{destination.host}]" if ":" in destination.host else destination.host
+    return host if destination.port == (443 if destination.scheme == "https" else 80) else f"{host}:{destination.port}"
 
 
 def _fixed_lines(destination: Destination) -> bytes:
-    host = f"[{destination.host}]" if ":" in destination.host else destination.host
-    if destination.port != (443 if destination.scheme == "https" else 80):
-        host = f"{host}:{destination.port}"
-    lines = [
-        b"host: %b\r\naccept-encoding: identity\r\nuser-agent: llm-gateway/%b\r\n"
-        % (host.encode("ascii"), __version__.encode("ascii"))
-    ]
-    for name, value in destination.headers:
+    own = b"host: %b\r\naccept-encoding: identity\r\nuser-agent: llm-gateway/%b\r\n" % (
+        destination.authority.encode("ascii"),
+        __version__.encode("ascii"),
+    )
+    return b"".join([own, *_proof_lines(destination, destination.headers)])
+
+
+def _proof_lines(destination: Destination, proof: Headers) -> Iterator[bytes]:
+    for name, value in proof:
         # The value is not repeated in the message: it is the secret.
         if name in OWN_HEADERS or _NAME.fullmatch(name) is None or _VALUE.fullmatch(value) is None:
             raise ValueError(f"credential of `{destination.name}` does not make a header field named {name!r}")
-        lines.append(b"%b: %b\r\n" % (name, value))
-    return b"".join(lines)
+        yield b"%b: %b\r\n" % (name, value)
 
 
-def request_bytes(destination: Destination, request: WireRequest) -> bytes:
-    """The request as it goes over the wire, head and body in one.
+def unsigned(destination: Destination, request: WireRequest) -> Unsigned:
+    """The request as whoever proves its sender must see it: exactly what goes over the wire."""
+    headers = list(request.headers)
+    if _has_length(request):
+        headers.append((b"content-length", b"%d" % len(request.body)))
+    return Unsigned(
+        method=request.method,
+        scheme=destination.scheme,
+        authority=destination.authority,
+        target=f"{destination.base_path}{request.path}",
+        headers=headers,
+        body=request.body,
+    )
+
+
+def _has_length(request: WireRequest) -> bool:
+    return bool(request.body) or request.method != "GET"
+
+
+def request_bytes(destination: Destination, request: WireRequest, proof: Headers = ()) -> bytes:
+    """The request as it goes over the wire, head and body in one. `proof` is what an identity added to it.
 
     Raises ValueError for a method, path or header field that is not of the allow-list or could break the framing.
     """
@@ -101,7 +136,9 @@ def request_bytes(destination: Destination, request: WireRequest) -> bytes:
         if _VALUE.fullmatch(value) is None:
             raise ValueError(f"the value of header {name!r} holds a control character")
         parts += (name, b": ", value, b"\r\n")
-    if body or request.method != "GET":
+    if proof:
+        parts += _proof_lines(destination, proof)
+    if _has_length(request):
         parts.append(b"content-length: %d\r\n\r\n" % len(body))
         parts.append(body)
     else:

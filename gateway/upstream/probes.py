@@ -77,13 +77,13 @@ class Probes:
 
     async def _problem(self, destination: Destination) -> str | None:
         """Why the backend is not known to be there; None when it answered."""
-        transport = HttpxTransport(self._transport, name=destination.name, allow_private=destination.allow_private)
+        transport = HttpxTransport(self._transport, destination=destination)
         url = f"{destination.origin}{destination.base_path}/models"
         try:
             with anyio.fail_after(DEADLINE_S):
                 async with (
                     httpx.AsyncClient(transport=transport, timeout=None, trust_env=False) as client,  # noqa: S113  # above
-                    client.stream("GET", url, headers=list(destination.headers)) as answer,
+                    client.stream("GET", url) as answer,
                 ):
                     return None if answer.is_success else str(answer.status_code)
         except TimeoutError:

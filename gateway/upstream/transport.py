@@ -6,12 +6,14 @@ check.
 """
 
 import asyncio
+import functools
 import ssl
 
 from gateway.domain.fault import Fault, FaultKind
 from gateway.domain.wire import Call, Receiver, WireRequest
 from gateway.upstream.connection import Connection, PoolCall
-from gateway.upstream.destination import Destination, destination_of, parse_destination, request_bytes
+from gateway.upstream.credentials.identity import CredentialLost, Identity
+from gateway.upstream.destination import Destination, destination_of, parse_destination, request_bytes, unsigned
 from gateway.upstream.egress import Lookup, Resolver, system_lookup
 from gateway.upstream.pool import Lane
 
@@ -20,6 +22,7 @@ __all__ = ["Destination", "Transport", "destination_of", "parse_destination"]
 CLOSE_PATIENCE_S = 2.0
 """How long closing waits for connects that were cancelled."""
 
+_CLOSED = Fault(kind=FaultKind.CONNECT, message="the transport is closed")
 _SWEEPS_PER_IDLE_TIME = 4
 
 
@@ -46,6 +49,8 @@ class Transport:
         self._lanes: dict[str, Lane] = {}
         self._sweeper: asyncio.TimerHandle | None = None
         self._is_closed = False
+        self._unproven: set[PoolCall] = set()
+        """Calls that wait for a credential's first fetch."""
 
     def __repr__(self) -> str:
         """Every destination that has connections or waiters: `Transport(worker: 1 busy, 2 idle, …)`."""
@@ -59,11 +64,34 @@ class Transport:
             lane = self._open_lane(destination)
         call = PoolCall(lane, receiver, payload)
         if self._is_closed:
-            fault = Fault(kind=FaultKind.CONNECT, message="the transport is closed")
-            asyncio.get_running_loop().call_soon(call.end, fault)
+            asyncio.get_running_loop().call_soon(call.end, _CLOSED)
+        elif destination.identity is not None:
+            self._prove(call, destination, request, destination.identity)
         else:
             lane.submit(call)
         return call
+
+    def _prove(self, call: PoolCall, destination: Destination, request: WireRequest, identity: Identity) -> None:
+        """Submit the call with its sender's proof: now, or as soon as the credential has been fetched once."""
+        if not identity.is_known:
+            self._unproven.add(call)
+            identity.when_known(functools.partial(self._prove, call, destination, request, identity))
+            return
+        self._unproven.discard(call)
+        if call.over:  # It was given up while it waited.
+            return
+        try:
+            call.payload = request_bytes(destination, request, identity.prove(unsigned(destination, request)))
+        except (CredentialLost, ValueError) as error:
+            fault = Fault(kind=FaultKind.AUTH, message=str(error))
+            asyncio.get_running_loop().call_soon(self._deny, call, fault)
+        else:
+            call.lane.submit(call)
+
+    @staticmethod
+    def _deny(call: PoolCall, fault: Fault) -> None:
+        call.end(fault)
+        call.lane.leave_queue(call)  # It was never in it; but a lane that nobody uses goes.
 
     async def aclose(self) -> None:
         """Fail what is on its way, close every connection; returns within `CLOSE_PATIENCE_S`. May be called twice."""
@@ -75,6 +103,9 @@ class Transport:
         for lane in list(self._lanes.values()):
             dials += lane.close()
         self._resolver.close()
+        unproven, self._unproven = self._unproven, set()
+        for call in unproven:
+            call.end(_CLOSED)
         if dials:
             await asyncio.wait(dials, timeout=CLOSE_PATIENCE_S)
         await asyncio.sleep(0)  # The sockets themselves are closed in the loop's next turn.

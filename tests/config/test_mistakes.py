@@ -308,15 +308,24 @@ IN_TENANTS = [
 ONE = IN_BACKENDS + IN_POLICIES + IN_TENANTS
 
 LITERAL = "is not a reference; write env:NAME or file:PATH, never the secret itself"
+KINDS = " or ".join(f"`{kind}: …`" for kind in ("bearer", "header", "aws", "google", "azure", "oci"))
 CREDENTIALS = [
-    ("sk-live-0123456789", ": expected `bearer: …` or `header: …`, got text"),
+    ("sk-live-0123456789", f": expected {KINDS}, got text"),
     ("{bearer: sk-live-0123456789}", f".bearer: {LITERAL}"),
     ("{bearer: 'env:sk-live-0123456789'}", f".bearer: {LITERAL}"),
     ("{bearer: $KEY}", f".bearer: {LITERAL}"),
-    ("{sk-live-0123456789: x}", ": expected `bearer: …` or `header: …`, got other fields"),
+    ("{sk-live-0123456789: x}", f": expected {KINDS}, got other fields"),
     ("{header: {name: x-api-key, value: sk-live-0123456789}}", f".header.value: {LITERAL}"),
     ("{header: {name: X-Api-Key, value: env:HOME}}", ".header.name: does not have the form ^[a-z0-9-]{1,64}$"),
-    ("{aws: {region: us-east-1}}", ".aws: `aws` is not supported by this version"),
+    ("{aws: {}}", ".aws: `region` is missing"),
+    ("{aws: {region: us-east-1.evil.example/}}", ".aws.region: does not have the form ^[a-z0-9-]{1,40}$"),
+    ("{google: {service_account: sk-live-0123456789}}", f".google.service_account: {LITERAL}"),
+    ("{azure: {client_secret: sk-live-0123456789, tenant: t, client_id: c}}", f".azure.client_secret: {LITERAL}"),
+    (
+        "{azure: {client_secret: env:HOME, tenant: t}}",
+        ".azure: needs `tenant`, `client_id` and `client_secret` together; `client_id` alone is a managed identity",
+    ),
+    ("{oci: {file: /home/a/.oci/config}}", f".oci.file: {LITERAL}"),
 ]
 
 
@@ -358,6 +367,33 @@ def test_a_secret_in_the_file_is_refused_and_not_shown(tmp_path: Path, credentia
     found = mistakes(write(tmp_path, text))
     assert found == [f"{BACKEND}.credential{expected}"]
     assert "0123456789" not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("credential", "missing", "extra"),
+    [
+        ("aws: {region: us-east-1}", "botocore", "aws"),
+        ("google: {}", "google.auth", "google"),
+        ("google: {}", "requests", "google"),
+        ("azure: {}", "azure.identity", "azure"),
+        ("oci: {}", "cryptography", "oci"),
+    ],
+)
+def test_a_credential_whose_library_is_absent_names_the_extra_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, credential: str, missing: str, extra: str
+) -> None:
+    """Clouds' libraries are large; who needs none installs none."""
+    text = SOUND.replace("dialect: openai", f"dialect: openai\n    credential: {{{credential}}}")
+    load([write(tmp_path, text)])
+
+    def find_spec(module: str) -> object:
+        if module == missing and "." in module:
+            raise ModuleNotFoundError(module)  # Its parent is absent too.
+        return None if module == missing else object()
+
+    monkeypatch.setattr("importlib.util.find_spec", find_spec)
+    message = f"needs the extra `{extra}`; run: pip install 'llm-gateway[{extra}]'"
+    assert mistakes(write(tmp_path, text)) == [f"{BACKEND}.credential.{credential.partition(':')[0]}: {message}"]
 
 
 @pytest.mark.parametrize("name", sorted(name.decode() for name in OWN_HEADERS))
