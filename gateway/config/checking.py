@@ -26,7 +26,7 @@ UNSUPPORTED_FIELDS: Final[dict[type[msgspec.Struct], frozenset[str]]] = {
     ServedModel: frozenset({"weights"}),
     Policy: frozenset({"budget", "independence"}),
     Limits: frozenset({"on_exceed"}),
-    ModelRoute: frozenset({"context_fallback", "on_unsupported"}),
+    ModelRoute: frozenset({"context_fallback"}),
 }
 """Fields that the documentation describes and this version lacks. Ignoring one would be a limit that nobody keeps."""
 UNSUPPORTED_WORDS: Final = frozenset({"anthropic", "bedrock", "continue", "gemini", "prefill"})

@@ -4,6 +4,7 @@ Reads the files; everything else here is pure. A request keeps the book it start
 broken file makes none.
 """
 
+import dataclasses
 import datetime as dt
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from gateway.config.shapes import Table, record
 from gateway.config.yaml_file import MAX_BYTES, Tree, parse
 from gateway.domain.backend import Backend, PriceList, Prices, ServedModel, listed_prices
 from gateway.domain.plan import Route, Target
-from gateway.domain.policy import Policy, Strategy, TargetGroup, TargetRef
+from gateway.domain.policy import ModelRoute, Policy, Strategy, TargetGroup, TargetRef
 from gateway.domain.tenant import ApiKey, Tenant, TenantEntry
 from gateway.domain.usage import PriceTable
 
@@ -215,15 +216,19 @@ class _Targets:
 
 
 def _snapshot(name: str, policy: Policy, targets: _Targets) -> PolicySnapshot:
-    routes = {
-        model: _route(route.strategy, route.targets, targets, has_affinity=route.affinity == "prefix")
-        for model, route in policy.models.items()
-    }
+    routes = {model: _top_route(route, targets) for model, route in policy.models.items()}
     leaves = [leaf for route in routes.values() for leaf in route.leaves]
     places = {leaf.backend: leaf.place for leaf in leaves}
     listed = targets.listed(leaf.facts.priced_as for leaf in leaves if leaf.facts.priced_as is not None)
     revision = _revision([policy, places, listed])
     return PolicySnapshot(name, revision, f"{name}@{revision}", policy, MappingProxyType(routes))
+
+
+def _top_route(route: ModelRoute, targets: _Targets) -> Route:
+    """How one public model is served, with every name looked up."""
+    found = _route(route.strategy, route.targets, targets)
+    drops = route.on_unsupported == "drop"
+    return dataclasses.replace(found, has_affinity=route.affinity == "prefix", drops_unsupported=drops)
 
 
 def _route(
@@ -232,7 +237,6 @@ def _route(
     targets: _Targets,
     *,
     weight: int = 1,
-    has_affinity: bool = False,
 ) -> Route:
     """The entries with every name looked up."""
     return Route(
@@ -245,7 +249,6 @@ def _route(
         ),
         weight,
         tuple(entry.when for entry in entries) if strategy.mode == "conditional" else (),
-        has_affinity,
     )
 
 

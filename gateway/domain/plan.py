@@ -46,6 +46,8 @@ class Route:
     has_affinity: bool = False
     """Whether requests that begin alike go to the same target, where its strategies leave the choice. Read of the
     whole only, not of its parts."""
+    drops_unsupported: bool = False
+    """Whether a target may be asked without the fields that it cannot be told. Read of the whole only."""
     leaves: tuple[Target, ...] = dataclasses.field(init=False)
     """All targets in it and in its parts, each once, as listed."""
     is_plain: bool = dataclasses.field(init=False)
@@ -82,7 +84,7 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
     rank: int | None
     """0 is tried first; None when it was removed."""
     excluded: str | None = None
-    """Which filter removed it, for example `capability:vision`, `condition`, `cooling`, `breaker_open`."""
+    """Which filter removed it, for example `capability:vision`, `unsupported:n`, `condition`, `breaker_open`."""
     wait_s: float | None = None
     """Seconds until that filter may let it pass; None when time does not help."""
     score: float | None = None

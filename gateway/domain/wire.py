@@ -52,6 +52,8 @@ class WireRequest(msgspec.Struct, frozen=True, kw_only=True):
     headers: Headers = ()
     """Of `CONTENT_HEADERS` only. The transport adds host, credential, length and the fixed headers of every request."""
     body: bytes = b""
+    dropped: tuple[str, ...] = ()
+    """The client's fields that it does without, because the backend has no words for them."""
 
 
 class Receiver(Protocol):

@@ -28,6 +28,7 @@ class Attempt:
         "committed_at",
         "deadline",
         "decoder",
+        "dropped",
         "ended_at",
         "epoch",
         "fault",
@@ -78,6 +79,8 @@ class Attempt:
         self.text: list[str] = []
         """Generated text received so far, kept for counting until usage is reported."""
         self.usage: Usage | None = None
+        self.dropped: tuple[str, ...] = ()
+        """The client's fields that the backend was not told."""
         self.fault: Fault | None = None
         self.outcome: Outcome | None = None
         self.finish_reasons: tuple[str, ...] = ()

@@ -434,6 +434,7 @@ class Exchange:
             # Only for machines of our own: third parties learn no ids.
             traceparent = tracing.traceparent_for(self.trace, span_id)
         request = _dialect(attempt).encode_request(self.job.request, target)
+        attempt.dropped = request.dropped
         self.actions.append(Dispatch(attempt.number, target, request, traceparent))
         return True
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from gateway.dialects import upstream_dialect
+from gateway.dialects.hub.fitting import DISPENSABLE, may_be_dropped
 from gateway.domain.chat import ChatRequest
 from gateway.domain.errors import (
     ContextTooLong,
@@ -55,7 +57,7 @@ def choose(
     is_ramping = is_full = False
     for target in targets:
         standing = standings[target.name]
-        reason = _exclusion(target, request, estimate, standing)
+        reason = _exclusion(target, request, estimate, standing, drops=route.drops_unsupported)
         if reason is None:
             eligible.append(target)
             is_ramping |= standing.ramp < 1.0
@@ -110,13 +112,13 @@ def _ranked(ordered: Sequence[Target], scene: Scene | None) -> list[Candidate]:
 def refusal(decision: Decision) -> GatewayError:
     """What to tell the client when no target is left: the cause that it can do something about comes first."""
     reasons = {candidate.excluded for candidate in decision.candidates if candidate.excluded}
-    capabilities = sorted(reason.partition(":")[2] for reason in reasons if reason.startswith("capability:"))
+    lacks = sorted(reason.partition(":")[2] for reason in reasons if reason.startswith(_LACKS))
     reasons.discard("condition")  # Those were never asked to take it.
-    passing = {reason for reason in reasons if reason != "context" and not reason.startswith("capability:")}
+    passing = {reason for reason in reasons if reason != "context" and not reason.startswith(_LACKS)}
     if not passing and "context" not in reasons:
         return UnsupportedParameter(
-            f"No target of `{decision.model}` supports {', '.join(capabilities)}.",
-            param=_PARAMS.get(capabilities[0], capabilities[0]),
+            f"No target of `{decision.model}` supports {', '.join(lacks)}.",
+            param=_PARAMS.get(lacks[0], lacks[0].partition(" ")[0]),
         )
     if not passing:
         return ContextTooLong(f"The prompt is too long for every target of `{decision.model}`.", param="messages")
@@ -150,19 +152,26 @@ def overloaded(decision: Decision) -> Overloaded:
     )
 
 
+_LACKS = ("capability:", "unsupported:")
+"""How reasons begin that are the request's and the target's doing together."""
 _PARAMS = {"json_schema": "response_format", "vision": "messages", "audio": "messages"}
 """The request field behind a capability, where it has another name."""
 
 
-def _exclusion(target: Target, request: ChatRequest, estimate: Estimate, standing: Standing) -> str | None:
+def _exclusion(
+    target: Target, request: ChatRequest, estimate: Estimate, standing: Standing, *, drops: bool
+) -> str | None:
     """Why the target is left out: for good first, then by the request's own doing, then for now."""
     barred = standing.barred
     if barred == "credential_missing":
         return barred
     if request.needs:
         for capability in sorted(request.needs):  # A set has another order in every process.
-            if capability not in target.facts.accepts:
+            if capability not in target.facts.accepts and not (drops and capability in DISPENSABLE):
                 return f"capability:{capability}"
+    for field in upstream_dialect(target.place.dialect).unsupported(request, target):
+        if not (drops and may_be_dropped(request, field)):
+            return f"unsupported:{field}"
     context = target.facts.context
     if context is not None and estimate.prompt_tokens > context * _ESTIMATE_MARGIN:
         return "context"

@@ -1,13 +1,28 @@
-"""What of a request a dialect cannot say. Pure.
+"""What of a request a target cannot be told. Pure.
 
 A field that says something and cannot be said makes the target unfit, or is dropped and named where the policy allows
 it (`on_unsupported: drop`). Fields that change nothing about the answer are left out anyway, and named too.
 """
 
+import re
 from collections.abc import Iterable
 from typing import Final
 
+import msgspec
+
+from gateway.domain.backend import Capability, ServedModel
 from gateway.domain.chat import ChatRequest
+
+DISPENSABLE: Final[dict[Capability, tuple[str, ...]]] = {
+    "json_schema": ("response_format",),
+    "logprobs": ("logprobs", "top_logprobs"),
+    "seed": ("seed",),
+    "stop": ("stop",),
+}
+"""Capabilities that a request can go without if its policy says so, and the fields that ask for them."""
+_ESSENTIAL: Final = frozenset({"function_call", "functions", "input", "messages", "prompt", "tool_choice", "tools"})
+_NAMELESS: Final = "a field without a proper name"
+_NAME: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 HINTS: Final = frozenset(
     {
@@ -42,7 +57,8 @@ _SAYS_NOTHING: Final = {
 
 def said(request: ChatRequest) -> frozenset[str]:
     """The top-level fields that ask for something, besides those that every dialect can say."""
-    return frozenset(name for name, raw in request.fields.items() if name not in _OURS and _asks(name, bytes(raw)))
+    asking = (name for name, raw in request.fields.items() if name not in _OURS and _asks(name, bytes(raw)))
+    return frozenset(name if _NAME.fullmatch(name) else _NAMELESS for name in asking)
 
 
 def _asks(name: str, raw: bytes) -> bool:
@@ -50,6 +66,27 @@ def _asks(name: str, raw: bytes) -> bool:
         return False
     plain = _SAYS_NOTHING.get(name)
     return plain is None or b"".join(raw.split()) not in plain
+
+
+def may_be_dropped(request: ChatRequest, field: str) -> bool:
+    """Whether a policy can have the request asked without the field: one at the top, and nothing of what is asked."""
+    return field in request.fields and field not in _ESSENTIAL
+
+
+def dispensed(request: ChatRequest, facts: ServedModel) -> tuple[str, ...]:
+    """Fields of capabilities that the model lacks. Where the policy drops nothing, such a model is not asked at all."""
+    lacking = [capability for capability in request.needs if capability not in facts.accepts]
+    names = (name for capability in lacking for name in DISPENSABLE.get(capability, ()))
+    return tuple(name for name in names if name in request.fields)
+
+
+def without(request: ChatRequest, names: Iterable[str]) -> ChatRequest:
+    """The request as if the client had not written these fields."""
+    gone = frozenset(names)
+    if not gone:
+        return request
+    fields = {name: raw for name, raw in request.fields.items() if name not in gone}
+    return msgspec.structs.replace(request, fields=fields, choices=1 if "n" in gone else request.choices)
 
 
 def inexpressible(request: ChatRequest, expressible: frozenset[str], more: Iterable[str] = ()) -> tuple[str, ...]:

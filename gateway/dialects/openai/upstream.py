@@ -5,6 +5,7 @@ from typing import Final
 
 import msgspec
 
+from gateway.dialects.hub.fitting import dispensed
 from gateway.dialects.openai.faults import fault_of
 from gateway.dialects.openai.stream import OpenAIStreamDecoder
 from gateway.dialects.openai.wire import ABSENT, Delta, is_given, read_answer
@@ -42,6 +43,9 @@ class _OpenAI:
         fields = dict(request.fields)
         fields["model"] = msgspec.Raw(msgspec.json.encode(target.model))
         quirks = target.facts.quirks
+        dropped = dispensed(request, target.facts) if request.needs else ()
+        for name in dropped:
+            del fields[name]
         if not quirks.reports_stream_usage:
             fields.pop("stream_options", None)  # It would refuse the request; the client goes without the chunk.
         elif request.stream and not request.wants_usage:
@@ -51,7 +55,11 @@ class _OpenAI:
             if limits:
                 fields[quirks.max_tokens_field] = limits[0]
         return WireRequest(
-            method="POST", path=_PATHS[request.endpoint], headers=_CONTENT, body=msgspec.json.encode(fields)
+            method="POST",
+            path=_PATHS[request.endpoint],
+            headers=_CONTENT,
+            body=msgspec.json.encode(fields),
+            dropped=dropped,
         )
 
     def decode_reply(self, request: ChatRequest, body: bytes, label: Label) -> ChatReply | Fault:
