@@ -11,7 +11,7 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from workers.trainium.engine.sequences import Emitted, FinishReason, Sequence
+from workers.trainium.engine.sequences import Emitted, FinishReason, Picked, Sequence, Steering
 from workers.trainium.engine.shapes import Shape, choose_decode, choose_prefill
 from workers.trainium.engine.slots import Slots
 
@@ -20,9 +20,13 @@ from workers.trainium.engine.slots import Slots
 class Controls:
     """How the device picks one token."""
 
-    temperature: float
-    top_p: float
-    uniform: float
+    temperature: float = 0.0
+    top_p: float = 1.0
+    uniform: float = 0.0
+    top_k: int = 0
+    min_p: float = 0.0
+    top_logprobs: int | None = None
+    steering: Steering | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +134,7 @@ class Scheduler:
             return self._prefill(ready, filling)
         return self._decode(ready, decoding) if decoding else None
 
-    def update(self, batch: Batch, tokens: Seq[int]) -> list[Emitted]:
+    def update(self, batch: Batch, picked: Seq[Picked]) -> list[Emitted]:
         """Take in what the device returned: one token for a chunk, one per row for a decode step.
 
         Sequences aborted since are skipped.
@@ -142,14 +146,14 @@ class Scheduler:
             if sequence is not None:
                 sequence.filled = batch.start + len(batch.tokens)
                 if sequence.is_decoding:
-                    emitted.append(self._accept(sequence, tokens[0]))
+                    emitted.append(self._accept(sequence, picked[0]))
             return emitted
         self._was_prefill = False
-        for row, token in zip(batch.rows, tokens, strict=True):
+        for row, one in zip(batch.rows, picked, strict=True):
             sequence = self._admitted.get(row.id)
             if sequence is not None:
                 sequence.filled = row.position + 1
-                emitted.append(self._accept(sequence, token))
+                emitted.append(self._accept(sequence, one))
         return emitted
 
     def _next_to_fill(self) -> Sequence | None:
@@ -178,7 +182,7 @@ class Scheduler:
             start=start,
             tokens=sequence.prompt[start:end],
             # Only the last chunk's token is used, so only it may use up a number of the seeded stream.
-            controls=_controls(sequence) if end == total else Controls(0.0, 1.0, 0.0),
+            controls=_controls(sequence) if end == total else Controls(),
         )
 
     def _decode(self, ready: Collection[Shape], decoding: list[Sequence]) -> Decode:
@@ -186,22 +190,24 @@ class Scheduler:
         rows = tuple(Row(s.id, _slot(s), s.filled, s.last_token, _controls(s)) for s in decoding)
         return Decode(choose_decode(ready, len(rows), longest), rows)
 
-    def _accept(self, sequence: Sequence, token: int) -> Emitted:
-        sequence.last_token = token
+    def _accept(self, sequence: Sequence, picked: Picked) -> Emitted:
+        token = sequence.last_token = picked.token
         sequence.produced += 1
+        if sequence.sampling.steering is not None:
+            sequence.sampling.steering.accept(token)
         if token in sequence.end_tokens:
             return self._end(sequence, sequence.reader.close(), "stop")
         text = sequence.reader.push(token)
         if sequence.reader.is_stopped:
-            return self._end(sequence, text, "stop")
+            return self._end(sequence, text, "stop", picked)
         if sequence.produced >= sequence.sampling.max_tokens:
-            return self._end(sequence, text + sequence.reader.close(), "length")
-        return Emitted(sequence.id, text, None, sequence.produced)
+            return self._end(sequence, text + sequence.reader.close(), "length", picked)
+        return Emitted(sequence.id, text, None, sequence.produced, picked)
 
-    def _end(self, sequence: Sequence, text: str, finish: FinishReason) -> Emitted:
+    def _end(self, sequence: Sequence, text: str, finish: FinishReason, picked: Picked | None = None) -> Emitted:
         del self._admitted[sequence.id]
         self.slots.give_back(_slot(sequence))
-        return Emitted(sequence.id, text, finish, sequence.produced)
+        return Emitted(sequence.id, text, finish, sequence.produced, picked)
 
 
 def _slot(sequence: Sequence) -> int:
@@ -212,4 +218,12 @@ def _slot(sequence: Sequence) -> int:
 
 def _controls(sequence: Sequence) -> Controls:
     sampling = sequence.sampling
-    return Controls(sampling.temperature, sampling.top_p, sampling.draw())
+    return Controls(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        uniform=sampling.draw(),
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        top_logprobs=sampling.top_logprobs,
+        steering=sampling.steering,
+    )
