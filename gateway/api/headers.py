@@ -1,5 +1,7 @@
 """The response headers that `contract.md` promises on every inference answer. Pure."""
 
+import datetime as dt
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -52,13 +54,32 @@ def gateway_headers(exchange: Exchange, now: float, *, streaming: bool) -> list[
     return headers
 
 
-def _limit_headers(levels: Sequence[Level]) -> list[tuple[bytes, bytes]]:
-    """OpenAI's names; for each type the tightest limit."""
+def anthropic_headers(exchange: Exchange, now: float) -> list[tuple[bytes, bytes]]:
+    """What Anthropic's clients look for under names of their own: the request's id, and limits with a time of day."""
+    headers = [(b"request-id", exchange.request_id.encode())]
+    wall = exchange.wall_started + (now - exchange.started_at)
+    for kind, level in _tightest(exchange.levels).items():
+        if kind not in _LIMIT_NAMES:
+            continue
+        full_at = dt.datetime.fromtimestamp(math.ceil(wall + level.reset_s), dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        for name, value in (("limit", str(level.limit)), ("remaining", str(level.remaining)), ("reset", full_at)):
+            headers.append((f"anthropic-ratelimit-{kind}-{name}".encode(), value.encode()))
+    return headers
+
+
+def _tightest(levels: Sequence[Level]) -> dict[str, Level]:
+    """For each type of limit the one that is nearest to its end."""
     tightest: dict[str, Level] = {}
     for level in levels:
         other = tightest.get(level.kind)
         if other is None or level.remaining * other.limit < other.remaining * level.limit:
             tightest[level.kind] = level
+    return tightest
+
+
+def _limit_headers(levels: Sequence[Level]) -> list[tuple[bytes, bytes]]:
+    """OpenAI's names; for each type the tightest limit."""
+    tightest = _tightest(levels)
     headers: list[tuple[bytes, bytes]] = []
     for kind, (limit, remaining, reset) in _LIMIT_NAMES.items():
         found = tightest.get(kind)

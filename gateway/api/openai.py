@@ -16,6 +16,7 @@ from gateway.api.head import head_of
 from gateway.api.headers import request_id
 from gateway.api.machinery import Machinery
 from gateway.auth.keys import extract_credential
+from gateway.dialects.anthropic import MESSAGES
 from gateway.dialects.openai import CHAT, COMPLETIONS, EMBEDDINGS
 from gateway.dialects.openai.errors import error_body
 from gateway.dialects.protocols import Endpoint
@@ -29,6 +30,7 @@ INFERENCE: Final[Mapping[str, Endpoint]] = {
     "/chat/completions": CHAT,
     "/completions": COMPLETIONS,
     "/embeddings": EMBEDDINGS,
+    "/messages": MESSAGES,
 }
 """Path → endpoint. Each path works with and without `/v1`."""
 

@@ -14,7 +14,7 @@ import structlog
 
 from gateway.admission.limits import NOTHING_USED, Answer, Denied, Granted
 from gateway.api.errors import error_headers
-from gateway.api.headers import gateway_headers
+from gateway.api.headers import anthropic_headers, gateway_headers
 from gateway.api.machinery import Machinery
 from gateway.dialects.protocols import Endpoint
 from gateway.domain.errors import GatewayError, RequestTimedOut
@@ -319,6 +319,8 @@ class Driver:
         else:
             headers += ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
         headers += gateway_headers(self.exchange, self._loop.time(), streaming=length is None)
+        if self._endpoint.surface == "anthropic":
+            headers += anthropic_headers(self.exchange, self._loop.time())
         return headers
 
     def _set_timer(self, now: float) -> None:

@@ -3,7 +3,7 @@
 import datetime as dt
 import math
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal, get_args
 
 import msgspec
 
@@ -80,6 +80,12 @@ def listed_prices(name: str, prices: PriceList, today: dt.date) -> PriceTable:
     return table
 
 
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+"""How much a model is to think before it answers."""
+EFFORTS: Final[tuple[Effort, ...]] = get_args(Effort)
+"""From least to most."""
+
+
 class Quirks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Ways in which a server departs from its dialect. The defaults are the dialect's own."""
 
@@ -89,6 +95,9 @@ class Quirks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Whether the server understands `stream_options: {include_usage: true}`."""
     requires_finish_reason: bool = True
     """Whether a stream without a finish_reason is cut short. Some servers never send one, only `[DONE]`."""
+    efforts: tuple[Effort, ...] = ()
+    """The `reasoning_effort`s that the model takes. A translated request asks for the nearest of them; without any it
+    asks for none, because a model that does not reason would refuse it."""
 
 
 class ServedModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -70,7 +70,8 @@ def _asks(name: str, raw: bytes) -> bool:
 
 def may_be_dropped(request: ChatRequest, field: str) -> bool:
     """Whether a policy can have the request asked without the field: one at the top, and nothing of what is asked."""
-    return field in request.fields and field not in _ESSENTIAL
+    written = request.fields if request.native is None else {*request.fields, *request.native.fields}
+    return field in written and field not in _ESSENTIAL
 
 
 def dispensed(request: ChatRequest, facts: ServedModel) -> tuple[str, ...]:
@@ -91,9 +92,12 @@ def without(request: ChatRequest, names: Iterable[str]) -> ChatRequest:
 
 def inexpressible(request: ChatRequest, expressible: frozenset[str], more: Iterable[str] = ()) -> tuple[str, ...]:
     """Names of the fields that say something beyond `expressible`, in order, and `more`; hints are not among them."""
-    return tuple(sorted({*(said(request) - expressible - HINTS), *more}))
+    lost = () if request.native is None else request.native.lost
+    return tuple(sorted({*(said(request) - expressible - HINTS), *more, *lost}))
 
 
 def left_out(request: ChatRequest, unsaid: Iterable[str]) -> tuple[str, ...]:
     """What a client is told that its answer does without: `unsaid`, and the hints that it gave."""
-    return tuple(sorted({*unsaid, *(said(request) & HINTS)}))
+    native = request.native
+    untranslated = () if native is None else (*native.lost, *native.hints)
+    return tuple(sorted({*unsaid, *untranslated, *(said(request) & HINTS)}))

@@ -7,6 +7,7 @@ import msgspec
 
 from gateway.dialects.hub.fitting import dispensed
 from gateway.dialects.openai.faults import fault_of
+from gateway.dialects.openai.plain import plain
 from gateway.dialects.openai.stream import OpenAIStreamDecoder
 from gateway.dialects.openai.wire import ABSENT, Delta, is_given, read_answer
 from gateway.dialects.protocols import UpstreamDialect
@@ -31,21 +32,24 @@ class _OpenAI:
         return False
 
     def unsupported(self, request: ChatRequest, target: Target) -> tuple[str, ...]:
-        """Nothing: what the client wrote is passed on, and what of it a model takes is its `accepts` to say."""
-        del request, target
-        return ()
+        """What a translation could not say. What the client itself wrote is passed on: `accepts` says what is taken."""
+        del target
+        return () if request.native is None else request.native.lost
 
     def encode_request(self, request: ChatRequest, target: Target) -> WireRequest:
         """The client's fields with the backend's model name: patched, not rebuilt.
 
         Not in place: a retry encodes the same request for another target.
         """
-        fields = dict(request.fields)
-        fields["model"] = msgspec.Raw(msgspec.json.encode(target.model))
         quirks = target.facts.quirks
+        fields = dict(request.fields) if request.native is None else plain(request.fields, quirks.efforts)
+        fields["model"] = msgspec.Raw(msgspec.json.encode(target.model))
         dropped = dispensed(request, target.facts) if request.needs else ()
         for name in dropped:
             del fields[name]
+        if (native := request.native) is not None:
+            untold = request.fields.keys() - fields.keys()
+            dropped = tuple(sorted({*untold, *native.lost, *native.hints}))
         if not quirks.reports_stream_usage:
             fields.pop("stream_options", None)  # It would refuse the request; the client goes without the chunk.
         elif request.stream and not request.wants_usage:

@@ -191,7 +191,7 @@ def test_seeded_draws_are_asked_for_once_per_token() -> None:
         return 0.5
 
     scheduler = Scheduler(1, MAX_LEN)
-    scheduler.submit(Sequence("a", (1,) * 40, Sampling(6, 1.0, 1.0, draw=draw), CountingReader(), frozenset()))
+    scheduler.submit(Sequence("a", (1,) * 40, Sampling(6, 1.0, 1.0, draw), CountingReader(), frozenset()))
     run_to_end(scheduler, CheckingRunner(1, MAX_LEN, BUCKETS.shapes()))
     assert len(asked) == 6
 

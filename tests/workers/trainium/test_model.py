@@ -16,13 +16,12 @@ from workers.trainium.errors import ModelUnavailable
 from workers.trainium.model.gguf import GgufFile
 from workers.trainium.model.runner import Capacity, JaxRunner
 from workers.trainium.model.weights import read_architecture
-from workers.trainium.steering import Penalties, RowSteering
 
 from tests.workers.trainium.fakes import CountingReader  # isort: skip
 
 MAX_LEN = 96
 BUCKETS = Buckets(prefill=(8, 32), decode=(1, 3), context=(48, MAX_LEN))
-GREEDY = Controls()
+GREEDY = Controls(0.0, 1.0, 0.0)
 NEURON_OPERATIONS = frozenset(
     re.findall(
         r"\w+",
@@ -90,29 +89,13 @@ def test_a_seed_gives_the_same_tokens_again(runner: JaxRunner) -> None:
     def seeded(seed: int) -> Callable[[], Sampling]:
         def make() -> Sampling:
             generator = np.random.Generator(np.random.Philox(seed))
-            return Sampling(16, 1.0, 0.95, draw=lambda: float(generator.random(dtype=np.float32)))
+            return Sampling(16, 1.0, 0.95, lambda: float(generator.random(dtype=np.float32)))
 
         return make
 
     prompt = prompts_of(6)
     assert generate(runner, prompt, 16, seeded(1)) == generate(runner, prompt, 16, seeded(1))
     assert generate(runner, prompt, 16, seeded(1)) != generate(runner, prompt, 16, seeded(2))
-
-
-def test_logprobs_equal_the_references(runner: JaxRunner, reference: ReferenceLlama) -> None:
-    """The chosen token's and its rivals', of a chunk and of a decode step, steered or not."""
-    prompt = prompts_of(12)[0]
-    steering = RowSteering(VOCAB, Penalties(bias={9: 50.0}), prompt)
-    asked = Controls(top_logprobs=4, steering=steering)
-    first = runner.run(Prefill(Shape("prefill", 32, 48), "a", 0, 0, tuple(prompt), asked))[0]
-    second = runner.run(Decode(Shape("decode", 3, 48), (Row("a", 0, 12, first.token, asked),)))[0]
-    logits = reference.logits([*prompt, first.token], 11)
-    for picked, row in zip((first, second), logits - np.log(np.exp(logits).sum(-1, keepdims=True)), strict=True):
-        assert picked.token == 9
-        assert picked.logprobs is not None
-        assert abs(picked.logprobs.chosen - row[9]) < 1e-4
-        assert [token for token, _ in picked.logprobs.top] == np.argsort(-row)[:4].tolist()
-        assert np.abs(np.array([value for _, value in picked.logprobs.top]) - np.sort(row)[::-1][:4]).max() < 1e-4
 
 
 def test_bfloat16_chooses_as_float32_does_but_for_near_ties(tiny_path: Path, reference: ReferenceLlama) -> None:
@@ -123,8 +106,7 @@ def test_bfloat16_chooses_as_float32_does_but_for_near_ties(tiny_path: Path, ref
     small.compile(Shape("prefill", 32, MAX_LEN))
     prompts = prompts_of(*range(2, 32))
     chosen = [
-        small.run(Prefill(Shape("prefill", 32, MAX_LEN), "a", 0, 0, tuple(prompt), GREEDY))[0].token
-        for prompt in prompts
+        small.run(Prefill(Shape("prefill", 32, MAX_LEN), "a", 0, 0, tuple(prompt), GREEDY))[0] for prompt in prompts
     ]
     expected = [reference.greedy_choices(prompt, len(prompt) - 1)[0][0] for prompt in prompts]
     agreeing = sum(ours == theirs for ours, theirs in zip(chosen, expected, strict=True))

@@ -11,7 +11,7 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from workers.trainium.engine.sequences import Emitted, FinishReason, Picked, Sequence, Steering
+from workers.trainium.engine.sequences import Emitted, FinishReason, Sequence
 from workers.trainium.engine.shapes import Shape, choose_decode, choose_prefill
 from workers.trainium.engine.slots import Slots
 
@@ -20,13 +20,9 @@ from workers.trainium.engine.slots import Slots
 class Controls:
     """How the device picks one token."""
 
-    temperature: float = 0.0
-    top_p: float = 1.0
-    uniform: float = 0.0
-    top_k: int = 0
-    min_p: float = 0.0
-    top_logprobs: int | None = None
-    steering: Steering | None = None
+    temperature: float
+    top_p: float
+    uniform: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +130,7 @@ class Scheduler:
             return self._prefill(ready, filling)
         return self._decode(ready, decoding) if decoding else None
 
-    def update(self, batch: Batch, picked: Seq[Picked]) -> list[Emitted]:
+    def update(self, batch: Batch, tokens: Seq[int]) -> list[Emitted]:
         """Take in what the device returned: one token for a chunk, one per row for a decode step.
 
         Sequences aborted since are skipped.
@@ -146,14 +142,14 @@ class Scheduler:
             if sequence is not None:
                 sequence.filled = batch.start + len(batch.tokens)
                 if sequence.is_decoding:
-                    emitted.append(self._accept(sequence, picked[0]))
+                    emitted.append(self._accept(sequence, tokens[0]))
             return emitted
         self._was_prefill = False
-        for row, one in zip(batch.rows, picked, strict=True):
+        for row, token in zip(batch.rows, tokens, strict=True):
             sequence = self._admitted.get(row.id)
             if sequence is not None:
                 sequence.filled = row.position + 1
-                emitted.append(self._accept(sequence, one))
+                emitted.append(self._accept(sequence, token))
         return emitted
 
     def _next_to_fill(self) -> Sequence | None:
@@ -182,7 +178,7 @@ class Scheduler:
             start=start,
             tokens=sequence.prompt[start:end],
             # Only the last chunk's token is used, so only it may use up a number of the seeded stream.
-            controls=_controls(sequence) if end == total else Controls(),
+            controls=_controls(sequence) if end == total else Controls(0.0, 1.0, 0.0),
         )
 
     def _decode(self, ready: Collection[Shape], decoding: list[Sequence]) -> Decode:
@@ -190,24 +186,22 @@ class Scheduler:
         rows = tuple(Row(s.id, _slot(s), s.filled, s.last_token, _controls(s)) for s in decoding)
         return Decode(choose_decode(ready, len(rows), longest), rows)
 
-    def _accept(self, sequence: Sequence, picked: Picked) -> Emitted:
-        token = sequence.last_token = picked.token
+    def _accept(self, sequence: Sequence, token: int) -> Emitted:
+        sequence.last_token = token
         sequence.produced += 1
-        if sequence.sampling.steering is not None:
-            sequence.sampling.steering.accept(token)
         if token in sequence.end_tokens:
             return self._end(sequence, sequence.reader.close(), "stop")
         text = sequence.reader.push(token)
         if sequence.reader.is_stopped:
-            return self._end(sequence, text, "stop", picked)
+            return self._end(sequence, text, "stop")
         if sequence.produced >= sequence.sampling.max_tokens:
-            return self._end(sequence, text + sequence.reader.close(), "length", picked)
-        return Emitted(sequence.id, text, None, sequence.produced, picked)
+            return self._end(sequence, text + sequence.reader.close(), "length")
+        return Emitted(sequence.id, text, None, sequence.produced)
 
-    def _end(self, sequence: Sequence, text: str, finish: FinishReason, picked: Picked | None = None) -> Emitted:
+    def _end(self, sequence: Sequence, text: str, finish: FinishReason) -> Emitted:
         del self._admitted[sequence.id]
         self.slots.give_back(_slot(sequence))
-        return Emitted(sequence.id, text, finish, sequence.produced, picked)
+        return Emitted(sequence.id, text, finish, sequence.produced)
 
 
 def _slot(sequence: Sequence) -> int:
@@ -218,12 +212,4 @@ def _slot(sequence: Sequence) -> int:
 
 def _controls(sequence: Sequence) -> Controls:
     sampling = sequence.sampling
-    return Controls(
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        uniform=sampling.draw(),
-        top_k=sampling.top_k,
-        min_p=sampling.min_p,
-        top_logprobs=sampling.top_logprobs,
-        steering=sampling.steering,
-    )
+    return Controls(sampling.temperature, sampling.top_p, sampling.draw())

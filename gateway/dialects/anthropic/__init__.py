@@ -1,0 +1,5 @@
+"""Anthropic's dialect in both directions: Messages as clients call it, and as backends serve it. Does no I/O."""
+
+from gateway.dialects.anthropic.endpoint import MESSAGES
+
+__all__ = ["MESSAGES"]

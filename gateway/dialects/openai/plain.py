@@ -1,0 +1,80 @@
+"""A translated request without what OpenAI's API does not know. Does no I/O.
+
+What clients of other dialects say beyond OpenAI's words stands in the hub's fields as extensions, for the dialects that
+know them. OpenAI, and servers that are as strict, refuse a request for them.
+"""
+
+import re
+from typing import Any, Final
+
+import msgspec
+
+from gateway.domain.backend import EFFORTS, Effort
+
+Fields = dict[str, msgspec.Raw]
+
+_EXTENSIONS: Final = re.compile(rb'"(?:cache_control|thinking_blocks|is_error|image_url)"')
+_ON_MESSAGES: Final = ("cache_control", "is_error", "thinking_blocks")
+
+
+def plain(fields: Fields, efforts: tuple[Effort, ...]) -> Fields:
+    """The fields as OpenAI takes them. `efforts` are those that the model knows; without any it is asked for none."""
+    changed = dict(fields)
+    for name, rewrite in (("messages", _messages), ("tools", _tools)):
+        raw = changed.get(name)
+        if raw is not None and _EXTENSIONS.search(bytes(raw)):
+            listed = msgspec.json.decode(raw, type=list[dict[str, Any]])
+            changed[name] = msgspec.Raw(msgspec.json.encode(rewrite(listed)))
+    wanted = changed.pop("reasoning_effort", None)
+    if wanted is not None and efforts:
+        effort = nearest(msgspec.json.decode(wanted, type=str), efforts)
+        if effort is not None:
+            changed["reasoning_effort"] = msgspec.Raw(msgspec.json.encode(effort))
+    return changed
+
+
+def nearest(effort: str, known: tuple[Effort, ...]) -> Effort | None:
+    """The known effort that comes nearest from below, else from above; None when the word is none of ours."""
+    if effort not in EFFORTS:
+        return None
+    wanted = EFFORTS.index(effort)
+    ranked = sorted(known, key=EFFORTS.index)
+    below = [each for each in ranked if EFFORTS.index(each) <= wanted]
+    return below[-1] if below else next(iter(ranked), None)
+
+
+def _messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without extensions. Images that a tool answered with go to the user's message behind the tools' answers."""
+    said: list[dict[str, Any]] = []
+    images: list[dict[str, Any]] = []
+    for message in messages:
+        if images and message["role"] != "tool":
+            said.append({"role": "user", "content": images})
+            images = []
+        failed = bool(message.get("is_error"))
+        kept = {name: value for name, value in message.items() if name not in _ON_MESSAGES}
+        content = message.get("content")
+        if isinstance(content, list):
+            parts = [_without_mark(part) for part in content]
+            if message["role"] == "tool":
+                images += [part for part in parts if part["type"] == "image_url"]
+                parts = [part for part in parts if part["type"] == "text"]
+                kept["content"] = "\n".join(part["text"] for part in parts) or "(See the image.)"
+            else:
+                kept["content"] = parts
+        if failed:
+            kept["content"] = f"Error: {kept['content']}"  # There is no other place to say that the tool failed.
+        if "tool_calls" in kept:
+            kept["tool_calls"] = [_without_mark(call) for call in kept["tool_calls"]]
+        said.append(kept)
+    if images:
+        said.append({"role": "user", "content": images})
+    return said
+
+
+def _tools(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [_without_mark(tool) for tool in tools]
+
+
+def _without_mark(part: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in part.items() if name != "cache_control"}
