@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check chaos format bench schema lock clean
+.PHONY: help demo test check chaos kills format bench schema lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -27,6 +27,9 @@ check: $(VENV)/.dev  ## format, lint, types, import contracts, schema freshness
 
 chaos: $(VENV)/.dev  ## every fault of the catalogue, one table: fault, variant, outcome
 	$(BIN)/python -m tests.chaos
+
+kills: $(VENV)/.dev  ## 200 kills of a gateway under load: nothing lost, nothing doubled
+	GATEWAY_KILLS=200 $(BIN)/pytest -q -n 0 tests/accounting/test_killed_gateway.py
 
 format: $(VENV)/.dev  ## rewrite the sources as `check` wants them
 	$(BIN)/ruff check --fix-only --quiet .

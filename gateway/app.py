@@ -43,6 +43,8 @@ from gateway.upstream.probes import Probes
 from gateway.upstream.transport import Transport
 
 _JOURNAL_CLOSE_S = 3.0
+_REAP_S = 15.0
+"""How often the journal is asked for what should have been settled long ago."""
 _REFUSALS = {
     404: "There is nothing at this path. Inference is under /v1, for example /v1/chat/completions.",
     405: "This path does not take this method.",
@@ -140,11 +142,15 @@ def _destinations(backends: Mapping[str, Backend]) -> tuple[dict[str, Destinatio
 
 async def _sweep(machinery: Machinery) -> None:
     """Look after clients that are too slow; one timer for all requests costs each of them nothing."""
+    reap_at = 0.0
     while True:
         await anyio.sleep(SWEEP_S)
         now = anyio.current_time()
         for driver in tuple(machinery.live):
             driver.sweep(now)
+        if now >= reap_at:
+            reap_at = now + _REAP_S
+            machinery.journal.reap(time())
 
 
 def _http_error(request: Request[Any, Any, State], error: HTTPException) -> Response[bytes]:

@@ -8,6 +8,9 @@ The writer takes whatever is queued and commits at once, so a lone row waits for
 commit form the next group: groups grow with load by themselves. A row is known by (exchange, attempt); writing it
 again changes nothing.
 
+Before an attempt is sent, `intend` notes it in a file beside the ledger, see `intents`; its rows take the note's place.
+What a dead gateway left there is written when the next one opens the ledger, and `reap` closes what a living one lost.
+
 When the disk fails, those who wait are told so at once, and the rows stay: the writer tries again, ever more slowly,
 until they are written or the journal is closed. Only this module's thread touches the file.
 """
@@ -26,9 +29,11 @@ from pathlib import Path
 import anyio.to_thread
 import structlog
 
-from gateway.accounting.database import INSERT, Durability, connect, lock
+from gateway.accounting.database import INSERT, Durability, JournalUnusable, connect, lock
+from gateway.accounting.intents import SUFFIX, Intents, IntentsUnreadable
 from gateway.accounting.rows import Row, row_of
-from gateway.domain.ledger import LedgerEntry
+from gateway.domain.ledger import Intent, LedgerEntry
+from gateway.domain.usage import Usage
 
 Done = Callable[[Exception | None], None]
 """Told once, on the event loop: None when the rows are committed, the reason when they are not (yet)."""
@@ -61,10 +66,12 @@ class NotJournaled(Exception):
 class _Batch:
     """The rows of one `submit`."""
 
-    __slots__ = ("done", "rows")
+    __slots__ = ("done", "rows", "slots")
 
-    def __init__(self, rows: list[Row], done: Done) -> None:
+    def __init__(self, rows: list[Row], done: Done, slots: tuple[int, ...]) -> None:
         self.rows = rows
+        self.slots = slots
+        """Of the intents whose place the rows take."""
         self.done: Done | None = done
         """None once it was called."""
 
@@ -87,6 +94,9 @@ class Journal:
         self._thread: threading.Thread | None = None
         self._is_running = False  # asking the thread itself takes a lock, on every request
         self._lock: int | None = None
+        self._intents = Intents(path.with_name(path.name + SUFFIX))
+        self.reaped: Sequence[LedgerEntry] = ()
+        """What `open` wrote for gateways that died before."""
         self.commits = 0
         """Transactions committed since `open`."""
 
@@ -116,10 +126,29 @@ class Journal:
         except BaseException:
             self._release()
             raise
+        try:
+            self.reaped = self._close_orphans(connection)
+        except BaseException:
+            connection.close()
+            self._release()
+            raise
         # A daemon: a disk that hangs for ever must not keep the process from ending after `close` gave up.
         self._thread = threading.Thread(target=self._run, args=(connection,), name="journal", daemon=True)
         self._is_running = True
         self._thread.start()
+
+    def intend(self, intent: Intent, *, after: Usage | None = None) -> None:
+        """Note an attempt that is about to be sent; `after` is what the exchange's attempt before it has used.
+
+        Should this process die before the exchange's rows are written, the next one writes them from here.
+        """
+        if after is not None:
+            self._intents.failed(intent.exchange, after.prompt_tokens, after.completion_tokens)
+        self._intents.put(intent)
+
+    def delivered(self, exchange: str, output_tokens: int) -> None:
+        """Note that the client has had so many tokens, at least, of the exchange's answer."""
+        self._intents.delivered(exchange, output_tokens)
 
     def submit(self, entries: Sequence[LedgerEntry], done: Done) -> None:
         """Queue the entries, which are written together or not at all. Never blocks.
@@ -136,7 +165,17 @@ class Journal:
             self._submitted += len(entries)
             if not self._gathered:
                 self._loop.call_soon(self._hand_over)
-            self._gathered.append(_Batch([row_of(entry) for entry in entries], done))
+            slots = self._intents.take(entries[0].exchange)
+            self._gathered.append(_Batch([row_of(entry) for entry in entries], done, slots))
+
+    def reap(self, now: float) -> None:
+        """Write the rows of attempts that should have been settled before `now`, in seconds since the epoch.
+
+        Nothing is ever late unless we made a mistake: it is logged.
+        """
+        for entries in self._intents.overdue(now):
+            _log.error("ledger.overdue", exchange=entries[0].exchange, attempts=len(entries))
+            self.submit(entries, _no_one)
 
     def _hand_over(self) -> None:
         """Give the writer what one turn of the loop brought: it is woken once, and commits it together."""
@@ -163,7 +202,24 @@ class Journal:
         if not thread.is_alive():  # else the disk hangs, and no second writer may meet this one when it wakes
             self._release()
 
+    def _close_orphans(self, connection: sqlite3.Connection) -> list[LedgerEntry]:
+        """Write what a dead gateway left; once, however often this is cut short."""
+        try:
+            left = self._intents.open()
+            if left:
+                _commit(connection, [row_of(entry) for entry in left])
+                _log.warning("ledger.reaped", path=str(self._path), attempts=len(left))
+            self._intents.clear()
+        except (OSError, sqlite3.Error, IntentsUnreadable) as error:
+            self._intents.close()
+            raise JournalUnusable(
+                f"cannot close what an earlier gateway left in {self._path}{SUFFIX}: {error}; "
+                "make room on the disk, or move that file away: its attempts are then in no row"
+            ) from error
+        return left
+
     def _release(self) -> None:
+        self._intents.close()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -239,6 +295,9 @@ class Journal:
         return None
 
     def _finish(self, group: list[_Batch], error: Exception | None) -> None:
+        if error is None:
+            for batch in group:
+                self._intents.free(batch.slots)  # Those of a row that no column takes stay for the next start.
         self._finished += sum(len(batch.rows) for batch in group)
         self._tell(group, error)
 
@@ -274,6 +333,10 @@ def _commit(connection: sqlite3.Connection, rows: list[Row]) -> None:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def _no_one(_: Exception | None) -> None:
+    """Nobody waits for these rows; whatever keeps them from the disk is logged where it happens."""
 
 
 def _call_all(waiting: list[Done], reason: NotJournaled | None) -> None:

@@ -197,6 +197,7 @@ class Driver:
         """Give up on a client that sends or reads too slowly; see to deadlines. Called every `SWEEP_S` or so."""
         if self._client is None:
             return
+        self._note_delivered()
         if self._body_by is not None:
             if now > self._body_by:
                 self.refuse(RequestTimedOut("The request's body did not arrive in time."))
@@ -280,6 +281,7 @@ class Driver:
         if action.traceparent is not None:
             headers: Headers = (*request.headers, (b"traceparent", action.traceparent))
             request = WireRequest(method=request.method, path=request.path, headers=headers, body=request.body)
+        self._machinery.journal.intend(action.intent, after=action.failed)
         line = _Line(self, action.attempt)
         call = self._machinery.transport.send(self._machinery.destinations[action.target.backend], request, line)
         self._calls.append((line, call))
@@ -299,8 +301,16 @@ class Driver:
     def _settled(self, error: Exception | None) -> None:
         self.feed(self.exchange.settled, error)
 
+    def _note_delivered(self) -> None:
+        """Should we die, the tenant pays for what it had by now."""
+        pieces = self.exchange.pieces_delivered
+        if pieces:
+            self._machinery.journal.delivered(self.exchange.id, pieces)
+
     def _respond(self, action: Respond, client: Client) -> None:
         self._status = 200
+        if action.length is None:
+            self._note_delivered()
         client.start(200, self._head(action.content_type, action.length))
 
     def _fail(self, error: GatewayError, client: Client) -> None:

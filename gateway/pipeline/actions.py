@@ -6,8 +6,9 @@ import msgspec
 
 from gateway.admission.limits import Dimension, Used
 from gateway.domain.errors import GatewayError
-from gateway.domain.ledger import LedgerEntry
+from gateway.domain.ledger import Intent, LedgerEntry
 from gateway.domain.plan import Target
+from gateway.domain.usage import Usage
 from gateway.domain.wire import WireRequest
 
 
@@ -27,6 +28,10 @@ class Dispatch(msgspec.Struct, frozen=True):
     request: WireRequest
     traceparent: bytes | None
     """For the backend, when it is one that our traces go on in."""
+    intent: Intent
+    """To be noted before anything is sent: what stands for the try in the ledger until it is settled."""
+    failed: Usage | None = None
+    """What the try before this one is taken to have used."""
 
 
 class Abort(msgspec.Struct, frozen=True):

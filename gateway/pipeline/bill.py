@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from gateway.admission.limits import NOTHING_USED, Used
 from gateway.domain.fault import FaultKind
-from gateway.domain.ledger import LedgerEntry, Outcome
+from gateway.domain.ledger import Intent, LedgerEntry, Outcome
 from gateway.domain.usage import NO_USAGE, Usage, UsageSource
 from gateway.pipeline.attempt import Attempt
 from gateway.pipeline.entry import Job
@@ -55,6 +55,28 @@ def used(usage: Usage | None, entries: Sequence[LedgerEntry]) -> Used:
         return NOTHING_USED
     charge = sum(entry.charge_nano_usd for entry in entries)
     return Used(usage.total_tokens, usage.prompt_tokens, usage.completion_tokens, charge)
+
+
+def intent_of(job: Job, attempt: Attempt, *, exchange_id: str, request_id: str, at: float, ends_at: float) -> Intent:
+    """What stands for the attempt until it has its row. Times are seconds since the epoch."""
+    caller, target, estimate, request = job.caller, attempt.target, job.estimate, job.request
+    return Intent(
+        exchange_id,
+        request_id,
+        attempt.number,
+        at,
+        ends_at,
+        caller.tenant.id,
+        caller.key.public_id,
+        request.model,
+        target.backend,
+        target.model,
+        target.prices.at(at).version,
+        caller.policy.label,
+        estimate.prompt_tokens,
+        estimate.output_tokens,
+        request.stream,
+    )
 
 
 def rows(

@@ -328,6 +328,11 @@ class Exchange:
         return self.state is State.ATTEMPTING
 
     @property
+    def pieces_delivered(self) -> int:
+        """Pieces of text that the client was sent: no more than there are tokens in them."""
+        return len(self.attempts[-1].text) if self.state is State.RELAYING else 0
+
+    @property
     def wake_at(self) -> float | None:
         """When `tick` must be called at the latest; None when nothing is awaited."""
         if self.state is State.ATTEMPTING:
@@ -435,7 +440,19 @@ class Exchange:
             traceparent = tracing.traceparent_for(self.trace, span_id)
         request = _dialect(attempt).encode_request(self.job.request, target)
         attempt.dropped = request.dropped
-        self.actions.append(Dispatch(attempt.number, target, request, traceparent))
+        at = self.wall_started + (now - self.started_at)
+        intent = bill.intent_of(
+            self.job,
+            attempt,
+            exchange_id=self.id,
+            request_id=self.request_id,
+            at=at,
+            ends_at=at + (self.total_by - now) + _LEASE_MARGIN_S,
+        )
+        if failed is not None:
+            failed.usage = self._usage_of(failed)
+        used = failed.usage if failed is not None else None
+        self.actions.append(Dispatch(attempt.number, target, request, traceparent, intent, used))
         return True
 
     def _hasten(self, attempt: Attempt, now: float) -> None:
@@ -560,7 +577,7 @@ class Exchange:
         self.state = State.SETTLING
         self.settle_asked_at = now
         for attempt in self.attempts:
-            attempt.usage = bill.usage_of(attempt, prompt_tokens=self._prompt_tokens, count=self._house.counter.count)
+            attempt.usage = self._usage_of(attempt)
         self.usage = bill.charged(self.attempts)
         if self.usage is not None and outcome is Outcome.OK:
             request = self.job.request
@@ -590,6 +607,9 @@ class Exchange:
     def _label(self, attempt: Attempt) -> Label:
         """What the answer is called if its backend does not say."""
         return Label(f"chatcmpl-{self.id}", attempt.target.model, int(self.wall_started))
+
+    def _usage_of(self, attempt: Attempt) -> Usage:
+        return bill.usage_of(attempt, prompt_tokens=self._prompt_tokens, count=self._house.counter.count)
 
     def _patience_s(self) -> float:
         """How long the request may take: the policy's total, or as long as the client waits if that is less."""

@@ -18,39 +18,9 @@ from gateway.accounting import journal as module
 from gateway.accounting.database import Durability, JournalUnusable, connect
 from gateway.accounting.journal import Journal, NotJournaled
 from gateway.accounting.statement import rows
-from gateway.domain.ledger import LedgerEntry, Outcome
-from gateway.domain.usage import Usage
+from tests.accounting.entries import entry, submitted
 
 PATIENCE_S = 30.0
-
-
-def entry(exchange: str, attempt: int = 1, /, **changes: object) -> LedgerEntry:
-    usage = Usage(input_tokens=3, output_tokens=4)
-    values: dict[str, object] = {
-        "exchange": exchange,
-        "request_id": f"req_{exchange}",
-        "attempt": attempt,
-        "at": 1_700_000_000.25,
-        "tenant": "acme",
-        "key": "pub1",
-        "model": "assistant",
-        "backend": "worker",
-        "upstream_model": "smollm2",
-        "outcome": Outcome.OK,
-        "usage": usage,
-        "charge_nano_usd": 220,
-        "cost_nano_usd": 220,
-        "price_version": "1-1-1-1",
-        "policy": "standard@1",
-    }
-    return LedgerEntry(**(values | changes))  # type: ignore[arg-type]  # values of the right types, by name
-
-
-def submitted(journal: Journal, *entries: LedgerEntry) -> "asyncio.Future[Exception | None]":
-    """What `done` will be told."""
-    future: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
-    journal.submit(entries, future.set_result)
-    return future
 
 
 def exchanges(path: Path) -> list[str]:
@@ -178,7 +148,7 @@ async def test_what_it_makes_is_private(journal: Journal, path: Path) -> None:
     await submitted(journal, entry("a"))
     assert [stat.S_IMODE(place.stat().st_mode) for place in (path.parent.parent, path.parent)] == [0o700] * 2
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
-    assert modes == dict.fromkeys(["ledger.db", "ledger.db-shm", "ledger.db-wal", "ledger.db.lock"], 0o600)
+    assert modes == dict.fromkeys(["ledger.db" + more for more in ("", "-shm", "-wal", ".intents", ".lock")], 0o600)
 
 
 @pytest.mark.parametrize("place", ["file/ledger.db", "directory", "text"])
@@ -292,7 +262,7 @@ WRITER = """
 import asyncio, os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from test_journal import entry
+from tests.accounting.entries import entry
 from gateway.accounting.journal import Journal
 
 async def main():
@@ -316,7 +286,7 @@ def test_killing_the_process_loses_no_acknowledged_row_and_doubles_none(path: Pa
     """`kill -9` at several instants, one journal after the other's death; each row is there exactly once."""
     promised: list[str] = []
     for life, least in enumerate([1, 40, 333, 1000]):
-        command = [sys.executable, "-c", WRITER, str(path), str(Path(__file__).parent), f"life{life}"]
+        command = [sys.executable, "-c", WRITER, str(path), str(Path(__file__).parents[2]), f"life{life}"]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             lines = [process.stdout.readline() for _ in range(least)]
@@ -336,7 +306,7 @@ def test_killing_the_process_loses_no_acknowledged_row_and_doubles_none(path: Pa
 
 async def test_a_killed_gateways_file_is_free_for_the_next(path: Path) -> None:
     """The kernel drops the lock; no stale file blocks the restart."""
-    command = [sys.executable, "-c", WRITER, str(path), str(Path(__file__).parent), "before"]
+    command = [sys.executable, "-c", WRITER, str(path), str(Path(__file__).parents[2]), "before"]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:  # noqa: ASYNC220  # nothing else runs here
         assert process.stdout is not None
         process.stdout.readline()

@@ -108,7 +108,9 @@ async def test_no_new_connection_is_taken_while_draining(tmp_path: Path, house: 
 
 
 async def test_a_killed_gateway_loses_no_committed_row(tmp_path: Path, house: Tree, backend: ScriptedBackend) -> None:
-    """What a client saw the end of is in the ledger; the next gateway on the same store works at once."""
+    """What a client saw the end of is in the ledger; the next gateway on the same store works at once, and closes what
+    was in flight.
+    """
     backend.script(*[chat_stream(usage=(9, 2))] * 5, chat_stream(["Hello", " there"], cut_after=1, end="hang"))
     with gateway(tmp_path, house) as running:
         async with client_of(running, "acme") as client:
@@ -126,7 +128,15 @@ async def test_a_killed_gateway_loses_no_committed_row(tmp_path: Path, house: Tr
             assert answer.status_code == 200
             old = await client.get("/v1/models", headers=running.headers("acme"))
             assert old.status_code == 200
-        assert [row.request_id for row in restarted.ledger()] == [*ids, answer.headers["x-request-id"]]
+        rows = restarted.ledger()
+    assert [row.request_id for row in rows] == [*ids, response.headers["x-request-id"], answer.headers["x-request-id"]]
+    orphan = rows[5]
+    assert (orphan.outcome, orphan.usage.source, orphan.usage.output_tokens) == (
+        Outcome.ORPHANED,
+        UsageSource.REAPER,
+        1,
+    )
+    assert orphan.charge_nano_usd == orphan.cost_nano_usd > 0, "the word that was delivered, and the prompt"
 
 
 async def refuses(running: RunningGateway) -> bool | None:

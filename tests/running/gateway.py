@@ -48,7 +48,14 @@ FORGETFUL = {
     "gateway.routing.budget.RESERVE_PER_S": 10**6,
 }
 """As `patience`: a gateway that holds no failure against a backend or a tenant, so that each test begins anew."""
-CRASHES = ("exchange.crashed", "request.crashed", "journal.failed", "journal.refused", "log.unrenderable")
+CRASHES = (
+    "exchange.crashed",
+    "request.crashed",
+    "journal.failed",
+    "journal.refused",
+    "ledger.overdue",
+    "log.unrenderable",
+)
 """Events that mean a mistake of the gateway's own."""
 
 

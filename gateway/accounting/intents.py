@@ -1,0 +1,213 @@
+"""The intents: attempts that were sent and are not settled, in a file that is mapped into this process's memory.
+
+A note there costs no system call and waits for nothing, so it is made before the first byte goes out. What a process
+has written stays when the process dies, however it dies: the kernel has it. Only the machine's own death may take the
+last notes, as it may take the last commits. Whoever opens the ledger next is told what was left.
+
+    file := header · slot*      each 1 KiB; a slot holds one attempt, and is free while its size is 0
+    slot := prompt tokens u64 · output tokens u64 · stage u32 · size u32 · intent in MessagePack
+
+The size is written last and cleared first: a slot that was cut short by a death is free. The disk's space is taken
+before a slot is used, because a mapped page that finds no room on the disk ends the process.
+
+Used on the event loop's thread, but for `free`, which the journal's writer calls once the rows are on disk.
+"""
+
+import contextlib
+import mmap
+import os
+import struct
+from collections import deque
+from collections.abc import Sequence
+from operator import attrgetter
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+
+from gateway.domain.ledger import Intent, LedgerEntry, Note, Stage, orphaned
+
+SUFFIX: Final = ".intents"
+"""The file's name is the ledger's with this behind it."""
+_MAGIC: Final = b"gateway intents 1\n"
+_SLOT: Final = 1024
+_FIRST_SLOTS: Final = 1024
+_HEAD: Final = struct.Struct("<QQII")
+_NUMBERS: Final = struct.Struct("<QQI")
+_SIZE: Final = struct.Struct("<I")
+_SIZE_AT: Final = _NUMBERS.size
+_FREE: Final = bytes(4)
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Intent).decode
+_log = structlog.get_logger()
+
+
+class IntentsUnreadable(Exception):
+    """Raised when the file is not one that this gateway understands; the message names it."""
+
+
+class Intents:
+    """The file, open for this process alone: whoever opens it holds the ledger's lock."""
+
+    __slots__ = ("_free", "_held", "_is_full", "_map", "_path")
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._map: mmap.mmap | None = None
+        self._free: deque[int] = deque()
+        """Where free slots begin; both threads take from and put to its end."""
+        self._held: dict[str, tuple[int, ...]] = {}
+        """Exchange → where the slots of its attempts begin, in their order."""
+        self._is_full = False
+
+    def open(self) -> list[LedgerEntry]:
+        """Map the file; the rows of what an earlier process left unsettled.
+
+        They stay in the file until `clear`, to be called once they are on disk. Raises OSError, IntentsUnreadable.
+        """
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            left = _rows(read(self._path)) if os.fstat(descriptor).st_size else []
+            size = max(os.fstat(descriptor).st_size, _SLOT * (1 + _FIRST_SLOTS))
+            os.posix_fallocate(descriptor, 0, size)
+            self._map = mmap.mmap(descriptor, size)
+        finally:
+            os.close(descriptor)
+        self._map[: len(_MAGIC)] = _MAGIC
+        return left
+
+    def clear(self) -> None:
+        """Forget what an earlier process left."""
+        assert self._map is not None  # noqa: S101  # the journal opens before it clears
+        for offset in reversed(range(_SLOT, len(self._map), _SLOT)):  # The first ones are taken first.
+            if self._map[offset + _SIZE_AT : offset + _HEAD.size] != _FREE:  # Else its page need not be touched.
+                self._map[offset + _SIZE_AT : offset + _HEAD.size] = _FREE
+            self._free.append(offset)
+
+    def close(self) -> None:
+        """Unmap the file. What is in it stays."""
+        if self._map is not None:
+            self._map.close()
+            self._map = None
+
+    def put(self, intent: Intent) -> None:
+        """Note an attempt that is about to be sent.
+
+        When no space is left on the disk, it is sent all the same: its row depends on this process's life then.
+        """
+        if self._map is None:
+            return
+        try:
+            offset = self._free.pop()
+        except IndexError:
+            if not self._grow():
+                return
+            offset = self._free.pop()
+        content = _encode(intent)
+        begin, end = offset + _HEAD.size, offset + _HEAD.size + len(content)
+        if end > offset + _SLOT:
+            self._free.append(offset)
+            _log.error("intent.too_long", exchange=intent.exchange, bytes=len(content))
+            return
+        self._map[begin:end] = content
+        # A backend that has a whole answer to give may bill all of it, whether or not we are there to take it.
+        output_tokens = 0 if intent.is_streamed else intent.output_tokens
+        _HEAD.pack_into(self._map, offset, intent.prompt_tokens, output_tokens, Stage.SENT, len(content))
+        held = self._held.get(intent.exchange)
+        self._held[intent.exchange] = (offset,) if held is None else (*held, offset)
+
+    def delivered(self, exchange: str, output_tokens: int) -> None:
+        """Note that the client has had so many tokens, at least, of the last attempt's answer."""
+        slots = self._held.get(exchange)
+        if slots is None or self._map is None:
+            return
+        prompt_tokens, noted, stage = _NUMBERS.unpack_from(self._map, slots[-1])
+        most = max(output_tokens, noted) if stage == Stage.DELIVERED else output_tokens
+        _NUMBERS.pack_into(self._map, slots[-1], prompt_tokens, most, Stage.DELIVERED)
+
+    def failed(self, exchange: str, prompt_tokens: int, output_tokens: int) -> None:
+        """Note that the last attempt is over, and what it is taken to have used."""
+        slots = self._held.get(exchange)
+        if slots is not None and self._map is not None:
+            _NUMBERS.pack_into(self._map, slots[-1], prompt_tokens, output_tokens, Stage.FAILED)
+
+    def take(self, exchange: str) -> tuple[int, ...]:
+        """The exchange is about to be settled: its slots, to be freed once its rows are on disk."""
+        return self._held.pop(exchange, ())
+
+    def free(self, slots: tuple[int, ...]) -> None:
+        """The rows of these slots are on disk."""
+        for offset in slots:
+            if self._map is not None:
+                self._map[offset + _SIZE_AT : offset + _HEAD.size] = _FREE
+                self._free.append(offset)
+
+    def overdue(self, now: float) -> list[list[LedgerEntry]]:
+        """Of each exchange of this process that should have been settled before `now` and was not, the rows."""
+        assert self._map is not None  # noqa: S101  # only an open journal looks
+        late = []
+        for slots in self._held.values():
+            noted = [_slot(self._map, offset) for offset in slots]
+            if all(each is not None and each[0].ends_at < now for each in noted):
+                late.append(_rows([each for each in noted if each is not None]))
+        return late
+
+    def _grow(self) -> bool:
+        """Twice as many slots; False when there is no room for them."""
+        assert self._map is not None  # noqa: S101  # called by `put`, which looked
+        size = len(self._map)
+        try:
+            with self._path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), size, size)
+            self._map.resize(size * 2)
+        except OSError as error:
+            if not self._is_full:
+                _log.error("intents.full", path=str(self._path), error=str(error))
+            self._is_full = True
+            return False
+        self._free.extend(reversed(range(size, size * 2, _SLOT)))
+        self._is_full = False
+        return True
+
+
+def read(path: Path) -> list[tuple[Intent, Note]]:
+    """What is noted in the file, in no order; nothing where there is no file. Raises OSError, IntentsUnreadable.
+
+    Of a living gateway: its attempts in flight, give or take those that come and go meanwhile.
+    """
+    content = b""
+    with contextlib.suppress(FileNotFoundError):
+        content = path.read_bytes()
+    if not content.strip(b"\0"):
+        return []
+    if not content.startswith(_MAGIC):
+        raise IntentsUnreadable(f"{path} is not a list of intents that this gateway understands")
+    found = (_slot(content, offset) for offset in range(_SLOT, len(content) - _SLOT + 1, _SLOT))
+    return [each for each in found if each is not None]
+
+
+def _slot(content: bytes | mmap.mmap, offset: int) -> tuple[Intent, Note] | None:
+    """What a slot holds; None when it is free."""
+    prompt_tokens, output_tokens, stage, size = _HEAD.unpack_from(content, offset)
+    if size == 0:
+        return None
+    begin = offset + _HEAD.size
+    try:
+        intent = _decode(content[begin : begin + size])
+        note = Note(Stage(stage), prompt_tokens, output_tokens)
+    except (msgspec.DecodeError, ValueError) as error:
+        _log.error("intent.unreadable", offset=offset, error=str(error))
+        return None
+    return intent, note
+
+
+def _rows(noted: Sequence[tuple[Intent, Note]]) -> list[LedgerEntry]:
+    rows = []
+    for intent, note in noted:
+        try:
+            rows.append(orphaned(intent, note))
+        except ValueError as error:  # its prices
+            _log.error("intent.unreadable", exchange=intent.exchange, error=str(error))
+    return sorted(rows, key=attrgetter("exchange", "attempt"))
