@@ -108,9 +108,7 @@ async def test_no_new_connection_is_taken_while_draining(tmp_path: Path, house: 
 
 
 async def test_a_killed_gateway_loses_no_committed_row(tmp_path: Path, house: Tree, backend: ScriptedBackend) -> None:
-    """What a client saw the end of is in the ledger; the next gateway on the same store works at once, and closes what
-    was in flight.
-    """
+    """What a client saw the end of is in the ledger; the next gateway works at once and closes what was in flight."""
     backend.script(*[chat_stream(usage=(9, 2))] * 5, chat_stream(["Hello", " there"], cut_after=1, end="hang"))
     with gateway(tmp_path, house) as running:
         async with client_of(running, "acme") as client:
