@@ -20,6 +20,7 @@ from gateway.dialects.anthropic import MESSAGES
 from gateway.dialects.openai import CHAT, COMPLETIONS, EMBEDDINGS
 from gateway.dialects.openai.errors import error_body
 from gateway.dialects.protocols import Endpoint
+from gateway.dialects.responses.endpoint import RESPONSES
 from gateway.domain.errors import Forbidden, GatewayError, UnknownModel
 from gateway.domain.wire import Headers
 
@@ -31,6 +32,7 @@ INFERENCE: Final[Mapping[str, Endpoint]] = {
     "/completions": COMPLETIONS,
     "/embeddings": EMBEDDINGS,
     "/messages": MESSAGES,
+    "/responses": RESPONSES,
 }
 """Path → endpoint. Each path works with and without `/v1`."""
 

@@ -48,6 +48,8 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     values; for others the endpoint translated them."""
     native: Native | None = None
     """The client's own words where those are not the hub's: a backend that speaks them too gets them unchanged."""
+    beyond_hub: tuple[str, ...] = ()
+    """Places in `native` that the hub has no words for: a backend without the client's own does without them."""
     headers: Headers = ()
     """The client's header fields that a backend of the same dialect is told, of `CONTENT_HEADERS` only."""
 
