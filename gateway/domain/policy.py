@@ -103,7 +103,7 @@ class ModelRoute(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     on_unsupported: Literal["reject", "drop"] = "reject"
     """What becomes of a field that a target cannot be told, such as `seed` where there is none. `reject`: the target is
     passed over. `drop`: it is asked without the field, and the answer's header `x-gateway-dropped` names it. Messages
-    and tools are never dropped."""
+    and functions are never dropped; tools that a provider runs itself, `web_search` for example, are."""
     affinity: Literal["none", "prefix"] = "none"
     """`prefix`: a tenant's requests that begin alike are sent to the same target, whose cache of prompts saves work,
     unless it has much more to do than the others. What counts is the field `prompt_cache_key`, else `user`, else the

@@ -440,6 +440,8 @@ class Exchange:
             traceparent = tracing.traceparent_for(self.trace, span_id)
         request = _dialect(attempt).encode_request(self.job.request, target)
         attempt.dropped = request.dropped
+        if self.job.request.beyond_hub and not self._is_native(attempt):
+            attempt.dropped += self.job.request.beyond_hub
         at = self.wall_started + (now - self.started_at)
         intent = bill.intent_of(
             self.job,

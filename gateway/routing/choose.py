@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from gateway.dialects import upstream_dialect
-from gateway.dialects.hub.fitting import DISPENSABLE, may_be_dropped
+from gateway.dialects.hub.fitting import DISPENSABLE, may_be_dropped, may_be_left_out
 from gateway.domain.chat import ChatRequest
 from gateway.domain.errors import (
     ContextTooLong,
@@ -169,9 +169,14 @@ def _exclusion(
         for capability in sorted(request.needs):  # A set has another order in every process.
             if capability not in target.facts.accepts and not (drops and capability in DISPENSABLE):
                 return f"capability:{capability}"
-    for field in upstream_dialect(target.place.dialect).unsupported(request, target):
-        if not (drops and may_be_dropped(request, field)):
-            return f"unsupported:{field}"
+    dialect = upstream_dialect(target.place.dialect)
+    if request.native is None or not dialect.speaks(request, target):
+        for field in dialect.unsupported(request, target):
+            if not (drops and may_be_dropped(request, field)):
+                return f"unsupported:{field}"
+        for place in request.beyond_hub:
+            if not (drops and may_be_left_out(place)):
+                return f"unsupported:{place}"
     context = target.facts.context
     if context is not None and estimate.prompt_tokens > context * _ESTIMATE_MARGIN:
         return "context"

@@ -36,8 +36,9 @@ def running(tmp_path_factory: pytest.TempPathFactory, the_backend: ScriptedBacke
     """The gateway."""
     house = configuration(
         backends={"only": the_backend.base_url},
-        models={"assistant": ["only"], "other": ["only"]},
+        models={"assistant": ["only"], "other": ["only"], "lenient": ["only"]},
         tenants={"acme": {}, "slow": {"limits": {"requests_per_minute": 1}}},
     )
+    house["policies"]["acme"]["models"]["lenient"]["on_unsupported"] = "drop"
     with gateway(tmp_path_factory.mktemp("running"), house) as process:
         yield process

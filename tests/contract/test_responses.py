@@ -81,10 +81,14 @@ async def test_a_stream_that_breaks_off_raises(client: openai.AsyncOpenAI, backe
     """After `response.failed`; it never looks complete."""
     backend.script(chat_stream(["Hel", "lo"], usage=(9, 2), cut_after=1))
     stream = await client.responses.create(model="assistant", input="Say hello.", stream=True)
-    kinds = []
-    with pytest.raises(openai.APIError) as caught:
+    kinds: list[str] = []
+
+    async def read() -> None:
         async for event in stream:
             kinds.append(event.type)  # noqa: PERF401  # what came before the error counts
+
+    with pytest.raises(openai.APIError) as caught:
+        await read()
     assert caught.value.code == "upstream_interrupted"
     assert kinds[-1] == "response.failed"
     assert "response.completed" not in kinds
@@ -98,8 +102,34 @@ async def test_nothing_is_stored(client: openai.AsyncOpenAI, backend: ScriptedBa
     assert not backend.requests
 
 
-async def test_a_failover_before_content_is_invisible(client: openai.AsyncOpenAI, backend: ScriptedBackend) -> None:
-    """As on every other surface; with one backend it is an error of the usual kind."""
+SEARCH: Any = {"type": "web_search"}
+
+
+async def test_a_tool_that_no_backend_has_is_refused(client: openai.AsyncOpenAI, backend: ScriptedBackend) -> None:
+    """A backend that speaks Chat cannot search the web; the place is named."""
+    with pytest.raises(openai.BadRequestError, match=r"tools\[1\]\.web_search"):
+        await client.responses.create(model="assistant", input="News?", tools=[WEATHER, SEARCH])
+    assert not backend.requests
+
+
+async def test_a_lenient_policy_goes_without_it(client: openai.AsyncOpenAI, backend: ScriptedBackend) -> None:
+    """And the answer says so."""
+    raw = await client.responses.with_raw_response.create(model="lenient", input="News?", tools=[WEATHER, SEARCH])
+    assert raw.headers["x-gateway-dropped"] == "tools[1].web_search"
+    assert len(json.loads(backend.requests[-1].body)["tools"]) == 1
+
+
+async def test_what_the_model_was_told_is_never_left_out(client: openai.AsyncOpenAI) -> None:
+    """Whatever the policy."""
+    said: Any = [{"role": "user", "content": [{"type": "input_file", "file_id": "file_1"}]}]
+    with pytest.raises(openai.BadRequestError, match=r"input\[0\]\.content\[0\]\.input_file"):
+        await client.responses.create(model="lenient", input=said)
+
+
+async def test_an_error_of_the_backend_is_the_clients_to_read(
+    client: openai.AsyncOpenAI, backend: ScriptedBackend
+) -> None:
+    """In OpenAI's error object, as on every other path of this surface."""
     backend.script(error_reply(400, message="no such thing", error_type="invalid_request_error"))
     with pytest.raises(openai.BadRequestError, match="no such thing"):
         await client.responses.create(model="assistant", input="Say hello.")

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from gateway.dialects.openai import UPSTREAM
 from gateway.dialects.openai.stream import OpenAIStreamDecoder
 from gateway.dialects.responses.endpoint import RESPONSES
-from gateway.domain.chat import ChatReply, ChatRequest, Chunk
+from gateway.domain.chat import ChatReply, ChatRequest, Chunk, Label
 from gateway.domain.errors import StreamInterrupted
 
 EVENTS: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
@@ -83,7 +83,7 @@ def whole(message: dict[str, Any], finish: str = "stop", *, request: ChatRequest
         "choices": [choice],
         "usage": USAGE,
     }
-    reply = UPSTREAM.decode_reply(request, json.dumps(body).encode())
+    reply = UPSTREAM.decode_reply(request, json.dumps(body).encode(), Label("chatcmpl-1", "up", 1))
     assert isinstance(reply, ChatReply)
     response = json.loads(RESPONSES.encode_reply(request, reply, native=False))
     Response.model_validate(response)

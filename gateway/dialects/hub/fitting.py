@@ -74,6 +74,14 @@ def may_be_dropped(request: ChatRequest, field: str) -> bool:
     return field in written and field not in _ESSENTIAL
 
 
+def may_be_left_out(place: str) -> bool:
+    """Whether a policy can have the request asked without this place `beyond_hub`: a tool that the model might use.
+
+    What the model was told, it must not go without.
+    """
+    return place.startswith("tool")
+
+
 def dispensed(request: ChatRequest, facts: ServedModel) -> tuple[str, ...]:
     """Fields of capabilities that the model lacks. Where the policy drops nothing, such a model is not asked at all."""
     lacking = [capability for capability in request.needs if capability not in facts.accepts]
