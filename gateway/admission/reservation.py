@@ -1,55 +1,91 @@
 """From the limits that hold for a request to the dimensions of its reservation, and from a denial to the answer. Pure.
 
-A request is held against the limits of its tenant, of its key, and of its tenant's part of the model, all in one step.
-Their keys begin with the tenant's id in braces, so that a store that is spread over machines keeps them on one.
+A request is held against the limits and budgets of its tenant, of its key, and of its tenant's part of the model, all
+in one step. Their keys begin with the tenant's id in braces, so that a store that is spread over machines keeps them on
+one. What a request will cost is the caller's to say: this module knows no prices.
 """
 
+import datetime as dt
 import functools
-from typing import Literal
+from collections.abc import Callable
+from typing import Final, Literal
 
 import msgspec
 
 from gateway.admission.limits import Denied, Dimension, Kind, Level
-from gateway.domain.errors import GatewayError, InvalidRequest, RateLimited
-from gateway.domain.limits import NO_LIMITS, Limits, capacity, refill_per_s
+from gateway.domain.errors import BudgetExhausted, GatewayError, InvalidRequest, RateLimited
+from gateway.domain.limits import NO_LIMITS, Budget, Limits, OnExceed, capacity, refill_per_s
+from gateway.domain.periods import Per, period_at, zone_of
 from gateway.domain.tenant import ApiKey, Tenant
-from gateway.domain.usage import Estimate
+from gateway.domain.usage import NANO_PER_USD, Estimate
 
 Scope = Literal["tenant", "key", "model"]
 """Whose limit it is."""
+Price = Callable[[int, int], int]
+"""Nano-dollars for so many prompt and output tokens."""
 
-_NAMES: dict[Kind, str] = {
+_NAMES: Final[dict[Kind, str]] = {
     "requests": "requests per minute",
     "tokens": "tokens per minute",
     "input_tokens": "input tokens per minute",
     "output_tokens": "output tokens per minute",
     "concurrency": "requests at the same time",
 }
-_OWNERS: dict[Scope, str] = {
+_OWNERS: Final[dict[Scope, str]] = {
     "tenant": "of this tenant",
     "key": "of this key",
     "model": "of this tenant for {model}",
 }
 
 
-class Hold(msgspec.Struct, frozen=True, gc=False):
-    """One limit that requests are held against."""
+class Hold(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """One limit or budget that requests are held against."""
 
     scope: Scope
     kind: Kind
-    key: str
-    """Of the bucket or the slots."""
+    begin: str
+    """Of the key of its bucket, slots or counter."""
+    end: str
+    """Of that key; a budget's period stands before it."""
     limit: int
-    """As it was configured: per minute, or at the same time."""
+    """As it was configured: per minute, at the same time, or per period in tokens or nano-dollars."""
     capacity: int
-    """What can be taken at once after a pause."""
-    refill_per_s: float
+    """What can be taken at once after a pause; all of a budget."""
+    refill_per_s: float = 0.0
+    per: Per | None = None
+    """Of a budget."""
+    timezone: str = "UTC"
+    on_exceed: OnExceed = "reject"
+    downgrade_to: str | None = None
 
-    def dimension(self, estimate: Estimate) -> Dimension:
-        """What a request takes of it."""
+    def dimension(self, estimate: Estimate, price: Price, wall: float) -> Dimension:
+        """What a request takes of it; `wall` is seconds since the epoch."""
+        cost = self.cost(estimate, price)
+        if self.per is None:
+            return Dimension(self.begin + self.end, self.kind, self.capacity, self.refill_per_s, cost)
+        period = period_at(self.per, self.timezone, wall)
         return Dimension(
-            self.key, self.kind, self.capacity, self.refill_per_s, _cost(self.kind, estimate, self.capacity)
+            f"{self.begin}:{period.name}{self.end}", self.kind, self.capacity, 0.0, cost, ends_at=period.ends_at
         )
+
+    def cost(self, estimate: Estimate, price: Price) -> int:
+        """What a request is expected to take.
+
+        How long an answer gets is a guess: it may put a bucket into debt, it must not make a request impossible for
+        ever. So what is expected counts up to what the limit can grant, while the prompt alone fits.
+        """
+        match self.kind:
+            case "requests" | "concurrency":
+                return 1
+            case "input_tokens":
+                return estimate.prompt_tokens
+            case "output_tokens":
+                return min(estimate.output_tokens, self.capacity)
+            case "tokens" | "budget_tokens":
+                return max(min(estimate.total_tokens, self.capacity), estimate.prompt_tokens)
+            case "budget_usd":
+                whole = price(estimate.prompt_tokens, estimate.output_tokens)
+                return min(whole, max(self.capacity, price(estimate.prompt_tokens, 0)))
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -65,28 +101,33 @@ class Claim(msgspec.Struct, frozen=True):
         return self.holds[position], denied.levels[position]
 
 
-NO_CLAIM = Claim((), ())
+NO_CLAIM: Final = Claim((), ())
 
 
-def claim_of(tenant: Tenant, key: ApiKey, model: str, model_limits: Limits, estimate: Estimate) -> Claim:
-    """What a request of `tenant`, with `key`, to `model` must be held against; empty where there are no limits.
+def holds_of(
+    tenant: Tenant, key: ApiKey, model: str, *, limits: Limits = NO_LIMITS, budget: Budget | None = None
+) -> tuple[Hold, ...]:
+    """All that a request of `tenant`, with `key`, to `model` must be held against; empty where nothing is limited.
 
-    `model_limits` is what each tenant may take of the model.
+    `limits` and `budget` are what each tenant may take of the model.
     """
     holds: tuple[Hold, ...] = ()
-    if tenant.limits is not NO_LIMITS:
-        holds += _holds("tenant", tenant.id, "", tenant.limits)
-    if key.limits is not NO_LIMITS:
-        holds += _holds("key", tenant.id, key.public_id, key.limits)
-    if model_limits is not NO_LIMITS:
-        holds += _holds("model", tenant.id, model, model_limits)
-    if not holds:
-        return NO_CLAIM
-    return Claim(holds, tuple([hold.dimension(estimate) for hold in holds]))
+    if tenant.limits is not NO_LIMITS or tenant.budget is not None:
+        holds += _holds("tenant", tenant.id, "", tenant.limits, tenant.budget)
+    if key.limits is not NO_LIMITS or key.budget is not None:
+        holds += _holds("key", tenant.id, key.public_id, key.limits, key.budget)
+    if limits is not NO_LIMITS or budget is not None:
+        holds += _holds("model", tenant.id, model, limits, budget)
+    return holds
+
+
+def claim_of(holds: tuple[Hold, ...], estimate: Estimate, price: Price, wall: float) -> Claim:
+    """What a request that is expected to take so much is held against, at `wall` seconds since the epoch."""
+    return Claim(holds, tuple([hold.dimension(estimate, price, wall) for hold in holds])) if holds else NO_CLAIM
 
 
 @functools.lru_cache(maxsize=16_384)
-def _holds(scope: Scope, tenant: str, name: str, limits: Limits) -> tuple[Hold, ...]:
+def _holds(scope: Scope, tenant: str, name: str, limits: Limits, budget: Budget | None) -> tuple[Hold, ...]:
     """The limits of one scope. `name` is the key's public id or the model, empty for the tenant itself.
 
     Keys never meet: no tenant's id has a brace or a colon, and the name, which may have colons, comes last.
@@ -101,24 +142,49 @@ def _holds(scope: Scope, tenant: str, name: str, limits: Limits) -> tuple[Hold, 
     )
     for kind, limit in per_minute:
         if limit is not None:
-            size = capacity(limit, limits.burst_s)
-            holds.append(Hold(scope, kind, begin + kind + end, limit, size, refill_per_s(limit)))
+            hold = Hold(
+                scope=scope,
+                kind=kind,
+                begin=begin + kind,
+                end=end,
+                limit=limit,
+                capacity=capacity(limit, limits.burst_s),
+                refill_per_s=refill_per_s(limit),
+                on_exceed=limits.on_exceed or "reject",
+                downgrade_to=limits.downgrade_to,
+            )
+            holds.append(hold)
     if (slots := limits.concurrency) is not None:
-        holds.append(Hold(scope, "concurrency", begin + "concurrency" + end, slots, slots, 0.0))
+        hold = Hold(
+            scope=scope,
+            kind="concurrency",
+            begin=begin + "concurrency",
+            end=end,
+            limit=slots,
+            capacity=slots,
+            on_exceed=limits.on_exceed or "reject",
+            downgrade_to=limits.downgrade_to,
+        )
+        holds.append(hold)
+    quotas: tuple[tuple[Kind, int | None], ...] = ()
+    if budget is not None:
+        quotas = ("budget_usd", budget.nano_usd), ("budget_tokens", budget.tokens)
+    for kind, quota in quotas:
+        if budget is not None and quota is not None:
+            hold = Hold(
+                scope=scope,
+                kind=kind,
+                begin=begin + kind,
+                end=end,
+                limit=quota,
+                capacity=quota,
+                per=budget.per,
+                timezone=budget.timezone,
+                on_exceed=budget.on_exceed,
+                downgrade_to=budget.downgrade_to,
+            )
+            holds.append(hold)
     return tuple(holds)
-
-
-def _cost(kind: Kind, estimate: Estimate, most: int) -> int:
-    """What a request takes of a limit that grants `most` at once.
-
-    How long an answer gets is a guess: it may put a bucket into debt, it must not make a request impossible for ever.
-    So the expected tokens count up to what the limit can grant, while the prompt alone fits.
-    """
-    if kind == "tokens":
-        return max(min(estimate.total_tokens, most), estimate.prompt_tokens)
-    if kind == "input_tokens":
-        return estimate.prompt_tokens
-    return min(estimate.output_tokens, most) if kind == "output_tokens" else 1
 
 
 def refusal_of(denied: Denied, claim: Claim, model: str) -> GatewayError:
@@ -127,8 +193,11 @@ def refusal_of(denied: Denied, claim: Claim, model: str) -> GatewayError:
     OpenAI's error types know requests and tokens only: a concurrency limit is reported as one of requests.
     """
     hold, level = claim.denier(denied)
-    limit = f"{hold.limit} {_NAMES[hold.kind]} {_OWNERS[hold.scope].format(model=model)}"
     cost = denied.dimension.cost
+    owner = _OWNERS[hold.scope].format(model=model)
+    if hold.per is not None:
+        return _budget_refusal(denied, hold, level, owner)
+    limit = f"{hold.limit} {_NAMES[hold.kind]} {owner}"
     if denied.retry_after_s is None:
         most = "" if hold.capacity == hold.limit else f", {hold.capacity} of them at once,"
         return InvalidRequest(
@@ -147,3 +216,28 @@ def refusal_of(denied: Denied, claim: Claim, model: str) -> GatewayError:
         kind="requests" if hold.kind == "requests" else "tokens",
         retry_after_s=denied.retry_after_s,
     )
+
+
+def _budget_refusal(denied: Denied, hold: Hold, level: Level, owner: str) -> GatewayError:
+    """A budget's denial: there is no `retry-after`, since retrying does not help; the message says what will."""
+    shown = _dollars if hold.kind == "budget_usd" else _tokens
+    budget, cost = f"{shown(hold.limit)} per {hold.per} {owner}", shown(denied.dimension.cost)
+    if denied.retry_after_s is None:
+        return InvalidRequest(
+            f"The prompt alone takes {cost}, and the budget of {budget} can never grant that. Shorten it.",
+            code="request_too_large",
+        )
+    anew = dt.datetime.fromtimestamp(denied.dimension.ends_at, zone_of(hold.timezone))
+    return BudgetExhausted(
+        f"Budget exhausted: {budget}; {shown(level.remaining)} left, and this request may take {cost}. "
+        f"It begins anew at {anew.isoformat(sep=' ', timespec='minutes')}."
+    )
+
+
+def _dollars(nano_usd: int) -> str:
+    whole, rest = divmod(nano_usd, NANO_PER_USD)
+    return f"{whole}.{rest:09d}".rstrip("0").rstrip(".") + " USD"
+
+
+def _tokens(count: int) -> str:
+    return f"{count} tokens"

@@ -36,6 +36,8 @@ def gateway_headers(exchange: Exchange, now: float, *, streaming: bool) -> list[
         headers.append((b"x-gateway-policy", exchange.caller.policy.label.encode()))
     if exchange.model:
         headers.append((b"x-gateway-model", exchange.model.encode()))
+        if exchange.downgraded_from is not None:
+            headers.append((b"x-gateway-downgraded-from", exchange.downgraded_from.encode()))
     if exchange.decision is not None:
         headers.append((b"x-gateway-decision", exchange.decision.id.encode()))
         if not exchange.is_undecided:

@@ -166,10 +166,7 @@ def _book(
 ) -> PolicyBook:
     """The immutable book of a configuration without mistakes."""
     snapshots = {name: _snapshot(name, policy, targets) for name, policy in policies.items()}
-    people = {
-        name: Tenant(id=name, policy=entry.policy, limits=policies[entry.policy].limits.overridden_by(entry.limits))
-        for name, entry in tenants.items()
-    }
+    people = {name: _tenant(name, entry, policies[entry.policy]) for name, entry in tenants.items()}
     return PolicyBook(
         backends=MappingProxyType(targets.backends),
         policies=MappingProxyType(snapshots),
@@ -213,6 +210,12 @@ class _Targets:
         if facts.prices is None and facts.priced_as is not None:
             return listed_prices(facts.priced_as, self.prices[facts.priced_as], self.today)
         return (facts.prices or FREE).table()
+
+
+def _tenant(name: str, entry: TenantEntry, policy: Policy) -> Tenant:
+    """The tenant, with what its policy says where it says nothing itself."""
+    limits = policy.limits.overridden_by(entry.limits)
+    return Tenant(id=name, policy=entry.policy, limits=limits, budget=entry.budget or policy.budget)
 
 
 def _snapshot(name: str, policy: Policy, targets: _Targets) -> PolicySnapshot:
@@ -264,6 +267,7 @@ def _keys(tenant: str, entry: TenantEntry) -> Iterator[ApiKey]:
             models=key.models,
             expires_at=None if midnight is None else midnight.timestamp(),
             limits=key.limits,
+            budget=key.budget,
         )
 
 

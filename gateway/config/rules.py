@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from gateway.config import limit_rules
 from gateway.config.checking import Visit
 from gateway.config.credential_rules import CREDENTIAL_RULES
 from gateway.config.problems import Path, Report, shown
 from gateway.domain.address import parse_base_url
 from gateway.domain.backend import Backend, ServedModel
-from gateway.domain.policy import BALANCED, ModelRoute, Strategy, TargetGroup, TargetRef, When
+from gateway.domain.limits import Budget, Limits
+from gateway.domain.policy import BALANCED, ModelRoute, Policy, Strategy, TargetGroup, TargetRef, When
 from gateway.domain.tenant import KeyEntry, TenantEntry
 
 _Entry = TargetRef | TargetGroup
@@ -99,8 +101,14 @@ def _served(file: str, path: Path, fields: Mapping[str, object], names: Names, r
         report.warn(file, (*path, "priced_as"), "is not read, because the model has `prices` of its own")
 
 
+def _policy(file: str, path: Path, fields: Mapping[str, object], names: Names, report: Report) -> None:
+    policy = str(path[1])
+    limit_rules.destinations(file, path, fields, names.policies.get(policy, frozenset()), report, policy=policy)
+
+
 def _route(file: str, path: Path, fields: Mapping[str, object], names: Names, report: Report) -> None:
     _group(file, path, fields, names, report)
+    _policy(file, path, fields, names, report)
     strategy, targets = fields.get("strategy", Strategy()), fields.get("targets")
     if isinstance(strategy, Strategy) and isinstance(targets, tuple):
         _named(file, path, strategy, targets, report)
@@ -171,9 +179,13 @@ def _tenant(file: str, path: Path, fields: Mapping[str, object], names: Names, r
         if names.complete:
             report.mistake(file, (*path, "policy"), f"names policy `{shown(policy)}`, which is not in `policies`")
         return
+    models = names.policies[policy]
+    limit_rules.destinations(file, path, fields, models, report, policy=policy)
     for index, key in enumerate(keys if isinstance(keys, tuple) else ()):
+        terms = {"limits": key.limits, "budget": key.budget}
+        limit_rules.destinations(file, (*path, "keys", index), terms, models, report, policy=policy)
         for place, model in enumerate(key.models or ()):
-            if model not in names.policies[policy]:
+            if model not in models:
                 where = (*path, "keys", index, "models", place)
                 report.mistake(file, where, f"names model `{model}`, which policy `{policy}` does not offer")
 
@@ -186,6 +198,9 @@ RULES: Final = {
     Strategy: _strategy,
     When: _when,
     ModelRoute: _route,
+    Policy: _policy,
+    Limits: limit_rules.limits,
+    Budget: limit_rules.budget,
     TenantEntry: _tenant,
 }
 

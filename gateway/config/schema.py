@@ -9,7 +9,8 @@ from typing import Final, Literal, assert_never
 import msgspec
 
 from gateway.config.shapes import Choice, Items, Maybe, OneOf, Record, Scalar, Shape, Table, record
-from gateway.domain.backend import Backend, Name, PriceList, PriceName
+from gateway.domain.backend import Backend, PriceList, PriceName
+from gateway.domain.names import Name
 from gateway.domain.policy import Policy
 from gateway.domain.tenant import TenantEntry
 

@@ -7,13 +7,12 @@ from typing import Annotated, Final, Literal, get_args
 
 import msgspec
 
+from gateway.domain.names import ModelName
 from gateway.domain.usage import NANO_PER_USD, PriceTable
 
 Capability = Literal["tools", "json_schema", "vision", "audio", "logprobs", "seed", "stop", "embeddings"]
 """What a request may need beyond plain text; routing keeps only targets that accept it."""
 
-Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
-ModelName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._:/@-]{1,128}$")]
 PriceName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,39}/[A-Za-z0-9._:/@-]{1,128}$")]
 Price = Annotated[Decimal, msgspec.Meta(ge=0, le=1_000_000)]
 

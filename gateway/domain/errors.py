@@ -14,6 +14,7 @@
     ├── RequestTooLarge             413  request_too_large
     ├── UnsupportedMediaType        415
     ├── RateLimited                 429  rate_limit_exceeded (or upstream_rate_limited)
+    ├── BudgetExhausted             429  insufficient_quota
     ├── Overloaded                  503  overloaded | no_backend_available
     ├── UpstreamFailed              502  upstream_error | upstream_invalid | upstream_auth
     │   └── UpstreamTimedOut        504  upstream_timeout
@@ -172,6 +173,15 @@ class RateLimited(GatewayError):
     def __init__(self, message: str, *, kind: str, retry_after_s: float, code: str | None = None) -> None:
         super().__init__(message, code=code, retry_after_s=retry_after_s)
         self.type = kind
+
+
+class BudgetExhausted(GatewayError):
+    """Raised when a budget is spent; retrying does not help before its period ends."""
+
+    status = 429
+    type = "insufficient_quota"
+    code = "insufficient_quota"
+    should_retry = False
 
 
 class Overloaded(GatewayError):

@@ -1,11 +1,22 @@
-"""What may be taken in a time: of tenants by policy, tenant, key and model. The structs are the configuration's own."""
+"""What may be taken in a time, of tenants, keys and models: limits and budgets, in the configuration's own structs."""
 
-from typing import Annotated, Final
+from decimal import Decimal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
+from gateway.domain.names import ModelName
+from gateway.domain.periods import Per
+from gateway.domain.usage import NANO_PER_USD
+
 Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000_000)]
 BurstSeconds = Annotated[float, msgspec.Meta(gt=0, le=3600)]
+
+Usd = Annotated[Decimal, msgspec.Meta(gt=0, le=9_000_000)]
+"""A store may count with floating-point numbers, which are exact up to nine million dollars in nano-dollars."""
+
+OnExceed = Literal["reject", "next_target", "downgrade"]
+"""What is tried before a request is refused. It never takes more than its limits grant."""
 
 BURST_S: Final = 60.0
 """Of a tenant's limits, unless told: a whole minute's worth at once, as users of the OpenAI API expect."""
@@ -25,6 +36,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     burst_seconds: BurstSeconds | None = None
     """How many seconds' worth of a limit per minute may be taken at once after a pause; 60 when absent. With fewer the
     load is smoother."""
+    on_exceed: OnExceed | None = None
+    """What becomes of a request beyond a limit. `reject`, when absent: 429 with the wait. `downgrade`, for the limits
+    of a model: another model serves it. `next_target` is for budgets; a limit holds for all targets alike."""
+    downgrade_to: ModelName | None = None
+    """With `downgrade`: the model of the same policy that serves instead, within its own limits."""
 
     def overridden_by(self, other: "Limits") -> "Limits":
         """These limits with everything that `other` says taken from it."""
@@ -35,6 +51,30 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def burst_s(self) -> float:
         """Seconds' worth of a limit that its bucket holds."""
         return self.burst_seconds or BURST_S
+
+
+class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What may be spent in a calendar day or month."""
+
+    usd: Usd | None = None
+    """US dollars at the backends' prices."""
+    tokens: Count | None = None
+    """Prompt and completion tokens together."""
+    per: Per
+    """The period; what is left of one is not added to the next."""
+    timezone: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_+/-]{1,64}$")] = "UTC"
+    """Whose midnight begins a period, as an IANA name: `Europe/Berlin`."""
+    on_exceed: OnExceed = "reject"
+    """What becomes of a request that is expected to cost more than is left. `reject`: 429 `insufficient_quota`.
+    `next_target`, of dollars: the model's targets that are cheap enough serve it. `downgrade`: another model serves it,
+    if that is cheap enough."""
+    downgrade_to: ModelName | None = None
+    """With `downgrade`: the model of the same policy that serves instead."""
+
+    @property
+    def nano_usd(self) -> int | None:
+        """The dollars in whole nano-dollars."""
+        return None if self.usd is None else int(self.usd * NANO_PER_USD)
 
 
 NO_LIMITS: Final = Limits()

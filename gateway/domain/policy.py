@@ -4,8 +4,9 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from gateway.domain.backend import Capability, ModelName, Name
-from gateway.domain.limits import NO_LIMITS, Limits
+from gateway.domain.backend import Capability
+from gateway.domain.limits import NO_LIMITS, Budget, Limits
+from gateway.domain.names import ModelName, Name
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=3600)]
 
@@ -110,6 +111,8 @@ class ModelRoute(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     first 1024 bytes of the prompt. Chooses where `weighted`, `latency` or `least_busy` would."""
     limits: Limits = NO_LIMITS
     """What each tenant may take of this model, besides its other limits."""
+    budget: Budget | None = None
+    """What each tenant may spend on this model, besides its other budgets."""
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -119,5 +122,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Public model name → how it is served."""
     limits: Limits = NO_LIMITS
     """What each tenant may take, all models together."""
+    budget: Budget | None = None
+    """What each tenant may spend, all models together."""
     timeouts: Timeouts = Timeouts()
     retries: Retries = Retries()

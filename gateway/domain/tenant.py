@@ -5,8 +5,8 @@ from typing import Annotated
 
 import msgspec
 
-from gateway.domain.backend import ModelName
-from gateway.domain.limits import NO_LIMITS, Limits
+from gateway.domain.limits import NO_LIMITS, Budget, Limits
+from gateway.domain.names import ModelName
 
 KeyName = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
@@ -27,6 +27,8 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds since the epoch; None never expires."""
     limits: Limits = NO_LIMITS
     """What may be taken with this key, besides its tenant's limits."""
+    budget: Budget | None = None
+    """What may be spent with this key, besides its tenant's budget."""
 
 
 class Tenant(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +38,8 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     policy: str
     limits: Limits
     """What holds for this tenant: its policy's limits with its own overrides."""
+    budget: Budget | None = None
+    """Its own, else its policy's."""
 
 
 class KeyEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -50,6 +54,8 @@ class KeyEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The first day (UTC) on which the key no longer works."""
     limits: Limits = NO_LIMITS
     """What may be taken with this key, besides its tenant's limits."""
+    budget: Budget | None = None
+    """What may be spent with this key, besides its tenant's budget."""
 
 
 class TenantEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -58,4 +64,6 @@ class TenantEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     policy: str
     limits: Limits = NO_LIMITS
     """Overrides of the policy's limits, field by field."""
+    budget: Budget | None = None
+    """Instead of the policy's."""
     keys: tuple[KeyEntry, ...] = ()

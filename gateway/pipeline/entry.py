@@ -63,8 +63,12 @@ class Job:
     """Our count of the prompt's tokens, where the estimate needed one."""
     plan: Plan
     decision: Decision
+    wants_buffer: bool
+    """Whether the client would rather wait for a whole answer than see one break off."""
     holds_back: bool
     """Whether a stream is held back until it is whole, so that a cut in it can start over elsewhere."""
+    downgraded_from: tuple[str, ...] = ()
+    """Models that were asked for and could not be had within the limits, the client's own first."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -110,7 +114,21 @@ def prepare(
             "GET /v1/models lists those it may.",
             param="model",
         )
-    tenant = caller.tenant.id
+    return job_for(house, caller, endpoint, request, exchange_id=exchange_id, wants_buffer=wants_buffer, now=now)
+
+
+def job_for(
+    house: Collaborators,
+    caller: Caller,
+    endpoint: Endpoint,
+    request: ChatRequest,
+    *,
+    exchange_id: str,
+    wants_buffer: bool,
+    now: float,
+) -> Job | Unroutable:
+    """Steps 3 and 4, for a model of the caller's policy: estimate, choose."""
+    tenant, route = caller.tenant.id, caller.policy.routes[request.model]
     is_known = house.estimator.knows(tenant, request.model)
     counted = None if is_known else count_prompt(house.counter, endpoint, request)
     estimate = house.estimator.estimate(
@@ -135,7 +153,7 @@ def prepare(
     if plan is None:
         return Unroutable(request, decision, refusal(decision))
     holds_back = wants_buffer or caller.policy.policy.models[request.model].on_midstream_failure == "restart"
-    return Job(caller, request, estimate, counted, plan, decision, request.stream and holds_back)
+    return Job(caller, request, estimate, counted, plan, decision, wants_buffer, request.stream and holds_back)
 
 
 def count_prompt(counter: TokenCounter, endpoint: Endpoint, request: ChatRequest) -> int | None:

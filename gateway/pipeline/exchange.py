@@ -13,7 +13,7 @@ import enum
 from collections.abc import Sequence
 
 from gateway.admission.limits import Denied, Granted, Level, Unavailable
-from gateway.admission.reservation import claim_of, refusal_of
+from gateway.admission.reservation import refusal_of
 from gateway.dialects import upstream_dialect
 from gateway.dialects.protocols import Endpoint, StreamEncoder, StreamEvent, UpstreamDialect
 from gateway.domain.chat import EndOfStream, Label
@@ -26,7 +26,8 @@ from gateway.domain.wire import Headers
 from gateway.pipeline import bill
 from gateway.pipeline.actions import Abort, Action, Dispatch, Fail, Finish, Reserve, Respond, Send, Settle
 from gateway.pipeline.attempt import MAX_FAULT_BYTES, MAX_REPLY_BYTES, Attempt, AttemptReason
-from gateway.pipeline.entry import Caller, Collaborators, Unroutable, count_prompt, identify, prepare
+from gateway.pipeline.claiming import claim_for, detour
+from gateway.pipeline.entry import Caller, Collaborators, Job, Unroutable, count_prompt, identify, prepare
 from gateway.pipeline.relay import Relay
 from gateway.pipeline.turns import Turns
 from gateway.pipeline.verdict import interruption, verdict
@@ -97,6 +98,7 @@ class Exchange:
         "decided_at",
         "decision",
         "denied",
+        "downgraded_from",
         "ended_at",
         "ending",
         "error",
@@ -131,6 +133,8 @@ class Exchange:
         self.caller: Caller | None = None
         self.model = ""
         """The public name asked for, once known to be one of the caller's."""
+        self.downgraded_from: str | None = None
+        """The model that was asked for, where a limit or a budget made another one serve it."""
         self.decision: Decision | None = None
         self.denied: Denied | None = None
         self.levels: Sequence[Level] = ()
@@ -189,18 +193,21 @@ class Exchange:
         if isinstance(job, Unroutable):
             self.refuse(job.error)
             return
-        self.job = job
-        budget = self._house.budgets.of(self.caller.tenant.id, self.model)
+        self.state = State.RESERVING
+        self._claim_for(job, now)
+
+    def _claim_for(self, job: Job, now: float) -> None:
+        """Ask the limits for what this job takes."""
+        self.job, self.model, self.decision = job, job.request.model, job.decision
+        if job.downgraded_from:
+            self.downgraded_from = job.downgraded_from[0]
+        budget = self._house.budgets.of(job.caller.tenant.id, self.model)
         deposit = 0.0 if self.head.is_retry else job.plan.deposit  # The SDK's own retries buy no further ones of ours.
         self._turns = Turns(job.plan, self._house.fleet, budget, deposit=deposit)
         self.total_by = self.started_at + self._patience_s()
         if job.request.stream:
             self._comment_at = self.started_at + _COMMENT_EVERY_S
-        self.state = State.RESERVING
-        caller, model = self.caller, self.model
-        self._claim = claim_of(
-            caller.tenant, caller.key, model, caller.policy.policy.models[model].limits, job.estimate
-        )
+        self._claim = claim_for(job, self.wall_started + (now - self.started_at))
         self.actions.append(Reserve(self.id, self._claim.dimensions, job.plan.timeouts.total + _LEASE_MARGIN_S))
 
     def reserved(self, granted: Granted, now: float) -> None:
@@ -227,6 +234,12 @@ class Exchange:
         if self.state is not State.RESERVING:
             return
         self.reserved_at = now
+        if self.error is None and not self._gone:
+            refused = self._claim, denied
+            job = detour(self._house, self._endpoint, self.job, refused, exchange_id=self.id, now=now)
+            if job is not None:
+                self._claim_for(job, now)
+                return
         self.denied = denied
         self.levels = denied.levels
         self.refuse(refusal_of(denied, self._claim, self.model) if self.error is None else self.error)

@@ -1,15 +1,18 @@
+import datetime as dt
 import itertools
+from decimal import Decimal
 
 import pytest
 
 from gateway.admission.limits import Denied, Dimension
 from gateway.admission.memory import Tally
-from gateway.admission.reservation import NO_CLAIM, Claim, claim_of, refusal_of
-from gateway.domain.errors import GatewayError, InvalidRequest, RateLimited
-from gateway.domain.limits import NO_LIMITS, Limits
+from gateway.admission.reservation import NO_CLAIM, Claim, claim_of, holds_of, refusal_of
+from gateway.domain.errors import BudgetExhausted, GatewayError, InvalidRequest, RateLimited
+from gateway.domain.limits import NO_LIMITS, Budget, Limits
 from gateway.domain.tenant import ApiKey, Tenant
 from gateway.domain.usage import Estimate
 
+NOVEMBER = dt.datetime(2026, 11, 30, 23, 30, tzinfo=dt.UTC).timestamp()
 ONE_TOKEN = Estimate(prompt_tokens=1, output_tokens=0)
 ALL = Limits(
     requests_per_minute=60,
@@ -25,14 +28,18 @@ def claim(
     *,
     tenant: str = "acme",
     limits: Limits = NO_LIMITS,
+    budget: Budget | None = None,
     key: Limits = NO_LIMITS,
     model: Limits = NO_LIMITS,
     key_id: str = "k1",
     model_name: str = "assistant",
+    wall: float = NOVEMBER,
 ) -> Claim:
-    payer = Tenant(id=tenant, policy="standard", limits=limits)
+    """What a request takes where a prompt token costs 10 nano-dollars and an output token 20."""
+    payer = Tenant(id=tenant, policy="standard", limits=limits, budget=budget)
     proof = ApiKey(public_id=key_id, tenant=tenant, digest=b"", limits=key)
-    return claim_of(payer, proof, model_name, model, estimate)
+    holds = holds_of(payer, proof, model_name, limits=model)
+    return claim_of(holds, estimate, lambda prompt, output: 10 * prompt + 20 * output, wall)
 
 
 def refusal_at_once(second: Estimate, **limits: Limits) -> GatewayError:
@@ -145,11 +152,14 @@ def test_a_long_expected_answer_takes_the_whole_bucket_but_is_not_refused_for_ev
     assert dimension.cost == 60
 
 
-@pytest.mark.parametrize("kind", ["tokens", "input_tokens"])
-def test_a_request_larger_than_its_limit_is_the_callers_mistake(kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "limits"),
+    [("tokens", Limits(tokens_per_minute=60)), ("input_tokens", Limits(input_tokens_per_minute=60))],
+)
+def test_a_request_larger_than_its_limit_is_the_callers_mistake(kind: str, limits: Limits) -> None:
     """400 `request_too_large` without a wait: the same request can never succeed."""
     asked = Estimate(prompt_tokens=61, output_tokens=11)
-    refusal = refusal_at_once(asked, limits=Limits(**{f"{kind}_per_minute": 60}))
+    refusal = refusal_at_once(asked, limits=limits)
     assert isinstance(refusal, InvalidRequest)
     assert (refusal.http_status, refusal.code, refusal.retry_after_s) == (400, "request_too_large", None)
     assert refusal.should_retry is False
@@ -162,3 +172,55 @@ def test_a_request_larger_than_a_burst_is_told_how_large_that_is() -> None:
     )
     assert (refusal.http_status, refusal.code) == (400, "request_too_large")
     assert "600 tokens per minute of this tenant, 60 of them at once," in refusal.message
+
+
+def test_a_budget_is_a_counter_of_its_period() -> None:
+    """In whole nano-dollars and in tokens; the key names the period, in which it ends."""
+    ends_at = dt.datetime(2026, 12, 1, tzinfo=dt.UTC).timestamp()
+    budget = Budget(usd=Decimal("0.5"), tokens=1000, per="month")
+    dollars, tokens = claim(Estimate(prompt_tokens=100, output_tokens=20), budget=budget).dimensions
+    assert dollars == Dimension("{t:acme}:budget_usd:2026-11@UTC", "budget_usd", 500_000_000, 0.0, 1400, ends_at)
+    assert tokens == Dimension("{t:acme}:budget_tokens:2026-11@UTC", "budget_tokens", 1000, 0.0, 120, ends_at)
+
+
+def test_a_budgets_period_is_that_of_its_time_zone() -> None:
+    """Half an hour before midnight in UTC is the next day, and the next month, in Berlin."""
+    (day,) = claim(budget=Budget(tokens=9, per="day", timezone="Europe/Berlin")).dimensions
+    assert day.key == "{t:acme}:budget_tokens:2026-12-01@Europe/Berlin"
+    assert day.ends_at == dt.datetime(2026, 12, 1, 23, tzinfo=dt.UTC).timestamp()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "output", "cost"), [(10, 10, 300), (10, 1000, 500), (50, 1, 500), (51, 0, 510), (51, 1000, 510)]
+)
+def test_an_expected_answer_is_no_reason_to_refuse_for_ever(prompt: int, output: int, cost: int) -> None:
+    """What is expected counts up to the whole budget, while the prompt alone fits."""
+    budget = Budget(usd=Decimal("0.0000005"), per="day")
+    (dimension,) = claim(Estimate(prompt_tokens=prompt, output_tokens=output), budget=budget).dimensions
+    assert (dimension.limit, dimension.cost) == (500, cost)
+
+
+def test_a_spent_budget_is_told_with_what_is_left_and_when_it_begins_anew() -> None:
+    """429 `insufficient_quota`, no `retry-after`: waiting seconds does not help, and clients must not try."""
+    limiter, budget = Tally(), Budget(usd=Decimal("0.0000005"), per="month", timezone="Europe/Berlin")
+    asked = claim(Estimate(prompt_tokens=30, output_tokens=0), budget=budget)
+    limiter.reserve("a", asked.dimensions, NOVEMBER, 60.0)
+    denied = limiter.reserve("b", asked.dimensions, NOVEMBER, 60.0)
+    assert isinstance(denied, Denied)
+    refusal = refusal_of(denied, asked, "assistant")
+    assert isinstance(refusal, BudgetExhausted)
+    assert (refusal.http_status, refusal.type, refusal.code) == (429, "insufficient_quota", "insufficient_quota")
+    assert (refusal.retry_after_s, refusal.should_retry) == (None, False)
+    assert refusal.message == (
+        "Budget exhausted: 0.0000005 USD per month of this tenant; 0.0000002 USD left, and this request may take "
+        "0.0000003 USD. It begins anew at 2027-01-01 00:00+01:00."
+    )
+
+
+def test_a_prompt_larger_than_a_budget_is_the_callers_mistake() -> None:
+    limiter, asked = Tally(), claim(Estimate(prompt_tokens=10, output_tokens=0), budget=Budget(tokens=9, per="day"))
+    denied = limiter.reserve("a", asked.dimensions, NOVEMBER, 60.0)
+    assert isinstance(denied, Denied)
+    refusal = refusal_of(denied, asked, "assistant")
+    assert (refusal.http_status, refusal.code) == (400, "request_too_large")
+    assert "takes 10 tokens, and the budget of 9 tokens per day of this tenant" in refusal.message

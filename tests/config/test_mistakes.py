@@ -66,6 +66,8 @@ BACKEND_FIELDS = "dialect, base_url, models, credential, allow_private, domains"
 SHA = "ab" * 32
 TARGET = "          - {backend: worker, model: small}\n"
 OTHER_TENANT = f"\n  zeta: {{policy: standard, keys: [{{name: x, sha256: {SHA}}}]}}"
+DOWN = "on_exceed: downgrade, downgrade_to: small"
+ZONE = "write an IANA name such as Europe/Berlin"
 
 
 ENTRY = "expected `backend: …` or `model: …` or `targets: …`"
@@ -240,7 +242,42 @@ IN_POLICIES = [
         "        strategy: {mode: fastest}\n        targets:",
         f"{ROUTE}.strategy.mode: expected {MODES}, got text",
     ),
-    ("standard:\n", "standard:\n    budget: {usd: 1}\n", unsupported(f"{POLICY}.budget", "budget")),
+    ("standard:\n", "standard:\n    budget: {usd: 1}\n", f"{POLICY}.budget: `per` is missing"),
+    (
+        "standard:\n",
+        "standard:\n    budget: {per: day}\n",
+        f"{POLICY}.budget: says nothing; name `usd`, `tokens` or both",
+    ),
+    (
+        "standard:\n",
+        "standard:\n    budget: {usd: 0, per: day}\n",
+        f"{POLICY}.budget.usd: expected a number > 0 and ≤ 9000000, got 0",
+    ),
+    (
+        "standard:\n",
+        "standard:\n    budget: {usd: 1, per: day, timezone: Mars/Olympus}\n",
+        f"{POLICY}.budget.timezone: `Mars/Olympus` is no time zone that this machine knows; {ZONE}",
+    ),
+    (
+        "standard:\n",
+        "standard:\n    budget: {usd: 1, per: day, on_exceed: downgrade}\n",
+        f"{POLICY}.budget: `on_exceed: downgrade` needs `downgrade_to`, a model of the same policy",
+    ),
+    (
+        "standard:\n",
+        "standard:\n    budget: {usd: 1, per: day, on_exceed: downgrade, downgrade_to: small}\n",
+        f"{POLICY}.budget.downgrade_to: names model `small`, which policy `standard` does not offer",
+    ),
+    (
+        "standard:\n",
+        "standard:\n    limits: {downgrade_to: assistant}\n",
+        f"{POLICY}.limits.downgrade_to: is read with `on_exceed: downgrade` only",
+    ),
+    (
+        "        targets:",
+        "        limits: {on_exceed: downgrade, downgrade_to: assistant}\n        targets:",
+        f"{ROUTE}.limits.downgrade_to: names the model itself",
+    ),
     ("standard:\n", "standard:\n    independence: {}\n", unsupported(f"{POLICY}.independence", "independence")),
     (
         "standard:\n",
@@ -260,7 +297,7 @@ IN_POLICIES = [
     (
         "standard:\n",
         "standard:\n    limits: {on_exceed: queue}\n",
-        unsupported(f"{POLICY}.limits.on_exceed", "on_exceed"),
+        unsupported(f"{POLICY}.limits.on_exceed", "queue"),
     ),
     ("standard:\n", "standard:\n    limits: {concurrency: 0}\n", f"{POLICY}.limits.concurrency: {COUNT}, got 0"),
     (
@@ -270,6 +307,16 @@ IN_POLICIES = [
     ),
 ]
 IN_TENANTS = [
+    (
+        "{policy: standard}",
+        f"{{policy: standard, budget: {{usd: 1, per: month, {DOWN}}}}}",
+        f"{TENANT}.budget.downgrade_to: names model `small`, which policy `standard` does not offer",
+    ),
+    (
+        "{policy: standard}",
+        key(f"name: ci, sha256: {SHA}, limits: {{{DOWN}}}"),
+        f"{TENANT}.keys[0].limits.downgrade_to: names model `small`, which policy `standard` does not offer",
+    ),
     ("tenants:\n  acme: {policy: standard}", "tenants: []", "$.tenants: expected entries by name, got a list"),
     ("acme:", "Acme:", "$.tenants.Acme: does not have the form ^[a-z0-9][a-z0-9-]{0,39}$"),
     (

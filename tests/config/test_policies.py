@@ -2,6 +2,7 @@
 
 import datetime as dt
 import hashlib
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from gateway.config.policies import PolicyBook, load
 from gateway.config.problems import Report
 from gateway.config.yaml_file import parse
-from gateway.domain.limits import NO_LIMITS, Limits
+from gateway.domain.limits import NO_LIMITS, Budget, Limits
 from gateway.domain.plan import Route
 from gateway.domain.policy import Strategy, When
 
@@ -165,6 +166,42 @@ def test_a_tenants_limits_override_its_policys_one_by_one(tmp_path: Path) -> Non
     tenant = book(tmp_path).tenants["acme"]
     assert (tenant.id, tenant.policy) == ("acme", "standard")
     assert tenant.limits == Limits(requests_per_minute=120, concurrency=8)
+
+
+@pytest.mark.parametrize(
+    ("place", "terms", "expected"),
+    [
+        (
+            "limits:",
+            "{on_exceed: next_target,",
+            ".limits.on_exceed: `next_target` does not help here: a limit holds for",
+        ),
+        (
+            "limits:",
+            "{on_exceed: downgrade, downgrade_to: gpt-4.1,",
+            ".limits.on_exceed: `downgrade` does not help here",
+        ),
+        ("budget:", "{tokens: 9, per: day, on_exceed: next_target,", ".budget.on_exceed: `next_target` does not help"),
+    ],
+)
+def test_what_cannot_help_against_a_limit_is_a_warning(tmp_path: Path, place: str, terms: str, expected: str) -> None:
+    """The limit holds all the same: requests beyond it are rejected."""
+    old = "limits: {requests_per_minute: 60, concurrency: 8}"
+    text = TEXT.replace(old, f"{place} {terms}}}")
+    (warning,) = [each for each in book(tmp_path, text).warnings if "on_exceed" in each.path]
+    assert f"{warning.path}: {warning.message}".startswith(f"$.policies.standard{expected}")
+    assert warning.message.endswith("requests beyond it are rejected")
+
+
+def test_a_tenants_budget_replaces_its_policys(tmp_path: Path) -> None:
+    """Whole: half of one and half of the other would be a budget that nobody wrote."""
+    text = TEXT.replace(
+        "    limits: {requests_per_minute: 60,", "    budget: {usd: 1.5, per: month}\n    limits: {x: 1,"
+    )
+    text = text.replace("{x: 1, concurrency: 8}", "{concurrency: 8}")
+    assert book(tmp_path, text).tenants["acme"].budget == Budget(usd=Decimal("1.5"), per="month")
+    text = text.replace("limits: {requests_per_minute: 120}", "budget: {tokens: 9, per: day, timezone: Europe/Berlin}")
+    assert book(tmp_path, text).tenants["acme"].budget == Budget(tokens=9, per="day", timezone="Europe/Berlin")
 
 
 def test_keys_and_models_have_limits_of_their_own(tmp_path: Path) -> None:

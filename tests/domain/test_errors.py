@@ -18,6 +18,7 @@ TREE = [
     ("RequestTimedOut", 408, "invalid_request_error", "request_timeout", None),
     ("RequestTooLarge", 413, "invalid_request_error", "request_too_large", False),
     ("UnsupportedMediaType", 415, "invalid_request_error", None, False),
+    ("BudgetExhausted", 429, "insufficient_quota", "insufficient_quota", False),
     ("Overloaded", 503, "server_error", "overloaded", None),
     ("UpstreamFailed", 502, "api_error", "upstream_error", False),
     ("UpstreamTimedOut", 504, "api_error", "upstream_timeout", False),

@@ -119,12 +119,17 @@ def configured(
     return book_of(json.dumps(document))
 
 
+def wall_of(now: float) -> float:
+    """Seconds since the epoch at a moment of the clock that moves by hand."""
+    return WALL + now - START
+
+
 class World:
     """What requests share: configuration, limits, clock, ledger."""
 
     def __init__(self, book: PolicyBook | None = None, *, keys: Sequence[ApiKey] | None = None) -> None:
         self.book = configured() if book is None else book
-        self.limiter = Tally()
+        self.limiter = Tally(wall_of)
         self.now = START
         self.ledger: dict[tuple[str, int], LedgerEntry] = {}
         self.healthy = True
@@ -167,7 +172,7 @@ class Play:
         self.request_body = ask(stream=stream) if body is None else body
         self.ledger = ledger
         self.reserves = reserves
-        self.exchange = Exchange(self.world.house, endpoint, head, now=self.now, wall=WALL)
+        self.exchange = Exchange(self.world.house, endpoint, head, now=self.now, wall=wall_of(self.now))
         self.status: int | None = None
         self.body = b""
         self.error: GatewayError | None = None

@@ -6,7 +6,7 @@ from gateway.auth.keys import digest
 from gateway.domain.limits import NO_LIMITS, Limits
 from gateway.domain.tenant import ApiKey
 from tests.pipeline.driver import KEY, Play, World, configured
-from tests.pipeline.wire import reply
+from tests.pipeline.wire import ask, error, reply
 
 
 def world(
@@ -59,3 +59,99 @@ def test_input_and_output_are_charged_each_for_itself() -> None:
         ("output_tokens", 50),
     ]
     assert after.code == "rate_limit_exceeded"  # What is expected of an answer takes all of the output's bucket.
+
+
+def spending(*, budget: dict[str, object], model: dict[str, object] | None = None) -> World:
+    """Three targets, of which `b` is twice and `c` four times as dear as `a`; and a model `small` at `a` alone."""
+    models = {
+        "assistant": {"targets": [{"backend": name, "model": f"model-{name}"} for name in "cba"], **(model or {})},
+        "small": {"targets": [{"backend": "a", "model": "model-a"}]},
+    }
+    return World(configured(policy={"models": models, "budget": budget}))
+
+
+def cost(prompt: int, output: int) -> int:
+    """Nano-dollars at the cheapest target, `a`."""
+    return prompt * 1000 + output * 2000
+
+
+def hundred(world: World) -> Play:
+    """A request that is answered with 100 tokens for 100 at whichever target it comes to."""
+    play = Play(world, stream=False, body=ask(stream=False, max_tokens=100))
+    return play.answer(200, reply("Hi", {"prompt_tokens": 100, "completion_tokens": 100})) if play.tried else play
+
+
+def test_a_budget_is_charged_with_the_price_of_the_target_that_answered() -> None:
+    """Reserved at the dearest that the plan may come to, settled at what it was: the budget is used up exactly."""
+    world = spending(budget={"usd": 4 * cost(100, 100) / 1e9 * 2, "per": "month"})
+    assert [hundred(world).status for _ in range(2)] == [200, 200]
+    play = hundred(world)
+    assert (play.status, play.code, play.tried) == (429, "insufficient_quota", "")
+    assert sum(entry.charge_nano_usd for entry in world.ledger.values()) == 2 * 4 * cost(100, 100)
+
+
+def test_what_was_reserved_and_not_spent_is_there_again() -> None:
+    """A backend that fails costs the tenant nothing."""
+    world = spending(budget={"usd": 4 * cost(100, 100) / 1e9, "per": "month"})
+    for _ in range(3):
+        play = Play(world, stream=False, body=ask(stream=False, max_tokens=100))
+        assert play.answer(400, error("bad")).status == 400
+    assert hundred(world).status == 200
+
+
+def test_a_budget_begins_anew_with_its_period() -> None:
+    world = spending(budget={"usd": 4 * cost(100, 100) / 1e9, "per": "day"})
+    assert [hundred(world).status for _ in range(2)] == [200, 429]
+    world.now += 86_400
+    assert hundred(world).status == 200
+
+
+def test_beyond_a_budget_a_cheaper_target_may_serve() -> None:
+    """`next_target`: of those that fit, in their order; the decision says what was left out and why."""
+    world = spending(budget={"usd": 6.75 * cost(100, 100) / 1e9, "per": "month", "on_exceed": "next_target"})
+    plays = [hundred(world) for _ in range(4)]
+    assert [play.tried for play in plays] == ["c", "b", "a", ""]
+    assert [play.status for play in plays] == [200, 200, 200, 429]
+    decision = plays[1].exchange.decision
+    assert decision is not None
+    assert [(each.target[0], each.rank, each.excluded) for each in decision.candidates] == [
+        ("b", 0, None),
+        ("a", 1, None),
+        ("c", None, "budget"),
+    ]
+
+
+def test_beyond_a_budget_another_model_may_serve() -> None:
+    """`downgrade`: within the same budget, and the client is told."""
+    budget = {"usd": 5 * cost(100, 100) / 1e9, "per": "month", "on_exceed": "downgrade", "downgrade_to": "small"}
+    world = spending(budget=budget)
+    plays = [hundred(world) for _ in range(3)]
+    assert [(play.tried, play.exchange.model) for play in plays] == [("c", "assistant"), ("a", "small"), ("", "small")]
+    assert [play.exchange.downgraded_from for play in plays] == [None, "assistant", "assistant"]
+    assert [entry.model for entry in world.ledger.values()] == ["assistant", "small"]
+    assert plays[2].code == "insufficient_quota"
+
+
+def test_beyond_a_models_limit_another_model_may_serve() -> None:
+    limits = {"requests_per_minute": 1, "on_exceed": "downgrade", "downgrade_to": "small"}
+    world = spending(budget={"usd": 100, "per": "day"}, model={"limits": limits})
+    assert [hundred(world).exchange.model for _ in range(3)] == ["assistant", "small", "small"]
+
+
+def test_a_key_is_not_led_to_a_model_that_it_may_not_use() -> None:
+    """What limits do narrows what a key may do, and never widens it."""
+    limits = {"requests_per_minute": 1, "on_exceed": "downgrade", "downgrade_to": "small"}
+    world = spending(budget={"usd": 100, "per": "day"}, model={"limits": limits})
+    key = ApiKey(public_id="abcdefghijkl", tenant="acme", digest=digest(KEY), models=("assistant",))
+    world.house.directory.replace([key])
+    assert [hundred(world).status for _ in range(2)] == [200, 429]
+
+
+def test_models_that_lead_to_each_other_come_to_an_end() -> None:
+    one = {"requests_per_minute": 1, "on_exceed": "downgrade"}
+    models = {
+        name: {"targets": [{"backend": "a", "model": "model-a"}], "limits": one | {"downgrade_to": other}}
+        for name, other in (("assistant", "small"), ("small", "assistant"))
+    }
+    world = World(configured(targets=1, policy={"models": models}))
+    assert [hundred(world).status for _ in range(3)] == [200, 200, 429]
