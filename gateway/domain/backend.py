@@ -14,6 +14,10 @@ Capability = Literal["tools", "json_schema", "vision", "audio", "logprobs", "see
 """What a request may need beyond plain text; routing keeps only targets that accept it."""
 
 PriceName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,39}/[A-Za-z0-9._:/@-]{1,128}$")]
+PathTemplate = Annotated[
+    str,
+    msgspec.Meta(pattern=r"^(/([A-Za-z0-9._~-]+|\{model\}))*\{path\}(\?[A-Za-z0-9._~=&-]{1,200})?$", max_length=400),
+]
 Price = Annotated[Decimal, msgspec.Meta(ge=0, le=1_000_000)]
 
 
@@ -94,6 +98,10 @@ class Quirks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Whether the server understands `stream_options: {include_usage: true}`."""
     requires_finish_reason: bool = True
     """Whether a stream without a finish_reason is cut short. Some servers never send one, only `[DONE]`."""
+    path: PathTemplate | None = None
+    """Where below the base URL the model is asked, when that is not the endpoint's own path: `{path}` stands for that
+    one (`/chat/completions`), `{model}` for the model's name. Azure's classic API, for example:
+    `/deployments/{model}{path}?api-version=2024-10-21`."""
     efforts: tuple[Effort, ...] = ()
     """The `reasoning_effort`s that the model takes. A translated request asks for the nearest of them; without any it
     asks for none, because a model that does not reason would refuse it."""

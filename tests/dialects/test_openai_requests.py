@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.dialects.openai import CHAT, COMPLETIONS, UPSTREAM
-from gateway.domain.backend import Quirks
+from gateway.domain.backend import Quirks, ServedModel
 from gateway.domain.errors import GatewayError, InvalidRequest, UnknownModel
 from gateway.domain.plan import Target
 from tests.pipeline.wire import ask
@@ -17,7 +17,7 @@ from tests.pipeline.wire import ask
 
 def target(model: str = "upstream", **quirks: object) -> Target:
     """As much of a target as encoding reads."""
-    facts = SimpleNamespace(quirks=Quirks(**quirks))  # type: ignore[arg-type]  # a table of settings
+    facts = ServedModel(quirks=Quirks(**quirks))  # type: ignore[arg-type]  # a table of settings
     return cast("Target", SimpleNamespace(model=model, facts=facts))
 
 
@@ -173,6 +173,20 @@ def test_a_server_that_does_not_know_stream_options_gets_none(wants: bool) -> No
     """By its quirk: it would refuse the request."""
     request = CHAT.decode_request(ask(stream_options={"include_usage": wants}))
     assert "stream_options" not in json.loads(UPSTREAM.encode_request(request, target(reports_stream_usage=False)).body)
+
+
+PLACES = [
+    ("/d/{model}{path}?api-version=2024-10-21", "gpt-4.1", "/d/gpt-4.1/chat/completions?api-version=2024-10-21"),
+    ("/openai/v1{path}", "small", "/openai/v1/chat/completions"),
+    ("{path}", "small", "/chat/completions"),
+    ("/m/{model}{path}", "org/model:1@2", "/m/org%2Fmodel%3A1%402/chat/completions"),
+]
+
+
+@pytest.mark.parametrize(("template", "model", "path"), PLACES)
+def test_a_model_may_be_asked_at_another_path(template: str, model: str, path: str) -> None:
+    """Azure's classic API names the deployment and a date there; a name with a slash stays one part of the path."""
+    assert UPSTREAM.encode_request(CHAT.decode_request(ask()), target(model, path=template)).path == path
 
 
 @pytest.mark.parametrize("quirk", ["max_tokens", "max_completion_tokens"])

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from typing import Final
+from urllib.parse import quote
 
 import msgspec
 
@@ -11,7 +12,7 @@ from gateway.dialects.openai.plain import plain
 from gateway.dialects.openai.stream import OpenAIStreamDecoder
 from gateway.dialects.openai.wire import ABSENT, Delta, is_given, read_answer
 from gateway.dialects.protocols import UpstreamDialect
-from gateway.domain.chat import ChatReply, ChatRequest, Label
+from gateway.domain.chat import ChatReply, ChatRequest, EndpointName, Label
 from gateway.domain.fault import Fault, FaultKind
 from gateway.domain.plan import Target
 from gateway.domain.wire import Headers, WireRequest
@@ -60,7 +61,7 @@ class _OpenAI:
                 fields[quirks.max_tokens_field] = limits[0]
         return WireRequest(
             method="POST",
-            path=_PATHS[request.endpoint],
+            path=_PATHS[request.endpoint] if quirks.path is None else _placed(request.endpoint, target, quirks.path),
             headers=_CONTENT,
             body=msgspec.json.encode(fields),
             dropped=dropped,
@@ -105,6 +106,12 @@ class _OpenAI:
             choices=request.choices,
             requires_finish_reason=target.facts.quirks.requires_finish_reason,
         )
+
+
+def _placed(endpoint: EndpointName, target: Target, template: str) -> str:
+    """The endpoint's path in the places that `Quirks.path` gives it and the model."""
+    # The model first: its name is escaped and brings no braces, so that nothing is replaced twice.
+    return template.replace("{model}", quote(target.model, safe="")).replace("{path}", _PATHS[endpoint])
 
 
 def text_of(delta: Delta | None) -> str:
