@@ -13,14 +13,19 @@ from gateway.pipeline import Exchange
 
 SANE_ID: Final = re.compile(rb"[A-Za-z0-9_-]{8,64}")
 """Request ids of clients that are taken over; every other is replaced."""
-_LIMIT_NAMES: Final = {
-    kind: (
-        f"x-ratelimit-limit-{kind}".encode(),
-        f"x-ratelimit-remaining-{kind}".encode(),
-        f"x-ratelimit-reset-{kind}".encode(),
-    )
-    for kind in ("requests", "tokens")
-}
+_TOKENS: Final = frozenset({"tokens", "input_tokens", "output_tokens"})
+_PARTS: Final = ("limit", "remaining", "reset")
+
+
+def _names(form: str, kinds: Sequence[str]) -> dict[str, tuple[bytes, ...]]:
+    """By kind of limit: the headers of its parts."""
+    return {
+        kind: tuple(form.format(kind=kind.replace("_", "-"), part=part).encode() for part in _PARTS) for kind in kinds
+    }
+
+
+_OPENAI: Final = _names("x-ratelimit-{part}-{kind}", ("requests", "tokens"))
+_ANTHROPIC: Final = _names("anthropic-ratelimit-{kind}-{part}", ("requests", "tokens", "input_tokens", "output_tokens"))
 
 
 def request_id(headers: Headers, new_id: Callable[[], str]) -> str:
@@ -50,7 +55,7 @@ def gateway_headers(exchange: Exchange, now: float, *, streaming: bool) -> list[
                 if not streaming and exchange.outcome is Outcome.OK:
                     headers.append((b"x-gateway-overhead-ms", b"%.1f" % (exchange.overhead_s(now) * 1000)))
     if exchange.levels:
-        headers += _limit_headers(exchange.levels)
+        headers += limit_headers(exchange.levels)
     if exchange.trace is not None and exchange.trace.sampled:
         headers.append((b"x-trace-id", exchange.trace.trace_id_hex.encode()))
     return headers
@@ -58,40 +63,57 @@ def gateway_headers(exchange: Exchange, now: float, *, streaming: bool) -> list[
 
 def anthropic_headers(exchange: Exchange, now: float) -> list[tuple[bytes, bytes]]:
     """What Anthropic's clients look for under names of their own: the request's id, and limits with a time of day."""
-    headers = [(b"request-id", exchange.request_id.encode())]
     wall = exchange.wall_started + (now - exchange.started_at)
-    for kind, level in _tightest(exchange.levels).items():
-        if kind not in _LIMIT_NAMES:
-            continue
-        full_at = dt.datetime.fromtimestamp(math.ceil(wall + level.reset_s), dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        for name, value in (("limit", str(level.limit)), ("remaining", str(level.remaining)), ("reset", full_at)):
-            headers.append((f"anthropic-ratelimit-{kind}-{name}".encode(), value.encode()))
+    return [(b"request-id", exchange.request_id.encode()), *anthropic_limit_headers(exchange.levels, wall)]
+
+
+def limit_headers(levels: Sequence[Level]) -> list[tuple[bytes, bytes]]:
+    """OpenAI's names, which know requests and tokens. `reset` is the time until the limit is whole again."""
+    tightest = _tightest(levels)
+    headers: list[tuple[bytes, bytes]] = []
+    for kind, (limit, remaining, reset) in _OPENAI.items():
+        if (level := tightest.get(kind)) is not None:
+            headers += (
+                (limit, b"%d" % level.limit),
+                (remaining, b"%d" % level.remaining),
+                (reset, go_duration(level.reset_s).encode()),
+            )
+    return headers
+
+
+def anthropic_limit_headers(levels: Sequence[Level], wall: float) -> list[tuple[bytes, bytes]]:
+    """Anthropic's names, at `wall` seconds since the epoch. `reset` is when the limit is whole again, rounded up."""
+    tightest = _tightest(levels)
+    headers: list[tuple[bytes, bytes]] = []
+    for kind, (limit, remaining, reset) in _ANTHROPIC.items():
+        if (level := tightest.get(kind)) is not None:
+            whole_at = dt.datetime.fromtimestamp(math.ceil(wall + level.reset_s), dt.UTC)
+            headers += (
+                (limit, b"%d" % level.limit),
+                (remaining, b"%d" % level.remaining),
+                (reset, whole_at.strftime("%Y-%m-%dT%H:%M:%SZ").encode()),
+            )
     return headers
 
 
 def _tightest(levels: Sequence[Level]) -> dict[str, Level]:
-    """For each type of limit the one that is nearest to its end."""
+    """For each type of limit the one nearest to its end; `tokens` is the tightest of all that count tokens."""
     tightest: dict[str, Level] = {}
     for level in levels:
-        other = tightest.get(level.kind)
-        if other is None or level.remaining * other.limit < other.remaining * level.limit:
-            tightest[level.kind] = level
+        kind = level.kind
+        _note(tightest, kind, level)
+        if kind in _TOKENS and kind != "tokens":
+            _note(tightest, "tokens", level)
     return tightest
 
 
-def _limit_headers(levels: Sequence[Level]) -> list[tuple[bytes, bytes]]:
-    """OpenAI's names; for each type the tightest limit."""
-    tightest = _tightest(levels)
-    headers: list[tuple[bytes, bytes]] = []
-    for kind, (limit, remaining, reset) in _LIMIT_NAMES.items():
-        found = tightest.get(kind)
-        if found is not None:
-            headers += (
-                (limit, b"%d" % found.limit),
-                (remaining, b"%d" % found.remaining),
-                (reset, go_duration(found.reset_s).encode()),
-            )
-    return headers
+def _note(tightest: dict[str, Level], kind: str, level: Level) -> None:
+    other = tightest.get(kind)
+    if other is not None:
+        left, others = level.remaining * other.limit, other.remaining * level.limit
+        if left > others or (left == others and level.reset_s <= other.reset_s):
+            return
+    tightest[kind] = level
 
 
 def go_duration(seconds: float) -> str:
