@@ -105,6 +105,14 @@ class Quirks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     efforts: tuple[Effort, ...] = ()
     """The `reasoning_effort`s that the model takes. A translated request asks for the nearest of them; without any it
     asks for none, because a model that does not reason would refuse it."""
+    takes_sampling: bool = True
+    """Whether a model behind another dialect takes `temperature`, `top_p` and `top_k`. Where not (Claude from 4.7 on),
+    they are left out and named in `x-gateway-dropped`."""
+    thinks_by: Literal["nothing", "effort", "budget"] = "nothing"
+    """How a model behind another dialect is told `reasoning_effort`: not at all, by a word, or in tokens."""
+    raw_predict: bool = False
+    """Whether a backend of the Anthropic dialect takes requests as Vertex AI does: the model's name in the path, the
+    version in the body."""
 
 
 class ServedModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -112,6 +120,8 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     context: Annotated[int, msgspec.Meta(ge=1)] | None = None
     """Tokens that prompt and answer may have together; None when unknown, which excludes nothing."""
+    max_output_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    """What a request without a limit of its own asks for at most, in dialects that want one said; 4096 unless told."""
     prices: Prices | None = None
     """What holds for this backend alone, whatever the list says. Without these and those the model counts as free."""
     priced_as: PriceName | None = None
@@ -218,7 +228,7 @@ Credential = BearerCredential | HeaderCredential | AwsCredential | GoogleCredent
 class Backend(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A place that serves models."""
 
-    dialect: Literal["openai"]
+    dialect: Literal["openai", "anthropic"]
     """The wire format it speaks."""
     base_url: str
     """`http(s)://host[:port]/path`, up to and including the version: `http://127.0.0.1:8090/v1`."""

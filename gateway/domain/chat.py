@@ -22,10 +22,8 @@ class Native(msgspec.Struct, frozen=True, kw_only=True):
     dialect: Literal["anthropic", "responses"]
     fields: dict[str, msgspec.Raw]
     """The top-level fields of the body, their values as the client wrote them. Each name occurs once."""
-    lost: tuple[str, ...] = ()
-    """What the hub cannot say of it and the answer depends on, by name, in order: `top_k`, `messages.document`."""
     hints: tuple[str, ...] = ()
-    """What the hub cannot say either, but the answer is the same without."""
+    """What the hub cannot say of it although the answer is the same without, by name: how to cache, for example."""
 
 
 class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from gateway.dialects import upstream_dialect
-from gateway.dialects.hub.fitting import DISPENSABLE, may_be_dropped, may_be_left_out
 from gateway.domain.chat import ChatRequest
+from gateway.domain.dispensable import DISPENSABLE, may_be_dropped, may_be_left_out
 from gateway.domain.errors import (
     ContextTooLong,
     GatewayError,
@@ -96,9 +96,7 @@ def choose(
     )
     if not ordered:
         return None, decision
-    retries = policy.retries
-    hedge = None if panics else policy.hedge
-    return Plan(tuple(ordered), retries.attempts, policy.timeouts, retries.budget, panics, hedge), decision
+    return Plan(tuple(ordered), policy.retries.attempts, policy.timeouts, policy.retries.budget, panics), decision
 
 
 def _ranked(ordered: Sequence[Target], scene: Scene | None) -> list[Candidate]:

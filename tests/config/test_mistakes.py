@@ -98,8 +98,8 @@ IN_BACKENDS = [
         "version: 1\nplugins: []",
         "$.plugins: unknown field `plugins`; known here: version, backends, policies, tenants, prices",
     ),
-    ("dialect: openai", "dialect: anthropic", unsupported(f"{BACKEND}.dialect", "anthropic")),
-    ("dialect: openai", "dialect: smtp", f"{BACKEND}.dialect: expected `openai`, got text"),
+    ("dialect: openai", "dialect: gemini", unsupported(f"{BACKEND}.dialect", "gemini")),
+    ("dialect: openai", "dialect: smtp", f"{BACKEND}.dialect: expected one of `openai`, `anthropic`, got text"),
     ("dialect: openai", "", f"{BACKEND}: `dialect` is missing"),
     ("dialect: openai", "dialect: openai\n    limits: {}", unsupported(f"{BACKEND}.limits", "limits")),
     (
@@ -140,7 +140,7 @@ IN_BACKENDS = [
         f"{LIST}.2026-02-30: `2026-02-30` is not a day of the calendar",
     ),
     ("version: 1", "version: 1\nprices: {a/b: {2026-02-28: {input: 1}}}", f"{DAY}: `output` is missing"),
-    ("{context: 2048}", "x", f"{MODEL}: expected fields (context, prices, priced_as, accepts, quirks), got text"),
+    ("{context: 2048}", "x", f"{MODEL}: expected fields (context, max_output_tokens, prices, priced_as, accepts, quirks), got text"),
     (
         "{small: {",
         '{"sm all": {}, small: {',

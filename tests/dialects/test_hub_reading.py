@@ -20,11 +20,13 @@ from gateway.dialects.hub.conversation import (
     ToolResult,
     Turn,
 )
-from gateway.dialects.hub.fitting import inexpressible, left_out
+from gateway.dialects.hub.fitting import fit
 from gateway.dialects.hub.reading import Unreadable, conversation_of
 from gateway.dialects.hub.turns import alternating, safe_id
-from gateway.dialects.openai import CHAT
+from gateway.dialects.openai import CHAT, COMPLETIONS
+from gateway.domain.backend import Quirks, ServedModel
 from gateway.domain.chat import ChatRequest
+from gateway.domain.dispensable import may_be_dropped
 
 USER = {"role": "user", "content": "Hi"}
 PNG = "data:image/png;base64,iVBORw0="
@@ -235,11 +237,31 @@ def test_fields_that_ask_for_nothing_need_no_telling() -> None:
         response_format={"type": "text"}, parallel_tool_calls=True, service_tier="auto", stream=True,
         stream_options={"include_usage": True}, seed=None,
     )  # fmt: skip
-    assert inexpressible(quiet, frozenset()) == ()
-    assert left_out(quiet, ()) == ()
+    fitted = fit(quiet, ServedModel(), frozenset(), lambda *_: ())
+    assert (fitted.unsaid, fitted.dropped) == ((), ())
 
 
 def test_fields_that_ask_for_something_are_named_and_hints_only_when_left_out() -> None:
-    asked = ask(seed=1, logit_bias={"5": 1}, temperature=0.5, min_p=0.1, user="u", metadata={"a": "b"})
-    assert inexpressible(asked, frozenset({"temperature"}), ["x.y"]) == ("logit_bias", "min_p", "seed", "x.y")
-    assert left_out(asked, ("seed",)) == ("metadata", "seed", "user")
+    asked = ask(seed=1, logit_bias={"5": 1}, temperature=0.5, min_p=0.1, user="u", metadata={"a": "b"}, top_p=2)
+    asked.fields["a\r\nb"] = raw(1)
+    fitted = fit(
+        asked, ServedModel(), frozenset({"temperature", "top_p"}), lambda talk, _: ("top_p",) * bool(talk.top_p)
+    )
+    nameless = "a field without a proper name"
+    assert fitted.unsaid == (nameless, "logit_bias", "min_p", "seed", "top_p")
+    assert fitted.dropped == (nameless, "logit_bias", "metadata", "min_p", "seed", "top_p", "user")
+    assert fitted.talk == conversation_of(ask(temperature=0.5))
+    assert [name for name in fitted.unsaid if may_be_dropped(asked, name)] == list(fitted.unsaid[1:])
+
+
+def test_a_model_that_takes_no_sampling_is_spared_it_and_one_that_lacks_a_capability_its_field() -> None:
+    facts = ServedModel(quirks=Quirks(takes_sampling=False), accepts=("seed",))
+    fitted = fit(ask(temperature=0.5, stop="x"), facts, frozenset({"temperature", "stop"}), lambda *_: ())
+    assert (fitted.unsaid, fitted.dropped) == ((), ("stop", "temperature"))
+    assert fitted.talk == conversation_of(ask())
+
+
+def test_what_is_no_chat_cannot_be_told() -> None:
+    asked = COMPLETIONS.decode_request(b'{"model": "assistant", "prompt": "Hi"}')
+    fitted = fit(asked, ServedModel(), frozenset(), lambda *_: ())
+    assert (fitted.talk, fitted.unsaid) == (None, ("prompt",))

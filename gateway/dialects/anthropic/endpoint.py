@@ -47,9 +47,8 @@ class MessagesEndpoint:
             needs=frozenset(said.needs),
             prompt_bytes=sum(len(memoryview(native[name])) for name in _PROMPT if name in native),
             fields=said.fields,
-            native=Native(
-                dialect="anthropic", fields=native, lost=tuple(sorted(said.lost)), hints=tuple(sorted(said.hints))
-            ),
+            native=Native(dialect="anthropic", fields=native, hints=tuple(sorted(said.hints))),
+            beyond_hub=tuple(sorted(said.lost)),
             headers=tuple((name, value) for name, value in headers if name in _PASSED_ON),
         )
 

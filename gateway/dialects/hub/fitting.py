@@ -5,22 +5,17 @@ it (`on_unsupported: drop`). Fields that change nothing about the answer are lef
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import msgspec
 
-from gateway.domain.backend import Capability, ServedModel
+from gateway.dialects.hub.conversation import Conversation
+from gateway.dialects.hub.reading import Unreadable, conversation_of
+from gateway.domain.backend import ServedModel
 from gateway.domain.chat import ChatRequest
+from gateway.domain.dispensable import dispensed
 
-DISPENSABLE: Final[dict[Capability, tuple[str, ...]]] = {
-    "json_schema": ("response_format",),
-    "logprobs": ("logprobs", "top_logprobs"),
-    "seed": ("seed",),
-    "stop": ("stop",),
-}
-"""Capabilities that a request can go without if its policy says so, and the fields that ask for them."""
-_ESSENTIAL: Final = frozenset({"function_call", "functions", "input", "messages", "prompt", "tool_choice", "tools"})
 _NAMELESS: Final = "a field without a proper name"
 _NAME: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
@@ -32,6 +27,7 @@ HINTS: Final = frozenset(
 )  # fmt: skip
 """Fields for the backend's own bookkeeping: without them the answer is the same."""
 
+_SAMPLING: Final = frozenset({"temperature", "top_k", "top_p"})
 _OURS: Final = frozenset({"max_completion_tokens", "max_tokens", "messages", "model", "n", "stream", "stream_options"})
 """Fields that every dialect says in its own way."""
 
@@ -68,27 +64,6 @@ def _asks(name: str, raw: bytes) -> bool:
     return plain is None or b"".join(raw.split()) not in plain
 
 
-def may_be_dropped(request: ChatRequest, field: str) -> bool:
-    """Whether a policy can have the request asked without the field: one at the top, and nothing of what is asked."""
-    written = request.fields if request.native is None else {*request.fields, *request.native.fields}
-    return field in written and field not in _ESSENTIAL
-
-
-def may_be_left_out(place: str) -> bool:
-    """Whether a policy can have the request asked without this place `beyond_hub`: a tool that the model might use.
-
-    What the model was told, it must not go without.
-    """
-    return place.startswith("tool")
-
-
-def dispensed(request: ChatRequest, facts: ServedModel) -> tuple[str, ...]:
-    """Fields of capabilities that the model lacks. Where the policy drops nothing, such a model is not asked at all."""
-    lacking = [capability for capability in request.needs if capability not in facts.accepts]
-    names = (name for capability in lacking for name in DISPENSABLE.get(capability, ()))
-    return tuple(name for name in names if name in request.fields)
-
-
 def without(request: ChatRequest, names: Iterable[str]) -> ChatRequest:
     """The request as if the client had not written these fields."""
     gone = frozenset(names)
@@ -98,14 +73,40 @@ def without(request: ChatRequest, names: Iterable[str]) -> ChatRequest:
     return msgspec.structs.replace(request, fields=fields, choices=1 if "n" in gone else request.choices)
 
 
-def inexpressible(request: ChatRequest, expressible: frozenset[str], more: Iterable[str] = ()) -> tuple[str, ...]:
-    """Names of the fields that say something beyond `expressible`, in order, and `more`; hints are not among them."""
-    lost = () if request.native is None else request.native.lost
-    return tuple(sorted({*(said(request) - expressible - HINTS), *more, *lost}))
+class Fit(msgspec.Struct, frozen=True):
+    """What becomes of a request in a dialect that is not OpenAI's."""
+
+    talk: Conversation | None
+    """What is said, without anything that cannot be; None where it cannot be read."""
+    unsaid: tuple[str, ...]
+    """Fields that ask for something and cannot be said."""
+    dropped: tuple[str, ...]
+    """All that the backend is not told, hints and fields of lacking capabilities included."""
 
 
-def left_out(request: ChatRequest, unsaid: Iterable[str]) -> tuple[str, ...]:
-    """What a client is told that its answer does without: `unsaid`, and the hints that it gave."""
-    native = request.native
-    untranslated = () if native is None else (*native.lost, *native.hints)
-    return tuple(sorted({*unsaid, *untranslated, *(said(request) & HINTS)}))
+def fit(
+    request: ChatRequest,
+    facts: ServedModel,
+    expressible: frozenset[str],
+    unfit: Callable[[Conversation, ServedModel], Iterable[str]],
+) -> Fit:
+    """The request in neutral words, and what is missing from it.
+
+    `expressible` are the fields at the top that the dialect has words for, besides those that every dialect has;
+    `unfit` names those whose values it has none for.
+    """
+    asked = said(request)
+    if request.endpoint != "chat":
+        return Fit(None, ("input" if request.endpoint == "embeddings" else "prompt",), ())
+    unsaid = asked - expressible - HINTS
+    ignored = {*dispensed(request, facts), *(asked & HINTS)}
+    if not facts.quirks.takes_sampling:
+        ignored |= asked & _SAMPLING
+    try:
+        talk = conversation_of(without(request, unsaid | ignored))
+        if more := frozenset(unfit(talk, facts)):
+            unsaid |= more
+            talk = conversation_of(without(request, unsaid | ignored))
+    except Unreadable as error:
+        return Fit(None, (*sorted(unsaid), error.field), ())
+    return Fit(talk, tuple(sorted(unsaid)), tuple(sorted(unsaid | ignored)))

@@ -6,13 +6,13 @@ from urllib.parse import quote
 
 import msgspec
 
-from gateway.dialects.hub.fitting import dispensed
 from gateway.dialects.openai.faults import fault_of
 from gateway.dialects.openai.plain import plain
 from gateway.dialects.openai.stream import OpenAIStreamDecoder
 from gateway.dialects.openai.wire import ABSENT, Delta, is_given, read_answer
 from gateway.dialects.protocols import UpstreamDialect
 from gateway.domain.chat import ChatReply, ChatRequest, EndpointName, Label
+from gateway.domain.dispensable import dispensed
 from gateway.domain.fault import Fault, FaultKind
 from gateway.domain.plan import Target
 from gateway.domain.wire import Headers, WireRequest
@@ -33,9 +33,9 @@ class _OpenAI:
         return False
 
     def unsupported(self, request: ChatRequest, target: Target) -> tuple[str, ...]:
-        """What a translation could not say. What the client itself wrote is passed on: `accepts` says what is taken."""
-        del target
-        return () if request.native is None else request.native.lost
+        """Nothing: what the client wrote is passed on, and what of it a model takes is its `accepts` to say."""
+        del request, target
+        return ()
 
     def encode_request(self, request: ChatRequest, target: Target) -> WireRequest:
         """The client's fields with the backend's model name: patched, not rebuilt.
@@ -48,9 +48,8 @@ class _OpenAI:
         dropped = dispensed(request, target.facts) if request.needs else ()
         for name in dropped:
             del fields[name]
-        if (native := request.native) is not None:
-            untold = request.fields.keys() - fields.keys()
-            dropped = tuple(sorted({*untold, *native.lost, *native.hints}))
+        if request.native is not None:
+            dropped += tuple(sorted(request.fields.keys() - fields.keys() - set(dropped)))
         if not quirks.reports_stream_usage:
             fields.pop("stream_options", None)  # It would refuse the request; the client goes without the chunk.
         elif request.stream and not request.wants_usage:
