@@ -15,6 +15,7 @@ from pathlib import Path
 
 from gateway import __version__
 from gateway.control import commands as operator
+from gateway.control import ledger
 from gateway.control.commands import CONFIG_HELP, STORE_HELP, CommandError, Commands, config_paths
 
 
@@ -47,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_check(commands)
     _add_schema(commands)
     operator.add_keys(commands)
-    operator.add_ledger(commands)
+    ledger.add_ledger(commands)
     return parser
 
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import secrets
 import sqlite3
 from pathlib import Path
 from typing import Final, Literal
@@ -11,17 +12,18 @@ from gateway.accounting.rows import COLUMNS
 Durability = Literal["normal", "full"]
 """What a commit survives. `normal`: the death of the process. `full`: also the loss of power, at one fsync a commit."""
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 INSERT: Final = (
-    f"INSERT INTO ledger VALUES ({', '.join('?' * len(COLUMNS))}) "  # noqa: S608  # our own constants
+    f"INSERT INTO ledger ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) "  # noqa: S608  # our own
     # Not INSERT OR IGNORE, which would swallow every other broken constraint too.
     "ON CONFLICT (exchange, attempt) DO NOTHING"
 )
 
 _LOCKED_WAIT_S = 1.0
 """How long one write waits when somebody else, such as the sqlite3 shell, holds the file's write lock."""
-_TABLE = """
+_LEDGER = """
 CREATE TABLE ledger (
+    seq INTEGER PRIMARY KEY,
     exchange TEXT NOT NULL,
     request_id TEXT NOT NULL,
     attempt INTEGER NOT NULL,
@@ -42,9 +44,12 @@ CREATE TABLE ledger (
     cost_nano_usd INTEGER NOT NULL,
     price_version TEXT NOT NULL,
     policy TEXT NOT NULL,
-    PRIMARY KEY (exchange, attempt)
+    UNIQUE (exchange, attempt)
 )
 """
+_INDEXES = ("CREATE INDEX ledger_at ON ledger (at)", "CREATE INDEX ledger_request_id ON ledger (request_id)")
+_IDENTITY = "CREATE TABLE identity (id TEXT NOT NULL)"
+"""The ledger's name among those of a fleet."""
 
 
 class JournalUnusable(Exception):
@@ -103,17 +108,43 @@ def connect(path: Path, durability: Durability) -> sqlite3.Connection:
 
 
 def _prepare(connection: sqlite3.Connection) -> int:
-    """Create what is missing; the file's schema version."""
+    """Create what is missing, and bring what an older gateway wrote up to date; the file's schema version."""
     connection.execute("BEGIN IMMEDIATE")
     if connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'schema_version'").fetchone() is None:
         connection.execute("CREATE TABLE schema_version (version INTEGER NOT NULL)")
-        connection.execute("INSERT INTO schema_version VALUES (?)", (SCHEMA_VERSION,))
-        connection.execute(_TABLE)
-        connection.execute("CREATE INDEX ledger_at ON ledger (at)")
-        connection.execute("CREATE INDEX ledger_request_id ON ledger (request_id)")
+        connection.execute("INSERT INTO schema_version VALUES (0)")
+    found: int = connection.execute("SELECT version FROM schema_version").fetchone()[0]
+    for step in _STEPS[found:]:
+        step(connection)
+    if found < SCHEMA_VERSION:
+        connection.execute("UPDATE schema_version SET version = ?", (SCHEMA_VERSION,))
     connection.execute("COMMIT")
-    version: int = connection.execute("SELECT version FROM schema_version").fetchone()[0]
-    return version
+    return max(found, SCHEMA_VERSION)
+
+
+def _create_ledger(connection: sqlite3.Connection) -> None:
+    """0 → 1: the table, and how it is found in. Made as today: the next step finds nothing to do."""
+    connection.execute(_LEDGER)
+    for index in _INDEXES:
+        connection.execute(index)
+
+
+def _number_rows(connection: sqlite3.Connection) -> None:
+    """1 → 2: rows have a number that nothing moves, as SQLite's own may be moved by VACUUM; the ledger has a name."""
+    if "seq" not in (column[1] for column in connection.execute("PRAGMA table_info(ledger)")):
+        connection.execute("ALTER TABLE ledger RENAME TO ledger_1")
+        for name in ("ledger_at", "ledger_request_id"):
+            connection.execute(f"DROP INDEX {name}")
+        _create_ledger(connection)
+        names = ", ".join(COLUMNS)
+        connection.execute(f"INSERT INTO ledger ({names}) SELECT {names} FROM ledger_1 ORDER BY rowid")  # noqa: S608
+        connection.execute("DROP TABLE ledger_1")
+    connection.execute(_IDENTITY)
+    connection.execute("INSERT INTO identity VALUES (?)", (secrets.token_hex(8),))
+
+
+_STEPS: Final = (_create_ledger, _number_rows)
+"""From each version to the next. A newer gateway's file is left alone: `connect` refuses it."""
 
 
 def _make_directory(directory: Path) -> None:

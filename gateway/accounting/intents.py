@@ -59,7 +59,7 @@ class Intents:
         self._free: deque[int] = deque()
         """Where free slots begin; both threads take from and put to its end."""
         self._held: dict[str, tuple[int, ...]] = {}
-        """Exchange → where the slots of its attempts begin, in their order."""
+        """Exchange → where the slots of its attempts begin, in their order; 0 for one that has none."""
         self._is_full = False
 
     def open(self) -> list[LedgerEntry]:
@@ -103,6 +103,7 @@ class Intents:
             offset = self._free.pop()
         except IndexError:
             if not self._grow():
+                self._hold(intent.exchange, 0)
                 return
             offset = self._free.pop()
         content = _encode(intent)
@@ -110,32 +111,33 @@ class Intents:
         if end > offset + _SLOT:
             self._free.append(offset)
             _log.error("intent.too_long", exchange=intent.exchange, bytes=len(content))
+            self._hold(intent.exchange, 0)
             return
         self._map[begin:end] = content
         # A backend that has a whole answer to give may bill all of it, whether or not we are there to take it.
         output_tokens = 0 if intent.is_streamed else intent.output_tokens
         _HEAD.pack_into(self._map, offset, intent.prompt_tokens, output_tokens, Stage.SENT, len(content))
-        held = self._held.get(intent.exchange)
-        self._held[intent.exchange] = (offset,) if held is None else (*held, offset)
+        self._hold(intent.exchange, offset)
 
-    def delivered(self, exchange: str, output_tokens: int) -> None:
-        """Note that the client has had so many tokens, at least, of the last attempt's answer."""
-        slots = self._held.get(exchange)
-        if slots is None or self._map is None:
+    def delivered(self, exchange: str, attempt: int, output_tokens: int) -> None:
+        """Note that the client has had so many tokens, at least, of that attempt's answer."""
+        offset = self._offset_of(exchange, attempt)
+        if offset is None or self._map is None:
             return
-        prompt_tokens, noted, stage = _NUMBERS.unpack_from(self._map, slots[-1])
+        prompt_tokens, noted, stage = _NUMBERS.unpack_from(self._map, offset)
         most = max(output_tokens, noted) if stage == Stage.DELIVERED else output_tokens
-        _NUMBERS.pack_into(self._map, slots[-1], prompt_tokens, most, Stage.DELIVERED)
+        _NUMBERS.pack_into(self._map, offset, prompt_tokens, most, Stage.DELIVERED)
 
-    def failed(self, exchange: str, prompt_tokens: int, output_tokens: int) -> None:
-        """Note that the last attempt is over, and what it is taken to have used."""
-        slots = self._held.get(exchange)
-        if slots is not None and self._map is not None:
-            _NUMBERS.pack_into(self._map, slots[-1], prompt_tokens, output_tokens, Stage.FAILED)
+    def failed(self, exchange: str, attempt: int, prompt_tokens: int, output_tokens: int) -> None:
+        """Note that that attempt is over, and what it is taken to have used."""
+        offset = self._offset_of(exchange, attempt)
+        if offset is not None and self._map is not None:
+            _NUMBERS.pack_into(self._map, offset, prompt_tokens, output_tokens, Stage.FAILED)
 
     def take(self, exchange: str) -> tuple[int, ...]:
         """The exchange is about to be settled: its slots, to be freed once its rows are on disk."""
-        return self._held.pop(exchange, ())
+        slots = self._held.pop(exchange, ())
+        return slots if 0 not in slots else tuple(filter(None, slots))
 
     def free(self, slots: tuple[int, ...]) -> None:
         """The rows of these slots are on disk."""
@@ -149,10 +151,19 @@ class Intents:
         assert self._map is not None  # noqa: S101  # only an open journal looks
         late = []
         for slots in self._held.values():
-            noted = [_slot(self._map, offset) for offset in slots]
+            noted = [_slot(self._map, offset) for offset in slots if offset]
             if all(each is not None and each[0].ends_at < now for each in noted):
                 late.append(_rows([each for each in noted if each is not None]))
         return late
+
+    def _hold(self, exchange: str, offset: int) -> None:
+        held = self._held.get(exchange)
+        self._held[exchange] = (offset,) if held is None else (*held, offset)
+
+    def _offset_of(self, exchange: str, attempt: int) -> int | None:
+        """Where the attempt's slot begins; None when it has none."""
+        slots = self._held.get(exchange, ())
+        return slots[attempt - 1] or None if attempt <= len(slots) else None
 
     def _grow(self) -> bool:
         """Twice as many slots; False when there is no room for them."""

@@ -137,18 +137,19 @@ class Journal:
         self._is_running = True
         self._thread.start()
 
-    def intend(self, intent: Intent, *, after: Usage | None = None) -> None:
-        """Note an attempt that is about to be sent; `after` is what the exchange's attempt before it has used.
+    def intend(self, intent: Intent, *, after: tuple[int, Usage] | None = None) -> None:
+        """Note an attempt that is about to be sent; `after` is the one that failed before it, and what it has used.
 
         Should this process die before the exchange's rows are written, the next one writes them from here.
         """
         if after is not None:
-            self._intents.failed(intent.exchange, after.prompt_tokens, after.completion_tokens)
+            number, usage = after
+            self._intents.failed(intent.exchange, number, usage.prompt_tokens, usage.completion_tokens)
         self._intents.put(intent)
 
-    def delivered(self, exchange: str, output_tokens: int) -> None:
-        """Note that the client has had so many tokens, at least, of the exchange's answer."""
-        self._intents.delivered(exchange, output_tokens)
+    def delivered(self, exchange: str, attempt: int, output_tokens: int) -> None:
+        """Note that the client has had so many tokens, at least, of that attempt's answer."""
+        self._intents.delivered(exchange, attempt, output_tokens)
 
     def submit(self, entries: Sequence[LedgerEntry], done: Done) -> None:
         """Queue the entries, which are written together or not at all. Never blocks.

@@ -1,17 +1,76 @@
-"""Reads the journal: rows by tenant, request and time. Read-only, so it may run beside the gateway that writes."""
+"""Reads the journal: rows by tenant, request and time, and sums of them. Read-only, so it may run beside the gateway.
+
+Reads columns by name and leaves alone those it does not know, so that the file may be a newer gateway's.
+"""
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, Final, Literal
 
 import msgspec
 
 from gateway.accounting.database import JournalUnusable
-from gateway.accounting.rows import COLUMNS, SHOWN, entry_of, row_of
+from gateway.accounting.rows import COLUMNS, SHOWN, Row, entry_of, row_of
 from gateway.domain.ledger import LedgerEntry
 
+By = Literal["tenant", "key", "model", "backend", "day"]
+"""What sums may be told apart by; a day is one of UTC."""
+
 _SELECT = f"SELECT {', '.join(COLUMNS)} FROM ledger"  # noqa: S608  # our own constants
+_BY: Final[dict[By, str]] = {
+    "tenant": "tenant",
+    "key": "key",
+    "model": "model",
+    "backend": "backend",
+    "day": "date(at, 'unixepoch')",
+}
+
+
+class Filter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which rows; None filters nothing. Times are seconds since the epoch."""
+
+    tenant: str | None = None
+    request_id: str | None = None
+    since: float | None = None
+    """Inclusive."""
+    before: float | None = None
+
+    def where(self) -> tuple[str, list[object]]:
+        """As SQL, and its values."""
+        wanted = [
+            ("tenant = ?", self.tenant),
+            ("request_id = ?", self.request_id),
+            ("at >= ?", self.since),
+            ("at < ?", self.before),
+        ]
+        given = [(condition, value) for condition, value in wanted if value is not None]
+        text = " WHERE " + " AND ".join(condition for condition, _ in given) if given else ""
+        return text, [value for _, value in given]
+
+
+ALL: Final = Filter()
+
+
+class Total(msgspec.Struct, frozen=True, kw_only=True):
+    """What rows add up to. `by` says which rows: the values that they have in common, in the order asked."""
+
+    by: tuple[str, ...]
+    requests: int
+    """Different ones: a request that was tried at two backends counts at both."""
+    attempts: int
+    input_tokens: int
+    cached_input_tokens: int
+    cache_write_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    charge_nano_usd: int
+    cost_nano_usd: int
+
+
+SUMMED: Final = Total.__struct_fields__[3:]
+"""The columns that are added up."""
 
 
 def rows(
@@ -19,21 +78,60 @@ def rows(
 ) -> Iterator[LedgerEntry]:
     """The journal's entries by the time they ended, then by the order in which they were written.
 
-    `since` is seconds since the epoch and inclusive; None filters nothing. Blocks on the disk. The rows are those
-    committed when the first is read; a reader that stops half-way keeps the write-ahead log from being reset until its
-    iterator is closed. Raises `JournalUnusable` when there is no journal at `path`, or it cannot be read.
+    Blocks on the disk. The rows are those committed when the first is read; a reader that stops half-way keeps the
+    write-ahead log from being reset until its iterator is closed. Raises `JournalUnusable` when there is no journal at
+    `path`, or it cannot be read.
     """
-    wanted = [("tenant = ?", tenant), ("request_id = ?", request_id), ("at >= ?", since)]
-    conditions = [(condition, value) for condition, value in wanted if value is not None]
-    where = " WHERE " + " AND ".join(condition for condition, _ in conditions) if conditions else ""
+    return map(entry_of, raw_rows(path, Filter(tenant=tenant, request_id=request_id, since=since)))
+
+
+def raw_rows(path: Path, wanted: Filter = ALL) -> Iterator[Row]:
+    """As `rows`, as they stand in the file."""
+    where, values = wanted.where()
+    return _query(path, f"{_SELECT}{where} ORDER BY at, rowid", values)
+
+
+def exchanges(path: Path) -> Iterator[list[Row]]:
+    """Each exchange's rows in the order of its attempts; blocks and raises as `rows` does."""
+    group: list[Row] = []
+    for row in _query(path, f"{_SELECT} ORDER BY exchange, attempt", []):
+        if group and group[0][0] != row[0]:
+            yield group
+            group = []
+        group.append(row)
+    if group:
+        yield group
+
+
+def totals(path: Path, by: Sequence[By], wanted: Filter = ALL) -> Iterator[Total]:
+    """The sums of the rows that have these values in common, in their order; blocks and raises as `rows` does."""
+    where, values = wanted.where()
+    names = [_BY[each] for each in by]
+    sums = ", ".join(f"COALESCE(SUM({column}), 0)" for column in SUMMED)
+    groups = f" GROUP BY {', '.join(names)} ORDER BY {', '.join(names)}" if names else ""
+    query = f"SELECT {', '.join([*names, ''])}COUNT(DISTINCT exchange), COUNT(*), {sums} FROM ledger{where}{groups}"  # noqa: S608
+    for found in _query(path, query, values):
+        count = len(names)
+        counts = dict(zip(Total.__struct_fields__[1:], found[count:], strict=True))
+        yield Total(by=found[:count], **counts)
+
+
+def check_file(path: Path) -> Iterator[str]:
+    """What SQLite itself finds wrong with the file."""
+    for (finding,) in _query(path, "PRAGMA quick_check", []):
+        if finding != "ok":
+            yield finding
+
+
+def as_json_line(row: Row | LedgerEntry) -> bytes:
+    """The row as one line of JSON, under the names of `SHOWN`; ends with a newline."""
+    values = row_of(row) if isinstance(row, LedgerEntry) else row
+    return msgspec.json.encode(dict(zip(SHOWN, values[1:], strict=True))) + b"\n"
+
+
+def _query(path: Path, query: str, values: Sequence[object]) -> Iterator[Any]:
     try:
         with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
-            query = f"{_SELECT}{where} ORDER BY at, rowid"
-            yield from map(entry_of, connection.execute(query, [value for _, value in conditions]))
+            yield from connection.execute(query, values)
     except sqlite3.Error as error:
         raise JournalUnusable(f"cannot read the journal {path}: {error}; is it the file a gateway writes?") from error
-
-
-def as_json_line(entry: LedgerEntry) -> bytes:
-    """The entry as one line of JSON, under the names of `SHOWN`; ends with a newline."""
-    return msgspec.json.encode(dict(zip(SHOWN, row_of(entry)[1:], strict=True))) + b"\n"

@@ -184,6 +184,11 @@ class Tally:
         self._counters[key] = _Counter(used, ends_at)
         return True
 
+    def begin(self, bucket: Dimension, level: float, now: float) -> None:
+        """Begin a bucket at `level` instead of full; has no effect on one that is there."""
+        if bucket.key not in self._buckets:
+            self._bucket(bucket, now).level = min(level, bucket.limit)
+
     def outstanding(self, now: float) -> int:
         """Live reservations; looks at each, so it is for tests and metrics."""
         return sum(held.expires_at > now for held in self._held.values())

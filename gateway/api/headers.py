@@ -49,9 +49,10 @@ def gateway_headers(exchange: Exchange, now: float, *, streaming: bool) -> list[
             attempts = exchange.attempts
             headers.append((b"x-gateway-attempts", b"%d" % len(attempts)))
             if attempts:
-                headers.append((b"x-gateway-backend", attempts[-1].target.backend.encode()))
-                if attempts[-1].dropped:
-                    headers.append((b"x-gateway-dropped", ", ".join(attempts[-1].dropped).encode()))
+                answering = exchange.tries.current
+                headers.append((b"x-gateway-backend", answering.target.backend.encode()))
+                if answering.dropped:
+                    headers.append((b"x-gateway-dropped", ", ".join(answering.dropped).encode()))
                 if not streaming and exchange.outcome is Outcome.OK:
                     headers.append((b"x-gateway-overhead-ms", b"%.1f" % (exchange.overhead_s(now) * 1000)))
     if exchange.levels:

@@ -146,16 +146,19 @@ class Driver:
 
     def hold(self) -> None:
         """Too much waits for the client: read no more from the backend."""
-        if not self._held and self._calls and not self._calls[-1][0].over:
+        if self._held or not self._calls:
+            return
+        line, call = self._calls[self.exchange.tries.current.number - 1]
+        if not line.over:
             self._held = True
-            self._calls[-1][1].pause()
+            call.pause()
             self.exchange.client_slow(self._loop.time())
 
     def release(self) -> None:
         """The client has caught up."""
         if self._held:
             self._held = False
-            self._calls[-1][1].resume()
+            self._calls[self.exchange.tries.current.number - 1][1].resume()
             self.feed(self.exchange.client_ready)
 
     def close(self) -> None:
@@ -281,7 +284,7 @@ class Driver:
         if action.traceparent is not None:
             headers: Headers = (*request.headers, (b"traceparent", action.traceparent))
             request = WireRequest(method=request.method, path=request.path, headers=headers, body=request.body)
-        self._machinery.journal.intend(action.intent, after=action.failed)
+        self._machinery.journal.intend(action.intent, after=action.after)
         line = _Line(self, action.attempt)
         call = self._machinery.transport.send(self._machinery.destinations[action.target.backend], request, line)
         self._calls.append((line, call))
@@ -305,7 +308,7 @@ class Driver:
         """Should we die, the tenant pays for what it had by now."""
         pieces = self.exchange.pieces_delivered
         if pieces:
-            self._machinery.journal.delivered(self.exchange.id, pieces)
+            self._machinery.journal.delivered(self.exchange.id, self.exchange.tries.current.number, pieces)
 
     def _respond(self, action: Respond, client: Client) -> None:
         self._status = 200

@@ -1,4 +1,4 @@
-"""The operator's commands that need no running gateway: `keys …` and `ledger …`, and what all commands share.
+"""The operator's commands that need no running gateway: `keys …`, and what all commands share.
 
 Parses and prints; what is done stands in `keys` and in the rooms below. Imports them when a command runs.
 """
@@ -105,9 +105,7 @@ def _keys_list(arguments: argparse.Namespace) -> int:
         models = "all" if row.key.models is None else ",".join(row.key.models)
         created, expires = _day(row.created_at), "never" if row.key.expires_at is None else _day(row.key.expires_at)
         lines.append((row.key.public_id, row.key.tenant, row.key.name, models, created, expires, _state(row, now)))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    print_table(lines)
     return 0
 
 
@@ -145,35 +143,15 @@ def _refusals() -> Iterator[None]:
         raise CommandError(f"the key store cannot be used: {error}") from error
 
 
-def add_ledger(commands: Commands) -> None:
-    """Add `gateway ledger export`."""
-    parser = commands.add_parser("ledger", help="read what was used and what it cost")
-    verbs = parser.add_subparsers(metavar="VERB", required=True)
-    export = verbs.add_parser(
-        "export",
-        help="print entries as JSON lines",
-        description="Prints the ledger, one JSON object for each attempt, in the order in which attempts ended. "
-        "May run beside a gateway.",
-    )
-    export.add_argument("--tenant", metavar="NAME", help="only this tenant's")
-    export.add_argument("--request-id", metavar="ID", help="only this request's attempts")
-    export.add_argument("--since", type=_instant, metavar="TIME", help="only from this date or time on (ISO 8601, UTC)")
-    export.add_argument("--store", metavar="URL", help=STORE_HELP)
-    export.set_defaults(run=_ledger_export)
-
-
-def _ledger_export(arguments: argparse.Namespace) -> int:
-    from gateway.accounting import statement
-    from gateway.accounting.database import JournalUnusable
-
-    path = ledger_path(arguments)
-    asked = {"tenant": arguments.tenant, "request_id": arguments.request_id}
-    try:
-        for entry in statement.rows(path, since=arguments.since, **asked):
-            sys.stdout.buffer.write(statement.as_json_line(entry))
-    except JournalUnusable as error:
-        raise CommandError(str(error)) from error
-    return 0
+def print_table(lines: Sequence[Sequence[str]], *, right: int = 0) -> None:
+    """Cells in columns, the last `right` of them to the right, as numbers are read."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = [
+            cell.rjust(width) if index >= len(widths) - right else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip())
 
 
 def configuration(paths: Sequence[Path]) -> "PolicyBook":
@@ -224,14 +202,3 @@ def _date(text: str) -> dt.date:
         return dt.date.fromisoformat(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not a date such as 2030-01-31") from error
-
-
-def _instant(text: str) -> float:
-    """Seconds since the epoch; a time without a zone is UTC."""
-    try:
-        moment = dt.datetime.fromisoformat(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a time such as 2030-01-31 or 2030-01-31T12:00:00Z"
-        ) from error
-    return (moment if moment.tzinfo is not None else moment.replace(tzinfo=dt.UTC)).timestamp()

@@ -21,6 +21,8 @@ class Outcome(StrEnum):
     """The answer broke off after content was delivered."""
     REJECTED = "rejected"
     """The backend found the request wrong."""
+    OUTRUN = "outrun"
+    """Another try of the same request was quicker, and this one was given up."""
     CLIENT_GONE = "client_gone"
     SHUTDOWN = "shutdown"
     """We stopped before the answer was whole."""

@@ -6,7 +6,7 @@ from typing import Literal
 import msgspec
 
 from gateway.domain.backend import Backend, ServedModel
-from gateway.domain.policy import Strategy, Timeouts, When
+from gateway.domain.policy import Hedge, Strategy, Timeouts, When
 from gateway.domain.usage import PriceTable
 
 
@@ -74,6 +74,8 @@ class Plan(msgspec.Struct, frozen=True, gc=False):
     """What the request adds to its tenant's retry budget."""
     panics: bool = False
     """Whether the breakers of all targets are open, so that they are tried all the same."""
+    hedge: Hedge | None = None
+    """How a second try is sent beside a first one that is slow to begin; None for none."""
 
 
 class Candidate(msgspec.Struct, frozen=True, gc=False):

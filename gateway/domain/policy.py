@@ -38,6 +38,20 @@ class Retries(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     is final, so that sick backends are not asked ever more."""
 
 
+class Hedge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A second try of a stream beside a first one that is slow to begin, at another provider that is well and not busy.
+
+    The first content is the answer; the other try is given up at once, and what it used is the operator's cost.
+    """
+
+    share: Annotated[float, msgspec.Meta(gt=0, le=0.2)] = 0.05
+    """Second tries for each streamed request of a tenant and model; five may be saved up. While fewer than a fifth of
+    those of ten minutes come first, none is sent."""
+    after: Annotated[float, msgspec.Meta(ge=0.3, le=3600)] | None = None
+    """Seconds without content after which the first try is late. Absent: as long as 19 of 20 such answers of the same
+    target take, at least 0.3, and nothing before that is known."""
+
+
 Mode = Literal["priority", "weighted", "latency", "least_busy", "cost", "conditional"]
 
 
@@ -126,3 +140,5 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What each tenant may spend, all models together."""
     timeouts: Timeouts = Timeouts()
     retries: Retries = Retries()
+    hedge: Hedge | None = None
+    """Absent: no second try is sent before the first has failed."""

@@ -30,8 +30,8 @@ class Dispatch(msgspec.Struct, frozen=True):
     """For the backend, when it is one that our traces go on in."""
     intent: Intent
     """To be noted before anything is sent: what stands for the try in the ledger until it is settled."""
-    failed: Usage | None = None
-    """What the try before this one is taken to have used."""
+    after: tuple[int, Usage] | None = None
+    """The try whose failure made this one necessary, by its number, and what it is taken to have used."""
 
 
 class Abort(msgspec.Struct, frozen=True):

@@ -1,6 +1,6 @@
 """One try at one target: how far it came, what it brought, and by when it must go on. No I/O, no clock."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from gateway.dialects.protocols import StreamDecoder
 from gateway.domain.fault import Fault, Phase
@@ -10,7 +10,10 @@ from gateway.domain.policy import Timeouts
 from gateway.domain.usage import Usage
 from gateway.domain.wire import Headers
 
-AttemptReason = Literal["initial", "retry", "failover"]
+if TYPE_CHECKING:  # It in turn writes down in an attempt what it sees of a stream.
+    from gateway.pipeline.relay import Relay
+
+AttemptReason = Literal["initial", "retry", "failover", "hedge"]
 
 MAX_REPLY_BYTES = 16 << 20
 """A longer unstreamed answer is refused: it is held in memory until it is whole."""
@@ -42,6 +45,7 @@ class Attempt:
         "phase",
         "progress_by",
         "reason",
+        "relay",
         "reply_id",
         "reply_model",
         "sent_at",
@@ -71,6 +75,8 @@ class Attempt:
         self.ended_at: float | None = None
         self.status: int | None = None
         self.decoder: StreamDecoder | None = None
+        self.relay: Relay | None = None
+        """Where its stream goes; there is one when there is a decoder."""
         self.headers: Headers | None = None
         """Of an answer with an error status, kept until its body is read; None for all others."""
         self.body: list[bytes] = []

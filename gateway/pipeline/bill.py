@@ -12,6 +12,9 @@ from gateway.pipeline.entry import Job
 _DELIVERED = frozenset({Outcome.OK, Outcome.INTERRUPTED, Outcome.CLIENT_GONE})
 """Outcomes of the attempt whose answer was the client's, or would have been had it stayed."""
 
+_WORKED_ON = _DELIVERED | {Outcome.SHUTDOWN, Outcome.OUTRUN}
+"""Outcomes after which the backend may bill the prompt though nothing came of it, if it saw the request."""
+
 _MAYBE_BILLED = frozenset({FaultKind.TIMEOUT, FaultKind.LOST, FaultKind.PROTOCOL, FaultKind.TRUNCATED})
 """Faults after which a backend that saw the request may still bill it. One that said no does not."""
 
@@ -30,11 +33,7 @@ def usage_of(attempt: Attempt, *, prompt_tokens: Callable[[], int], count: Calla
         )
     if not attempt.was_sent():
         return NO_USAGE
-    if (
-        attempt.outcome in _DELIVERED
-        or attempt.outcome is Outcome.SHUTDOWN
-        or (attempt.fault is not None and attempt.fault.kind in _MAYBE_BILLED)
-    ):
+    if attempt.outcome in _WORKED_ON or (attempt.fault is not None and attempt.fault.kind in _MAYBE_BILLED):
         return Usage(input_tokens=prompt_tokens(), source=UsageSource.ESTIMATED)
     return NO_USAGE
 

@@ -14,22 +14,21 @@ from collections.abc import Sequence
 
 from gateway.admission.limits import Denied, Granted, Level, Unavailable
 from gateway.admission.reservation import refusal_of
-from gateway.dialects import upstream_dialect
-from gateway.dialects.protocols import Endpoint, StreamEncoder, StreamEvent, UpstreamDialect
+from gateway.dialects.protocols import Endpoint, StreamEncoder, StreamEvent
 from gateway.domain.chat import EndOfStream, Label
 from gateway.domain.errors import GatewayError, InternalError, Overloaded, StreamInterrupted, UpstreamTimedOut
-from gateway.domain.fault import Fault, FaultKind, Recourse
+from gateway.domain.fault import Fault, FaultKind, Phase, Recourse
 from gateway.domain.ledger import Outcome
 from gateway.domain.plan import Decision
 from gateway.domain.usage import Usage
 from gateway.domain.wire import Headers
 from gateway.pipeline import bill
 from gateway.pipeline.actions import Abort, Action, Dispatch, Fail, Finish, Reserve, Respond, Send, Settle
-from gateway.pipeline.attempt import MAX_FAULT_BYTES, MAX_REPLY_BYTES, Attempt, AttemptReason
+from gateway.pipeline.attempt import MAX_FAULT_BYTES, MAX_REPLY_BYTES, Attempt
 from gateway.pipeline.claiming import claim_for, detour
 from gateway.pipeline.entry import Caller, Collaborators, Job, Unroutable, count_prompt, identify, prepare
 from gateway.pipeline.relay import Relay
-from gateway.pipeline.turns import Turns
+from gateway.pipeline.tries import Tries, dialect_of
 from gateway.pipeline.verdict import interruption, verdict
 from gateway.routing.choose import overloaded
 from gateway.telemetry.context import TraceContext
@@ -90,8 +89,6 @@ class Exchange:
         "_gone",
         "_has_begun",
         "_house",
-        "_stream",
-        "_turns",
         "actions",
         "attempts",
         "caller",
@@ -115,6 +112,7 @@ class Exchange:
         "state",
         "total_by",
         "trace",
+        "tries",
         "usage",
         "wall_started",
     )
@@ -139,6 +137,7 @@ class Exchange:
         self.denied: Denied | None = None
         self.levels: Sequence[Level] = ()
         self.attempts: list[Attempt] = []
+        """All that were made, in the order in which they began."""
         self.usage: Usage | None = None
         """What the tenant pays, once it is decided."""
         self.outcome: Outcome | None = None
@@ -201,9 +200,10 @@ class Exchange:
         self.job, self.model, self.decision = job, job.request.model, job.decision
         if job.downgraded_from:
             self.downgraded_from = job.downgraded_from[0]
-        budget = self._house.budgets.of(job.caller.tenant.id, self.model)
         deposit = 0.0 if self.head.is_retry else job.plan.deposit  # The SDK's own retries buy no further ones of ours.
-        self._turns = Turns(job.plan, self._house.fleet, budget, deposit=deposit)
+        is_traced = self.trace is not None and self.trace.sampled
+        self.tries = Tries(self._house, job, deposit=deposit, is_traced=is_traced)
+        self.attempts = self.tries.all
         self.total_by = self.started_at + self._patience_s()
         if job.request.stream:
             self._comment_at = self.started_at + _COMMENT_EVERY_S
@@ -264,12 +264,12 @@ class Exchange:
 
     def sent(self, number: int, now: float) -> None:
         """The request is on the wire."""
-        if (attempt := self._running(number)) is not None:
+        if (attempt := self.tries.running(number)) is not None:
             attempt.note_sent(now, streaming=self.job.request.stream)
 
     def answered(self, number: int, status: int, headers: Headers, now: float) -> None:
         """Status and headers of the backend's answer."""
-        attempt = self._running(number)
+        attempt = self.tries.running(number)
         if attempt is None:
             return
         attempt.note_head(status, now)
@@ -277,23 +277,24 @@ class Exchange:
             attempt.headers = headers
         elif self.job.request.stream:
             content_type = next((value for name, value in headers if name == b"content-type"), b"")
-            if content_type and _dialect(attempt).stream_type not in content_type.lower():
+            if content_type and dialect_of(attempt).stream_type not in content_type.lower():
                 fault = Fault(kind=FaultKind.PROTOCOL, status=status, message="not an event stream")
                 self._attempt_failed(attempt, fault, now, abort=True)
                 return
-            attempt.decoder = _dialect(attempt).stream_decoder(self.job.request, attempt.target, self._label(attempt))
+            attempt.decoder = dialect_of(attempt).stream_decoder(self.job.request, attempt.target, self._label(attempt))
             encoder = self._endpoint.stream_encoder(self.job.request, native=self._is_native(attempt))
-            self._stream = Relay(
+            attempt.relay = Relay(
                 encoder, self.job.request, holds_back=self.job.holds_back, count=self._house.counter.count
             )
 
     def data(self, number: int, data: bytes, now: float) -> None:
         """Bytes of the body: relayed if they are a stream's, kept otherwise."""
-        attempt = self._running(number)
+        attempt = self.tries.running(number)
         if attempt is None:
             return
-        if attempt.decoder is not None:
-            self._relay(attempt, attempt.decoder.feed(data), now)
+        relay = attempt.relay
+        if relay is not None and attempt.decoder is not None:
+            self._relay(attempt, relay, attempt.decoder.feed(data), now)
             attempt.note_bytes(now)  # After its content was noted, which moves the wait for more of it.
         elif attempt.headers is not None:
             if not attempt.keep(data, MAX_FAULT_BYTES):
@@ -304,11 +305,12 @@ class Exchange:
 
     def ended(self, number: int, now: float) -> None:
         """The body is over."""
-        attempt = self._running(number)
+        attempt = self.tries.running(number)
         if attempt is None:
             return
-        if attempt.decoder is not None:
-            self._relay(attempt, [attempt.decoder.close()], now)
+        relay = attempt.relay
+        if relay is not None and attempt.decoder is not None:
+            self._relay(attempt, relay, [attempt.decoder.close()], now)
         elif attempt.headers is not None:
             self._attempt_failed(attempt, _read_fault(attempt), now)
         else:
@@ -316,7 +318,7 @@ class Exchange:
 
     def failed(self, number: int, fault: Fault, now: float) -> None:
         """The connection failed."""
-        attempt = self._running(number)
+        attempt = self.tries.running(number)
         if attempt is None:
             return
         self._attempt_failed(attempt, fault, now)
@@ -343,15 +345,15 @@ class Exchange:
     @property
     def pieces_delivered(self) -> int:
         """Pieces of text that the client was sent: no more than there are tokens in them."""
-        return len(self.attempts[-1].text) if self.state is State.RELAYING else 0
+        return len(self.tries.current.text) if self.state is State.RELAYING else 0
 
     @property
     def wake_at(self) -> float | None:
         """When `tick` must be called at the latest; None when nothing is awaited."""
         if self.state is State.ATTEMPTING:
-            return min(self.total_by, self.attempts[-1].deadline, self._comment_at)
+            return min(self.total_by, self.tries.wake_at, self._comment_at)
         if self.state is State.RELAYING:
-            return min(self.total_by, self.attempts[-1].deadline)
+            return min(self.total_by, self.tries.current.deadline)
         if self.state is State.SETTLING:
             return self.settle_asked_at + _LEDGER_WAIT_S
         return None
@@ -364,14 +366,20 @@ class Exchange:
         if self.state is State.SETTLING:
             self.settled(TimeoutError(), now)  # The rows stay queued; only this answer does not wait for them.
             return
-        attempt = self.attempts[-1]
-        if now < min(self.total_by, attempt.deadline):
+        tries = self.tries
+        late = [each for each in (tries.current, tries.rival) if each is not None and now >= each.deadline]
+        if now >= self.total_by:
+            self._give_up(tries.drop(now))
+            self._timed_out(tries.current, "total", now)
+        elif late:
+            for each in late:
+                self._timed_out(each, each.phase, now)
+        elif now >= tries.hedge_at:
+            if (hedge := tries.hedge(now)) is not None:
+                self._dispatch(hedge, now)
+        else:
             self._send(_WAITING)  # Proxies between us and the client give up on silence. Failover stays free.
             self._comment_at = now + _COMMENT_EVERY_S
-            return
-        phase = "total" if now >= self.total_by else attempt.phase
-        fault = Fault(kind=FaultKind.TIMEOUT, phase=phase, message=f"the {phase} timeout passed")
-        self._attempt_failed(attempt, fault, now, abort=True)
 
     def client_gone(self, now: float) -> None:
         """The client hung up: stop the backend, charge what was delivered."""
@@ -382,7 +390,7 @@ class Exchange:
             self.actions.append(Finish())
         elif self.state is State.ATTEMPTING or self.state is State.RELAYING:
             # Many clients close once they have the finish_reason, and do not wait for `[DONE]`.
-            is_whole = self.state is State.RELAYING and _has_finished(self.attempts[-1])
+            is_whole = self.state is State.RELAYING and _finished(self.tries.current) is not None
             self._stop(Outcome.OK if is_whole else Outcome.CLIENT_GONE, [Finish()], now)
         elif self.state is State.SETTLING:
             self.ending = [Finish()]  # Its answer was complete: this is a success that nobody waits for.
@@ -390,12 +398,12 @@ class Exchange:
     def client_slow(self, now: float) -> None:
         """The client takes nothing, so that the backend is held back and must not be blamed for it."""
         if self.state is State.RELAYING:
-            self.attempts[-1].hold(now)
+            self.tries.current.hold(now)
 
     def client_ready(self, now: float) -> None:
         """The client has caught up; the backend may go on."""
         if self.state is State.RELAYING:
-            self.attempts[-1].release(now)
+            self.tries.current.release(now)
 
     def shutdown(self, now: float) -> None:
         """The gateway stops and will not wait any longer."""
@@ -428,33 +436,25 @@ class Exchange:
 
     def _try_next(self, now: float, failed: Attempt | None = None) -> bool:
         """Start the next try that the plan and the last fault allow; False when there is none."""
-        plan = self.job.plan
-        reason: AttemptReason = "initial"
         if now >= self.total_by:
             return False
-        if failed is None:
-            if (best := self._turns.first(now)) is None:
-                return False
-            target = best
-        elif (turn := self._turns.after(failed, now)) is not None:
-            target, reason = turn
-        else:
+        attempt = self.tries.first(now) if failed is None else self.tries.after(failed, now)
+        if attempt is None:
             return False
-        tracing = self._house.tracing
-        span_id = tracing.child_span_id() if self.trace is not None and self.trace.sampled else None
-        attempt = Attempt(len(self.attempts) + 1, target, reason, plan.timeouts, now=now, span_id=span_id)
-        if not self._turns.are_over:  # Haste is for where somebody else could answer.
-            self._hasten(attempt, now)
-        attempt.epoch = self._house.fleet.dispatched(target, now)
-        self.attempts.append(attempt)
+        self._dispatch(attempt, now, failed)
+        return True
+
+    def _dispatch(self, attempt: Attempt, now: float, failed: Attempt | None = None) -> None:
+        """Send a try that has begun."""
+        request, target = self.job.request, attempt.target
         traceparent = None
-        if self.trace is not None and span_id is not None and target.place.allow_private:
+        if self.trace is not None and attempt.span_id is not None and target.place.allow_private:
             # Only for machines of our own: third parties learn no ids.
-            traceparent = tracing.traceparent_for(self.trace, span_id)
-        request = _dialect(attempt).encode_request(self.job.request, target)
-        attempt.dropped = request.dropped
-        if (native := self.job.request.native) is not None and not self._is_native(attempt):
-            attempt.dropped += (*self.job.request.beyond_hub, *native.hints)
+            traceparent = self._house.tracing.traceparent_for(self.trace, attempt.span_id)
+        wire = dialect_of(attempt).encode_request(request, target)
+        attempt.dropped = wire.dropped
+        if (native := request.native) is not None and not self._is_native(attempt):
+            attempt.dropped += (*request.beyond_hub, *native.hints)
         at = self.wall_started + (now - self.started_at)
         intent = bill.intent_of(
             self.job,
@@ -464,25 +464,26 @@ class Exchange:
             at=at,
             ends_at=at + (self.total_by - now) + _LEASE_MARGIN_S,
         )
+        after = None
         if failed is not None:
             failed.usage = self._usage_of(failed)
-        used = failed.usage if failed is not None else None
-        self.actions.append(Dispatch(attempt.number, target, request, traceparent, intent, used))
-        return True
+            after = failed.number, failed.usage
+        self.actions.append(Dispatch(attempt.number, target, wire, traceparent, intent, after))
 
-    def _hasten(self, attempt: Attempt, now: float) -> None:
-        """Wait no longer than the target's other answers took."""
-        fleet, estimate, timeouts = self._house.fleet, self.job.estimate, attempt.timeouts
-        if self.job.request.stream:
-            attempt.timeouts = fleet.timeouts(attempt.target, timeouts, estimate.prompt_tokens, now)
-        else:
-            attempt.answer_s = fleet.answer_s(attempt.target, timeouts.total, estimate.output_tokens, now)
+    def _give_up(self, loser: Attempt | None) -> None:
+        if loser is not None:
+            self.actions.append(Abort(loser.number))
 
-    def _relay(self, attempt: Attempt, events: Sequence[StreamEvent], now: float) -> None:
+    def _timed_out(self, attempt: Attempt, phase: Phase, now: float) -> None:
+        fault = Fault(kind=FaultKind.TIMEOUT, phase=phase, message=f"the {phase} timeout passed")
+        self._attempt_failed(attempt, fault, now, abort=True)
+
+    def _relay(self, attempt: Attempt, relay: Relay, events: Sequence[StreamEvent], now: float) -> None:
         """Pass on what may go out; the first that does makes the answer this backend's."""
         was_silent = attempt.committed_at is None
-        out, final = self._stream.take(attempt, events, now)
+        out, final = relay.take(attempt, events, now)
         if was_silent and attempt.committed_at is not None:
+            self._give_up(self.tries.won(attempt, now))
             attempt.epoch = self._house.fleet.answered(
                 attempt.target,
                 attempt.epoch,
@@ -490,14 +491,14 @@ class Exchange:
                 ttft_s=now - attempt.started_at,
                 prompt_tokens=self.job.estimate.prompt_tokens,
             )
-        if self._stream.is_open:
+        if relay.is_open:
             self.state = State.RELAYING
-            self._encoder = self._stream.encoder
+            self._encoder = relay.encoder
             self._send(out)
         if isinstance(final, EndOfStream):
-            if self._stream.was_cut:
+            if relay.was_cut:
                 self.actions.append(Abort(attempt.number))
-            self._whole(attempt, now)
+            self._whole(attempt, relay, now)
         elif final is not None:
             self._attempt_failed(attempt, final, now, abort=True)
 
@@ -511,14 +512,14 @@ class Exchange:
 
     def _reply(self, attempt: Attempt, now: float) -> None:
         """A whole unstreamed answer came, or something that only looks like one."""
-        reply = _dialect(attempt).decode_reply(self.job.request, b"".join(attempt.body), self._label(attempt))
+        reply = dialect_of(attempt).decode_reply(self.job.request, b"".join(attempt.body), self._label(attempt))
         if isinstance(reply, Fault):
             self._attempt_failed(attempt, reply, now)
             return
         attempt.note_content(now)
         attempt.usage = reply.usage
         attempt.text.append(reply.text)
-        self._over(attempt, Outcome.OK, now)
+        self.tries.over(attempt, Outcome.OK, now)
         attempt.finish_reasons, attempt.reply_id, attempt.reply_model = reply.finish_reasons, reply.id, reply.model
         body = self._endpoint.encode_reply(self.job.request, reply, native=self._is_native(attempt))
         self._end(Outcome.OK, [Respond(_JSON, len(body)), Send(body), Finish()], now)
@@ -527,63 +528,54 @@ class Exchange:
         """A try is over without an answer: go elsewhere if nothing was delivered, say so honestly if not."""
         if abort:
             self.actions.append(Abort(attempt.number))
+        tries = self.tries
         if self.state is State.RELAYING:
-            if _has_finished(attempt):  # How the connection ends is no matter.
-                self._whole(attempt, now)
+            if (relay := _finished(attempt)) is not None:  # How the connection ends is no matter.
+                self._whole(attempt, relay, now)
                 return
-            self._over(attempt, Outcome.INTERRUPTED, now, fault)
+            tries.over(attempt, Outcome.INTERRUPTED, now, fault)
             self.error = interruption(fault)
             self._end(Outcome.INTERRUPTED, [Fail(self.error), Finish()], now)
             return
         rejected = fault.recourse is Recourse.NONE
-        self._over(attempt, Outcome.REJECTED if rejected else Outcome.FAILED, now, fault)
+        tries.over(attempt, Outcome.REJECTED if rejected else Outcome.FAILED, now, fault)
+        if rejected and attempt is not tries.rival:
+            self._give_up(
+                tries.drop(now)
+            )  # The first choice has judged the request; what a hedge finds of it is no matter.
+        elif tries.left(attempt, now):
+            return
         if not self._try_next(now, attempt):
-            faults = [each.fault for each in self.attempts if each.fault is not None]
-            self.error = verdict(faults, self.model)
-            if self._turns.are_spent:
+            self.error = verdict(_faults_of(self.attempts), self.model)
+            if tries.turns.are_spent:
                 self.error.should_retry = False  # The client's retries would be what the budget is to prevent.
             self._end(Outcome.REJECTED if rejected else Outcome.FAILED, [Fail(self.error), Finish()], now)
 
     def _break(self, error: GatewayError, now: float) -> None:
-        if self.state is State.RELAYING and _has_finished(self.attempts[-1]):
-            self.actions.append(Abort(self.attempts[-1].number))
-            self._whole(self.attempts[-1], now)
+        if self.state is State.RELAYING and (relay := _finished(self.tries.current)) is not None:
+            self.actions.append(Abort(self.tries.current.number))
+            self._whole(self.tries.current, relay, now)
         elif self.state is State.ATTEMPTING or self.state is State.RELAYING:
             self.error = error
             self._stop(Outcome.SHUTDOWN, [Fail(error), Finish()], now)
         else:
             self.refuse(error)
 
-    def _whole(self, attempt: Attempt, now: float) -> None:
+    def _whole(self, attempt: Attempt, relay: Relay, now: float) -> None:
         """The stream has all that makes it one: the client is told so."""
-        if not self._stream.is_open:
+        if not relay.is_open:
+            self._give_up(self.tries.won(attempt, now))  # It may be whole without any content.
             self.state = State.RELAYING
-            self._send(self._stream.release())
-        self._over(attempt, Outcome.OK, now)
-        self._end(Outcome.OK, [Send(self._stream.encoder.end()), Finish()], now)
+            self._send(relay.release())
+        self.tries.over(attempt, Outcome.OK, now)
+        self._end(Outcome.OK, [Send(relay.encoder.end()), Finish()], now)
 
     def _stop(self, outcome: Outcome, ending: list[Action], now: float) -> None:
-        attempt = self.attempts[-1]
+        self._give_up(self.tries.drop(now))
+        attempt = self.tries.current
         self.actions.append(Abort(attempt.number))
-        self._over(attempt, outcome, now)
+        self.tries.over(attempt, outcome, now)
         self._end(outcome, ending, now)
-
-    def _over(self, attempt: Attempt, outcome: Outcome, now: float, fault: Fault | None = None) -> None:
-        """A try is over; routing learns from it, once."""
-        if not attempt.is_over():
-            self._house.fleet.finished(
-                attempt.target,
-                attempt.epoch,
-                now,
-                outcome=outcome,
-                fault=fault,
-                waited_s=max(now - attempt.started_at, attempt.timeouts.first_token),
-                longest_pause_s=attempt.longest_pause_s,
-                whole_s=None if self.job.request.stream else now - attempt.started_at,
-                output_tokens=self.job.estimate.output_tokens,
-                prompt_tokens=self.job.estimate.prompt_tokens,
-            )
-        attempt.end(outcome, now, fault)
 
     def _end(self, outcome: Outcome, ending: list[Action], now: float) -> None:
         """Decide the ending, price every attempt, and have it all written before the client hears of it."""
@@ -617,7 +609,7 @@ class Exchange:
     def _is_native(self, attempt: Attempt) -> bool:
         """Whether the backend answers in the client's own words, where those are not the hub's."""
         request = self.job.request
-        return request.native is not None and _dialect(attempt).speaks(request, attempt.target)
+        return request.native is not None and dialect_of(attempt).speaks(request, attempt.target)
 
     def _label(self, attempt: Attempt) -> Label:
         """What the answer is called if its backend does not say."""
@@ -633,12 +625,6 @@ class Exchange:
             waits.append(self.head.read_timeout_s)  # No bytes come before the whole answer does.
         return min(wait for wait in waits if wait is not None)
 
-    def _running(self, number: int) -> Attempt | None:
-        """The attempt of that number if it still runs; a late event of an older one means nothing."""
-        if not self.attempts or self.attempts[-1].number != number or self.attempts[-1].is_over():
-            return None
-        return self.attempts[-1]
-
     def _prompt_tokens(self) -> int:
         """The prompt's tokens where no backend reported them: counted if it is small enough, else as estimated."""
         counted = self.job.counted_prompt
@@ -647,14 +633,17 @@ class Exchange:
         return self.job.estimate.prompt_tokens if counted is None else counted
 
 
-def _dialect(attempt: Attempt) -> UpstreamDialect:
-    return upstream_dialect(attempt.target.place.dialect)
+def _finished(attempt: Attempt) -> Relay | None:
+    """Where the attempt's stream goes, if its content was whole already."""
+    is_whole = attempt.decoder is not None and isinstance(attempt.decoder.close(), EndOfStream)
+    return attempt.relay if is_whole else None
 
 
-def _has_finished(attempt: Attempt) -> bool:
-    """Whether the stream's content was whole already."""
-    return attempt.decoder is not None and isinstance(attempt.decoder.close(), EndOfStream)
+def _faults_of(attempts: Sequence[Attempt]) -> list[Fault]:
+    """In the order in which they came: of two tries in a race the second may have failed first."""
+    ended = sorted(attempts, key=lambda each: each.ended_at or 0.0)
+    return [each.fault for each in ended if each.fault is not None]
 
 
 def _read_fault(attempt: Attempt) -> Fault:
-    return _dialect(attempt).decode_fault(attempt.status or 0, attempt.headers or (), b"".join(attempt.body))
+    return dialect_of(attempt).decode_fault(attempt.status or 0, attempt.headers or (), b"".join(attempt.body))

@@ -5,12 +5,23 @@ from gateway.domain.plan import Plan, Target
 from gateway.pipeline.attempt import Attempt, AttemptReason
 from gateway.routing.budget import RetryBudget
 from gateway.routing.fleet import Fleet
+from gateway.routing.hedging import ROOM, provider_of
 
 
 class Turns:
     """The targets of one plan, each with at most one turn; a stale connection has a second one."""
 
-    __slots__ = ("_budget", "_deposit", "_fleet", "_plan", "_position", "_stale_retried", "_taken", "are_spent")
+    __slots__ = (
+        "_beside",
+        "_budget",
+        "_deposit",
+        "_fleet",
+        "_plan",
+        "_position",
+        "_stale_retried",
+        "_taken",
+        "are_spent",
+    )
 
     def __init__(self, plan: Plan, fleet: Fleet, budget: RetryBudget, *, deposit: float) -> None:
         self._plan = plan
@@ -21,6 +32,8 @@ class Turns:
         """Targets of the plan that had their turn or missed it."""
         self._taken = 0
         """Tries that count against the plan's attempts."""
+        self._beside: Target | None = None
+        """One that had its turn before it came to it."""
         self._stale_retried = False
         self.are_spent = False
         """Whether somebody could still be asked, but for the retry budget."""
@@ -62,11 +75,20 @@ class Turns:
         self._stale_retried = False
         return target, "failover"
 
+    def beside(self, slow: Target, now: float) -> Target | None:
+        """The best target at another provider that is fit to be asked while `slow` is late; None when there is none."""
+        for target in self._plan.targets[self._position :]:
+            if provider_of(target) != provider_of(slow) and self._fleet.is_idle(target, now, part=ROOM):
+                self._beside = target
+                self._taken += 1
+                return target
+        return None
+
     def _next_open(self, now: float) -> Target | None:
         """The next target of the plan that is still fit to be asked: others may have found out meanwhile."""
         while self._position < len(self._plan.targets):
             target = self._plan.targets[self._position]
             self._position += 1
-            if self._fleet.is_open_to(target, now, panics=self._plan.panics):
+            if target is not self._beside and self._fleet.is_open_to(target, now, panics=self._plan.panics):
                 return target
         return None

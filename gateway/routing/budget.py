@@ -7,6 +7,7 @@ burdens nobody who suffers. State without a clock: the time is an argument.
 
 from typing import Final
 
+from gateway.routing.hedging import Hedging
 from gateway.routing.window import WINDOW_S, Window
 
 RESERVE_PER_S: Final = 1.0
@@ -16,10 +17,12 @@ RESERVE_PER_S: Final = 1.0
 class RetryBudget:
     """Of one tenant and one public model. What happened ten seconds ago is forgotten, deposits and tries alike."""
 
-    __slots__ = ("_window",)
+    __slots__ = ("_window", "hedging")
 
     def __init__(self) -> None:
         self._window = Window()
+        self.hedging = Hedging()
+        """Second tries beside a slow one are not paid from here: they have a budget of their own."""
 
     def deposit(self, amount: float, now: float) -> None:
         """A request makes its first try, and with it pays for `amount` of a further one."""

@@ -96,7 +96,9 @@ def choose(
     )
     if not ordered:
         return None, decision
-    return Plan(tuple(ordered), policy.retries.attempts, policy.timeouts, policy.retries.budget, panics), decision
+    retries = policy.retries
+    hedge = None if panics else policy.hedge
+    return Plan(tuple(ordered), retries.attempts, policy.timeouts, retries.budget, panics, hedge), decision
 
 
 def _ranked(ordered: Sequence[Target], scene: Scene | None) -> list[Candidate]:

@@ -83,6 +83,13 @@ class Fleet:
         """Whether nothing lately speaks against it: what failed elsewhere may be made good there without counting."""
         return self._tally(target).breaker.is_well(now)
 
+    def is_idle(self, target: Target, now: float, *, part: float) -> bool:
+        """Whether it is well and would work on no more than that part of what it bears, with one more try."""
+        tally = self._tally(target)
+        if tally.standing(now).barred is not None or not tally.breaker.is_well(now):
+            return False
+        return tally.in_flight + 1 <= part * tally.limit.value
+
     def has_room(self, target: Target) -> bool:
         """Whether it may work on one more try, whatever else is known of it."""
         tally = self._targets.get(target.name)
@@ -104,6 +111,20 @@ class Fleet:
         if tally.breaker.is_calm:  # A backend that comes back is no measure of itself.
             tally.patience.note_first_token(ttft_s, prompt_tokens, now)
         return tally.breaker.answer(epoch, now)
+
+    def outrun(self, target: Target, now: float, *, waited_s: float, prompt_tokens: int) -> None:
+        """Another target was quicker, and this one was given up: it would have taken longer than `waited_s`.
+
+        Left out, only its quick answers would be known, and it would seem quicker and quicker.
+        """
+        tally = self._tally(target)
+        tally.lag(waited_s / expected_s(prompt_tokens), now)
+        if tally.breaker.is_calm:
+            tally.patience.note_first_token(waited_s, prompt_tokens, now)
+
+    def late_after_s(self, target: Target, prompt_tokens: int, now: float) -> float:
+        """When a first token of this target is later than nearly all others; infinite while that is not known."""
+        return self._tally(target).patience.late_after_s(prompt_tokens, now)
 
     def timeouts(self, target: Target, policy: Timeouts, prompt_tokens: int, now: float) -> Timeouts:
         """How long to wait for a stream of this target: the policy's timeouts, or less where it taught us to."""
@@ -264,6 +285,11 @@ class _Tally:
         if in_flight + 1 > self.limit.value:
             return Standing(barred or SATURATED, wait_s, ramp, in_flight, self._latency, self._latency_at, is_full=True)
         return Standing(barred, wait_s, ramp, in_flight, self._latency, self._latency_at)
+
+    def lag(self, ratio: float, now: float) -> None:
+        """It was at least so slow."""
+        if ratio > self._latency * math.exp((self._latency_at - now) / LATENCY_DECAY_S):
+            self.observe(ratio, now)
 
     def observe(self, ratio: float, now: float) -> None:
         """Peak-EWMA: a worse value counts at once, a better one by and by. A stream's duration never comes here."""

@@ -4,11 +4,13 @@ After AWS ("Timeouts, retries and backoff with jitter"): choose how many false t
 thousand, and wait as long as that part of the answers took. A policy's own timeouts stay the most that is ever waited.
 """
 
+import math
 from typing import Final
 
 import msgspec
 
 from gateway.domain.policy import Timeouts
+from gateway.routing.hedging import PART as LATE_PART
 from gateway.routing.quantiles import Histogram
 
 PART: Final = 0.999
@@ -35,14 +37,15 @@ _LENGTHS: Final = (256, 1_024, 4_096)
 class _Wait:
     """One learned wait."""
 
-    __slots__ = ("_at", "_least_s", "_seen", "_times", "_value_s")
+    __slots__ = ("_at", "_late_at", "_late_s", "_least_s", "_seen", "_times", "_value_s")
 
     def __init__(self, times: float, least_s: float) -> None:
         self._seen = Histogram()
         self._times = times
         self._least_s = least_s
         self._value_s: float | None = None
-        self._at = float("-inf")
+        self._at = self._late_at = -math.inf
+        self._late_s = math.inf
 
     def note(self, seconds: float, now: float) -> None:
         self._seen.add(seconds, now)
@@ -52,6 +55,14 @@ class _Wait:
         if now - self._at >= _LOOK_AGAIN_S:
             self._look(most_s, now)
         return most_s if self._value_s is None else min(self._value_s, most_s)
+
+    def late_after(self, now: float) -> float:
+        """Seconds that nearly all took no longer than; infinite while that is not known."""
+        if now - self._late_at >= _LOOK_AGAIN_S:
+            self._late_at = now
+            is_known = self._seen.count(now) >= ENOUGH
+            self._late_s = self._seen.quantile(LATE_PART) if is_known else math.inf
+        return self._late_s
 
     def _look(self, most_s: float, now: float) -> None:
         if self._seen.count(now) < ENOUGH:
@@ -92,6 +103,10 @@ class Patience:
             self.note_first_token(waited_s, prompt_tokens, now)
         else:
             self._answer[_kind(output_tokens, _LENGTHS)].note(whole_s, now)
+
+    def late_after_s(self, prompt_tokens: int, now: float) -> float:
+        """When a first token is later than nearly all others; infinite while that is not known."""
+        return self._first_token[_kind(prompt_tokens, _SIZES)].late_after(now)
 
     def for_stream(self, policy: Timeouts, prompt_tokens: int, now: float) -> Timeouts:
         """The policy's timeouts, shortened where experience says that waiting longer is in vain."""

@@ -110,7 +110,7 @@ COST_SOURCE: Final = "gateway.cost.source"
 
 # Closed lists.
 RequestOutcome = Literal["ok", "rejected", "upstream_error", "client_gone", "internal"]
-AttemptReason = Literal["initial", "retry", "failover"]
+AttemptReason = Literal["initial", "retry", "failover", "hedge"]
 AttemptDecision = Literal["retry", "failover", "give_up"]
 """What was done about an attempt's fault."""
 LimitDecision = Literal["admitted", "denied"]

@@ -124,14 +124,16 @@ def test_the_file_says_at_any_time_what_was_noted_last(
             intents.free(intents.take(name))
             expected = {key: value for key, value in expected.items() if key[0] != name}
         elif verb == "delivered":
-            intents.delivered(name, tokens)
-            if mine:
-                stage, prompt, before = expected[mine[-1]]
-                expected[mine[-1]] = ("DELIVERED", prompt, max(before, tokens) if stage == "DELIVERED" else tokens)
+            which = tokens % 3 + 1
+            intents.delivered(name, which, tokens)
+            if (name, which) in expected:
+                stage, prompt, before = expected[name, which]
+                expected[name, which] = ("DELIVERED", prompt, max(before, tokens) if stage == "DELIVERED" else tokens)
         else:
-            intents.failed(name, tokens, 7)
-            if mine:
-                expected[mine[-1]] = ("FAILED", tokens, 7)
+            which = tokens % 3 + 1
+            intents.failed(name, which, tokens, 7)
+            if (name, which) in expected:
+                expected[name, which] = ("FAILED", tokens, 7)
         assert noted(path) == expected
     intents.close()
 
@@ -235,7 +237,7 @@ async def journal(path: Path) -> AsyncIterator[Journal]:
 
 async def test_rows_take_the_place_of_their_intents(journal: Journal, path: Path) -> None:
     journal.intend(intent("a"))
-    journal.intend(intent("a", 2), after=Usage(input_tokens=5))
+    journal.intend(intent("a", 2), after=(1, Usage(input_tokens=5)))
     assert noted(path) == {("a", 1): ("FAILED", 5, 0), ("a", 2): ("SENT", 100, 50)}
     await submitted(journal, entry("a"), entry("a", 2))
     assert noted(path) == {}
@@ -252,7 +254,7 @@ async def test_a_row_that_no_column_takes_leaves_its_intent(journal: Journal, pa
 async def test_what_is_late_is_closed_once(journal: Journal, path: Path) -> None:
     """An exchange that we lost: the reaper's row stands, also against one that comes still later."""
     journal.intend(intent("a", is_streamed=True))
-    journal.delivered("a", 7)
+    journal.delivered("a", 1, 7)
     journal.intend(intent("b", ends_at=1_700_000_601.0))
     with structlog.testing.capture_logs() as logs:
         for now in (1_700_000_600.0, 1_700_000_600.5, 1_700_000_600.9):

@@ -170,7 +170,7 @@ async def test_a_journal_of_another_schema_is_left_alone(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE schema_version SET version = 7")
     connection.close()
-    with pytest.raises(JournalUnusable, match="has schema 7 and this gateway writes 1"):
+    with pytest.raises(JournalUnusable, match="has schema 7 and this gateway writes 2"):
         Journal(path).open()
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.accounting import intents
+from gateway.accounting import intents, statement
+from gateway.accounting.audit import findings
 from gateway.domain.ledger import LedgerEntry, Outcome
 from gateway.domain.usage import UsageSource
 from tests.backends.openai_backend import chat_reply, chat_stream, error_reply, openai_backend
@@ -109,6 +110,7 @@ async def test_a_killed_gateway_loses_and_doubles_nothing(tmp_path: Path, backen
     assert intents.read(running.store.with_name(running.store.name + intents.SUFFIX)) == []
     diary.seen = {request.json()["messages"][0]["content"] for request in backend.requests}
     check(diary, rows)
+    assert [found for group in statement.exchanges(running.store) for found in findings(group)] == []
     orphans = [row for row in rows if row.outcome is Outcome.ORPHANED]
     assert len(orphans) >= KILLS, "somebody was in flight whenever it died"
     assert any(row.charge_nano_usd for row in orphans) or KILLS < 6

@@ -3,6 +3,7 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,9 +11,10 @@ from hypothesis import strategies as st
 from gateway.accounting.database import JournalUnusable
 from gateway.accounting.journal import Journal
 from gateway.accounting.rows import COLUMNS, entry_of, row_of
-from gateway.accounting.statement import as_json_line, rows
+from gateway.accounting.statement import By, Filter, Total, as_json_line, exchanges, rows, totals
 from gateway.domain.ledger import LedgerEntry, Outcome
 from gateway.domain.usage import Usage, UsageSource
+from tests.accounting.entries import submitted
 
 
 def entry(exchange: str, at: float, tenant: str = "acme", request_id: str = "r") -> LedgerEntry:
@@ -129,3 +131,53 @@ def test_an_entry_survives_becoming_a_row(original: LedgerEntry) -> None:
     row = row_of(original)
     assert len(row) == len(COLUMNS)
     assert entry_of(row) == original
+
+
+def total(by: tuple[str, ...], requests: int, attempts: int) -> Total:
+    """So many of the rows above, each of which is the same."""
+    one = WRITTEN[0]
+    sums = {name: value * attempts for name, value in msgspec.structs.asdict(one.usage).items() if name != "source"}
+    return Total(
+        by=by,
+        requests=requests,
+        attempts=attempts,
+        **sums,
+        charge_nano_usd=6 * attempts,
+        cost_nano_usd=7 * attempts,
+    )
+
+
+@pytest.mark.parametrize(
+    ("by", "wanted", "expected"),
+    [
+        ([], Filter(), [total((), 4, 4)]),
+        (["tenant"], Filter(), [total(("acme",), 3, 3), total(("other",), 1, 1)]),
+        (
+            ["day", "tenant"],
+            Filter(since=15.0),
+            [total(("1970-01-01", "acme"), 2, 2), total(("1970-01-01", "other"), 1, 1)],
+        ),
+        (["model", "backend", "key"], Filter(before=20.0), [total(("assistant", "worker", "pub1"), 1, 1)]),
+        (["tenant"], Filter(tenant="nobody"), []),
+        ([], Filter(tenant="nobody"), [total((), 0, 0)]),
+    ],
+)
+async def test_totals_are_the_sums_of_their_rows(
+    path: Path, by: list[By], wanted: Filter, expected: list[Total]
+) -> None:
+    assert list(totals(path, by, wanted)) == expected
+
+
+async def test_a_request_with_two_attempts_counts_once(tmp_path: Path) -> None:
+    """But at each of its backends, where sums are told apart by them."""
+    journal = Journal(tmp_path / "ledger.db")
+    journal.open()
+    two = [entry("a", 1.0), msgspec.structs.replace(entry("a", 2.0), attempt=2, backend="elsewhere")]
+    assert await submitted(journal, *two) is None
+    await journal.close(5.0)
+    assert [(each.requests, each.attempts) for each in totals(tmp_path / "ledger.db", [])] == [(1, 2)]
+    assert [(*each.by, each.requests) for each in totals(tmp_path / "ledger.db", ["backend"])] == [
+        ("elsewhere", 1),
+        ("worker", 1),
+    ]
+    assert [len(group) for group in exchanges(tmp_path / "ledger.db")] == [2]

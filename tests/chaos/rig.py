@@ -47,7 +47,7 @@ from tests.chaos.answers import read
 from tests.chaos.ways import Way, ask, healthy
 from tests.running import gateway as running_gateway
 from tests.running.client import CHAT
-from tests.running.configuration import PATIENT, Tree, configuration
+from tests.running.configuration import PATIENT, Terms, Tree, configuration
 from tests.running.gateway import CRASHES, make_key
 
 SETTLES_WITHIN_S = 5.0
@@ -185,6 +185,7 @@ async def rig(
     timeouts: Tree | None = None,
     limits: Tree | None = None,
     quirks: Tree | None = None,
+    terms: Terms | None = None,
     drain_s: float = 10.0,
     connections: int = 1024,
     resolver: Lookup | None = None,
@@ -193,8 +194,8 @@ async def rig(
     """Run a gateway until the block is left, and see that nothing is left of it then.
 
     `places` puts backends elsewhere or adds some; `targets` serve the model `assistant` in this order, and each serves
-    a model of its own name. `quirks` are the first backend's. Timeouts are patient but for those given, so that a noisy
-    machine runs into no other.
+    a model of its own name. `quirks` are the first backend's, `terms` more of the policy's. Timeouts are patient but
+    for those given, so that a noisy machine runs into no other.
     """
     counter()
     loop = asyncio.get_running_loop()
@@ -210,7 +211,7 @@ async def rig(
         house = configuration(
             backends=backends,
             models={"assistant": targets} | {name: [name] for name in backends},
-            tenants={"acme": {"timeouts": PATIENT | (timeouts or {}), "limits": limits or {}}},
+            tenants={"acme": {"timeouts": PATIENT | (timeouts or {}), "limits": limits or {}, **(terms or {})}},
         )
         (folder / "gateway.yaml").write_text(json.dumps(house), "utf-8")  # JSON is YAML
         store = folder / "gateway.sqlite"

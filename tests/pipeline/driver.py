@@ -24,7 +24,7 @@ from gateway.dialects.openai import CHAT
 from gateway.dialects.protocols import Endpoint
 from gateway.domain.errors import GatewayError
 from gateway.domain.fault import Fault, FaultKind
-from gateway.domain.ledger import LedgerEntry
+from gateway.domain.ledger import LedgerEntry, Outcome
 from gateway.domain.tenant import ApiKey
 from gateway.domain.wire import Headers
 from gateway.pipeline import (
@@ -146,6 +146,20 @@ class World:
             ledger_is_healthy=lambda: self.healthy,
             new_id=lambda: f"{next(ids):032x}",
         )
+
+
+def spent(world: World, *, sick: str = "") -> World:
+    """Without anything left of the reserve for retries. The backends in `sick` have just failed once."""
+    budget = world.house.budgets.of("acme", "assistant")
+    while budget.spend(1, world.now):
+        pass
+    fleet = world.house.fleet
+    for target in world.book.policies["standard"].routes["assistant"].leaves:
+        if target.backend in sick:
+            fault = Fault(kind=FaultKind.SERVER_ERROR, message="as scripted", status=500)
+            epoch = fleet.dispatched(target, world.now)
+            fleet.finished(target, epoch, world.now, outcome=Outcome.FAILED, fault=fault, waited_s=1.0, prompt_tokens=1)
+    return world
 
 
 class Play:

@@ -5,24 +5,9 @@ from random import Random
 
 import pytest
 
-from gateway.domain.fault import Fault, FaultKind
-from gateway.domain.ledger import Outcome
-from tests.pipeline.driver import Play, World, configured
+from gateway.domain.fault import FaultKind
+from tests.pipeline.driver import Play, World, configured, spent
 from tests.pipeline.wire import error, reply
-
-
-def spent(world: World, *, sick: str = "") -> World:
-    """Without anything left of the reserve. The backends in `sick` have just failed once."""
-    budget = world.house.budgets.of("acme", "assistant")
-    while budget.spend(1, world.now):
-        pass
-    fleet = world.house.fleet
-    for target in world.book.policies["standard"].routes["assistant"].leaves:
-        if target.backend in sick:
-            fault = Fault(kind=FaultKind.SERVER_ERROR, message="as scripted", status=500)
-            epoch = fleet.dispatched(target, world.now)
-            fleet.finished(target, epoch, world.now, outcome=Outcome.FAILED, fault=fault, waited_s=1.0, prompt_tokens=1)
-    return world
 
 
 @pytest.mark.parametrize(("status", "told"), [(500, 502), (503, 503), (429, 429)])

@@ -7,7 +7,7 @@ import pytest
 from gateway.domain.fault import FaultKind
 from gateway.domain.ledger import Outcome
 from gateway.domain.usage import UsageSource
-from tests.pipeline.driver import HEAD, Play, World, configured
+from tests.pipeline.driver import HEAD, Play, World, configured, spent
 from tests.pipeline.wire import DONE, PING, ROLE, chunk, finish, reply, usage_chunk
 
 BUFFERED = dataclasses.replace(HEAD, wants_buffer=True)
@@ -137,10 +137,7 @@ def test_the_sdks_read_timeout_bounds_an_unstreamed_answer_only() -> None:
 @pytest.mark.parametrize(("is_retry", "tried"), [(False, "ab"), (True, "a")])
 def test_the_sdks_retries_buy_no_further_ones_of_ours(is_retry: bool, tried: str) -> None:
     """Only first requests deposit into the retry budget: retries of two layers must not multiply."""
-    world = World()
-    budget = world.house.budgets.of("acme", "assistant")
-    while budget.spend(1, world.now):
-        pass
+    world = spent(World(), sick="b")
     head = dataclasses.replace(HEAD, is_retry=is_retry)
     for _ in range(11):
         Play(world, head=head).head().data(chunk(""), finish(), DONE)

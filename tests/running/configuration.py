@@ -16,6 +16,7 @@ class Terms(TypedDict, total=False):
     limits: Tree
     timeouts: Tree
     retries: Tree
+    hedge: Tree
 
 
 PATIENT: Tree = {"connect": 10, "first_token": 30, "idle": 30, "total": 60}

@@ -17,8 +17,8 @@ import anyio
 import structlog
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from workers.trainium.engine.scheduler import Batch, Prefill, Scheduler
-from workers.trainium.engine.sequences import Emitted, Sequence
+from workers.trainium.engine.scheduler import Batch, Copy, Prefill, Scheduler
+from workers.trainium.engine.sequences import Emitted, Picked, Sequence
 from workers.trainium.engine.shapes import Shape
 from workers.trainium.errors import EngineFailed, Overloaded
 from workers.trainium.metrics import Metrics
@@ -36,7 +36,7 @@ class Runner(Protocol):
         """Shapes that can run."""
         ...
 
-    def run(self, batch: Batch) -> list[int]:
+    def run(self, batch: Batch) -> list[Picked]:
         """One token for a chunk, one per row for a decode step."""
         ...
 
@@ -58,6 +58,7 @@ class _Mailbox:
     """The event loop's end of one request."""
 
     send: MemoryObjectSendStream[Emitted]
+    sequence: Sequence
     submitted: float
     last_token: float | None = None
     is_watched: bool = True
@@ -120,30 +121,38 @@ class Driver:
         """Share of the cache's positions that are in use, between 0 and 1; as of about now."""
         return self._used_positions / (self._scheduler.slots.count * self._scheduler.max_len)
 
-    @contextmanager
-    def stream(self, sequence: Sequence) -> Iterator[MemoryObjectReceiveStream[Emitted]]:
-        """Submit a sequence and receive what it produces; leaving the block early aborts it.
+    @property
+    def limit(self) -> int:
+        """Sequences that may be open at once."""
+        return self._limit
 
-        The last item has a `finish`. Raises `Overloaded` when the queue is full, `EngineFailed` when the device is
-        gone.
+    @contextmanager
+    def stream(self, *sequences: Sequence) -> Iterator[MemoryObjectReceiveStream[Emitted]]:
+        """Submit a request's sequences and receive what they produce; leaving the block early aborts them.
+
+        The last item of each has a `finish`. Raises `Overloaded` when the queue has no room for all of them,
+        `EngineFailed` when the device is gone.
         """
         if self._failure is not None:
             raise EngineFailed(f"the device failed: {self._failure}")
-        if len(self._mailboxes) >= self._limit:
+        if len(self._mailboxes) + len(sequences) > self._limit:
             self._metrics.refused += 1
             raise Overloaded(f"all slots are busy and {self.waiting} requests wait", retry_after_s=1)
         # Room for every token: a slow reader must not stall the batch.
-        send, receive = anyio.create_memory_object_stream[Emitted](sequence.sampling.max_tokens + 1)
-        mailbox = _Mailbox(send, time.monotonic())
-        self._mailboxes[sequence.id] = mailbox
-        self._metrics.prompt_tokens += len(sequence.prompt)
-        self._commands.put(sequence)
+        room = sum(sequence.sampling.max_tokens + 1 for sequence in sequences)
+        send, receive = anyio.create_memory_object_stream[Emitted](room)
+        mailboxes = {sequence.id: _Mailbox(send, sequence, time.monotonic()) for sequence in sequences}
+        self._mailboxes.update(mailboxes)
+        for sequence in sequences:
+            self._metrics.prompt_tokens += len(sequence.prompt)
+            self._commands.put(sequence)
         try:
             yield receive
         finally:
-            mailbox.is_watched = False
-            if sequence.id in self._mailboxes:
-                self._commands.put(_Abort(sequence.id))
+            for name, mailbox in mailboxes.items():
+                mailbox.is_watched = False
+                if name in self._mailboxes:
+                    self._commands.put(_Abort(name))
             receive.close()
             send.close()
 
@@ -171,13 +180,13 @@ class Driver:
             if batch is None:
                 continue
             try:
-                tokens = self._runner.run(batch)
+                picked = self._runner.run(batch)
             except Exception as error:
                 # The edge of the process: whatever the device raises, its donated caches are lost.
                 log.exception("engine.failed", shape=str(batch.shape))
                 self._failure = type(error).__name__
                 continue
-            emitted = self._scheduler.update(batch, tokens)
+            emitted = self._scheduler.update(batch, picked)
             self._used_positions = self._scheduler.used_positions
             self._publish(emitted, _padding(batch))
 
@@ -228,6 +237,7 @@ class Driver:
                 mailbox.last_token = now
             if item.finish is not None:
                 del self._mailboxes[item.id]
+                metrics.prefix_hits += mailbox.sequence.cached
                 metrics.finished[item.finish] += 1
                 metrics.whole_request.observe(now - mailbox.submitted)
             if mailbox.is_watched:
@@ -237,4 +247,6 @@ class Driver:
 
 
 def _padding(batch: Batch) -> int:
+    if isinstance(batch, Copy):
+        return 0
     return batch.shape.size - len(batch.tokens if isinstance(batch, Prefill) else batch.rows)

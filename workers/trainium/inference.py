@@ -16,7 +16,7 @@ import structlog
 from anyio.streams.memory import MemoryObjectReceiveStream
 from litestar.types import Receive, Scope, Send
 
-from workers.trainium.engine.sequences import Emitted
+from workers.trainium.engine.sequences import Emitted, Sequence
 from workers.trainium.errors import (
     EngineFailed,
     InvalidRequest,
@@ -27,7 +27,7 @@ from workers.trainium.errors import (
     UnknownModel,
 )
 from workers.trainium.prepare import prepare
-from workers.trainium.replies import Replies, Usage, error_body, error_event
+from workers.trainium.replies import Answer, Replies, Usage, error_body, error_event
 from workers.trainium.tracing import Span
 from workers.trainium.wire import parse_chat, parse_completion
 from workers.trainium.worker import Worker
@@ -148,7 +148,7 @@ class Inference:
                 return
             async with anyio.create_task_group() as group:
                 group.start_soon(exchange.watch, group.cancel_scope)
-                await self._serve(exchange, body)
+                await self._serve(exchange, body, headers.get("authorization", ""))
                 group.cancel_scope.cancel()
             if exchange.is_gone:
                 self._worker.metrics.aborted += 1
@@ -156,11 +156,11 @@ class Inference:
             else:
                 span.set("http.response.status_code", exchange.status)
 
-    async def _serve(self, exchange: _Exchange, body: bytes) -> None:
+    async def _serve(self, exchange: _Exchange, body: bytes, salt: str) -> None:
         """Answer, whatever happens; never raises into the task group, which would wrap it."""
         with suppress(_ClientGone):
             try:
-                await self._generate(exchange, body)
+                await self._generate(exchange, body, salt)
             except RequestError as error:
                 await exchange.refuse(error)
             except _ClientGone:
@@ -170,77 +170,98 @@ class Inference:
                 log.exception("request.failed")
                 await exchange.refuse(RequestError("internal error"))
 
-    async def _generate(self, exchange: _Exchange, body: bytes) -> None:
+    async def _generate(self, exchange: _Exchange, body: bytes, salt: str) -> None:
         started = time.monotonic()
         request = parse_chat(body) if self._endpoint == "chat" else parse_completion(body)
         serving = self._worker.require_serving()
         if request.model != serving.loaded.model:
             raise UnknownModel(f"no model `{request.model}` here; it serves `{serving.loaded.model}`", param="model")
-        sequence = prepare(request, serving.loaded)
+        sequences = prepare(request, serving.loaded, default_salt=salt)
+        if len(sequences) > serving.driver.limit:
+            raise InvalidRequest(f"`n` must be at most {serving.driver.limit} here", param="n")
         replies = Replies(
             endpoint=self._endpoint,
-            id=f"{'chatcmpl' if self._endpoint == 'chat' else 'cmpl'}-{sequence.id}",
+            id=f"{'chatcmpl' if self._endpoint == 'chat' else 'cmpl'}-{sequences[0].id}",
             created=int(time.time()),
             model=serving.loaded.model,
             include_usage=request.include_usage,
+            bytes_of=serving.loaded.vocabulary.bytes_of,
         )
-        with self._worker.tracing.generate() as span, serving.driver.stream(sequence) as items:
+        with self._worker.tracing.generate() as span, serving.driver.stream(*sequences) as items:
             span.set("gen_ai.request.model", serving.loaded.model)
-            span.set("gen_ai.usage.input_tokens", len(sequence.prompt))
+            span.set("gen_ai.usage.input_tokens", len(sequences[0].prompt))
             answer = _stream if request.is_stream else _whole
-            await answer(exchange, replies, len(sequence.prompt), _until_finished(items, span))
+            await answer(exchange, replies, sequences, _until_finished(items, span, len(sequences)))
+            produced = sum(sequence.produced for sequence in sequences)
+            span.set("gen_ai.usage.output_tokens", produced)
             log.info(
                 "request.finished",
                 endpoint=self._path,
-                prompt_tokens=len(sequence.prompt),
-                completion_tokens=sequence.produced,
+                prompt_tokens=len(sequences[0].prompt),
+                completion_tokens=produced,
                 seconds=round(time.monotonic() - started, 3),
             )
 
 
-async def _whole(exchange: _Exchange, replies: Replies, prompt: int, items: AsyncIterator[Emitted]) -> None:
-    text = []
+def _usage(sequences: list[Sequence]) -> Usage:
+    first = sequences[0]
+    return Usage(len(first.prompt), sum(sequence.produced for sequence in sequences), first.cached)
+
+
+async def _whole(
+    exchange: _Exchange, replies: Replies, sequences: list[Sequence], items: AsyncIterator[Emitted]
+) -> None:
+    answers = {sequence.id: Answer() for sequence in sequences}
     async for item in items:
-        text.append(item.text)
-        if item.finish is not None:
-            body = replies.whole("".join(text), item.finish, Usage(prompt, item.produced))
-            await exchange.reply(200, body, [])
+        answer = answers[item.id]
+        answer.pieces.append(item.text)
+        answer.picked += [item.picked] if item.picked is not None else []
+        answer.finish = item.finish or ""
+    await exchange.reply(200, replies.whole(list(answers.values()), _usage(sequences)), [])
 
 
-async def _stream(exchange: _Exchange, replies: Replies, prompt: int, items: AsyncIterator[Emitted]) -> None:
+async def _stream(
+    exchange: _Exchange, replies: Replies, sequences: list[Sequence], items: AsyncIterator[Emitted]
+) -> None:
     """Begin with the first token, not before: until then a failure can still have its own status."""
+    places = {sequence.id: index for index, sequence in enumerate(sequences)}
+    offsets = [0] * len(sequences)
     async for item in items:
-        out = b""
+        out, index = b"", places[item.id]
         if not exchange.is_started:
             await exchange.begin(200, b"text/event-stream; charset=utf-8", [(b"cache-control", b"no-cache")])
-            out = replies.opening()
+            out = b"".join(replies.opening(index) for index in range(len(sequences)))
+        picked = [item.picked] if item.picked is not None and item.picked.logprobs is not None else []
+        if item.text or picked:
+            out += replies.piece(index, item.text, picked, offsets[index])
+            offsets[index] += len(item.text)
         if item.finish is not None:
-            out += replies.closing(item.text, item.finish, Usage(prompt, item.produced))
-        elif item.text:
-            out += replies.piece(item.text)
+            out += replies.finish(index, item.finish)
         if out:
-            await exchange.write(out, more=item.finish is None)
+            await exchange.write(out, more=True)
+    await exchange.write(replies.closing(_usage(sequences)), more=False)
 
 
-async def _until_finished(items: MemoryObjectReceiveStream[Emitted], span: Span) -> AsyncIterator[Emitted]:
-    """The items up to the last one. Raises `Overloaded` or `EngineFailed` when the sequence did not end by itself."""
+async def _until_finished(items: MemoryObjectReceiveStream[Emitted], span: Span, count: int) -> AsyncIterator[Emitted]:
+    """The items up to the last one of `count` sequences.
+
+    Raises `Overloaded` or `EngineFailed` when a sequence did not end by itself.
+    """
     deadline = anyio.current_time() + _REQUEST_S
-    while True:
+    while count:
         try:
             with anyio.fail_after(deadline - anyio.current_time()):
                 item = await items.receive()
         except TimeoutError as error:
             raise EngineFailed(f"no answer within {_REQUEST_S:.0f} s") from error
         if item.finish is not None:
-            span.set("gen_ai.usage.output_tokens", item.produced)
+            count -= 1
             span.set("gen_ai.response.finish_reason", item.finish)
         if item.finish == "abort":
             raise Overloaded("the worker is shutting down", retry_after_s=1)
         if item.finish == "error":
             raise EngineFailed("the device failed while the request was running")
         yield item
-        if item.finish is not None:
-            return
 
 
 def _request_id(given: str | None) -> str:

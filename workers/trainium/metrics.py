@@ -43,6 +43,8 @@ class Metrics:
 
     prompt_tokens: int = 0
     generation_tokens: int = 0
+    prefix_hits: int = 0
+    """Tokens of prompts that were found in the cache; each token of a prompt is looked for."""
     aborted: int = 0
     """Requests whose client left."""
     refused: int = 0
@@ -80,6 +82,8 @@ class Metrics:
         put("vllm:kv_cache_usage_perc", "gauge", (label, gauges.cache_usage))
         put("vllm:prompt_tokens_total", "counter", (label, self.prompt_tokens))
         put("vllm:generation_tokens_total", "counter", (label, self.generation_tokens))
+        put("vllm:prefix_cache_queries_total", "counter", (label, self.prompt_tokens))
+        put("vllm:prefix_cache_hits_total", "counter", (label, self.prefix_hits))
         reasons = sorted({"stop", "length", "abort", "error"} | set(self.finished))
         put(
             "vllm:request_success_total",

@@ -13,6 +13,7 @@ import numpy as np
 from workers.trainium.engine.sequences import Sampling, Sequence
 from workers.trainium.errors import ContextTooLong, InvalidRequest
 from workers.trainium.loading import Loaded
+from workers.trainium.steering import RowSteering
 from workers.trainium.text import StreamReader
 from workers.trainium.wire import Conversation, Generate
 
@@ -30,8 +31,11 @@ class _Prompt:
     """The parameter the tokens came from."""
 
 
-def prepare(request: Generate, loaded: Loaded) -> Sequence:
-    """The sequence that answers the request. Raises `InvalidRequest` or `ContextTooLong`, naming the parameter."""
+def prepare(request: Generate, loaded: Loaded, *, default_salt: str) -> list[Sequence]:
+    """The `n` sequences that answer the request. Raises `InvalidRequest` or `ContextTooLong`, naming the parameter.
+
+    Cached prompts are shared within the request's `cache_salt`, else among callers with the same `default_salt`.
+    """
     prompt = _read_prompt(request, loaded)
     limit = loaded.runner.capacity.max_len
     size, wanted = len(prompt.tokens), request.max_tokens or 1
@@ -43,18 +47,39 @@ def prepare(request: Generate, loaded: Loaded) -> Sequence:
             f"this model's maximum context length is {limit} tokens; you asked for {size} in the prompt and {answer}",
             param=prompt.param if size >= limit else "max_tokens",
         )
-    return Sequence(
-        id=uuid.uuid4().hex,
-        prompt=prompt.tokens,
-        sampling=Sampling(
-            max_tokens=request.max_tokens or limit - size,
-            temperature=request.temperature,
-            top_p=request.top_p,
-            draw=_uniforms(request.seed, skipped=prompt.said),
-        ),
-        reader=StreamReader(loaded.vocabulary, request.stop),
-        end_tokens=loaded.vocabulary.end_tokens,
-    )
+    if any(token >= loaded.vocabulary.size for token in request.penalties.bias):
+        raise InvalidRequest(f"token ids must be between 0 and {loaded.vocabulary.size - 1}", param="logit_bias")
+
+    # The two kinds must not meet: a caller could otherwise name another's credential as its salt.
+    salt = f"salt {request.cache_salt}" if request.cache_salt is not None else f"caller {default_salt}"
+
+    def sequence(index: int) -> Sequence:
+        return Sequence(
+            id=uuid.uuid4().hex,
+            prompt=prompt.tokens,
+            sampling=Sampling(
+                max_tokens=request.max_tokens or limit - size,
+                temperature=request.temperature,
+                top_p=request.top_p,
+                top_k=request.top_k,
+                min_p=request.min_p,
+                top_logprobs=request.top_logprobs,
+                steering=_steering(request, prompt, loaded),
+                draw=_uniforms(request.seed, index, skipped=prompt.said),
+            ),
+            reader=StreamReader(loaded.vocabulary, request.stop),
+            end_tokens=frozenset() if request.ignore_eos else loaded.vocabulary.end_tokens,
+            salt=salt,
+            priority=request.priority,
+        )
+
+    return [sequence(index) for index in range(request.n)]
+
+
+def _steering(request: Generate, prompt: _Prompt, loaded: Loaded) -> RowSteering | None:
+    if request.penalties.is_neutral:
+        return None
+    return RowSteering(loaded.vocabulary.size, request.penalties, prompt.tokens, said=prompt.said)
 
 
 def _read_prompt(request: Generate, loaded: Loaded) -> _Prompt:
@@ -93,14 +118,15 @@ def _encode(text: str, loaded: Loaded, param: str) -> tuple[int, ...]:
     return vocabulary.encode(text)
 
 
-def _uniforms(seed: int | None, *, skipped: int) -> Callable[[], float]:
+def _uniforms(seed: int | None, index: int, *, skipped: int) -> Callable[[], float]:
     """A stream of numbers in (0, 1) on the host, so that a seed means the same on every device.
 
-    The first `skipped` are those that an answer's beginning used up: continued, it goes on as it would have. Middles of
-    2^23 equal parts, exact in float32. An exact 0 would choose the first token of the vocabulary that is not
-    impossible, however unlikely it is.
+    Each of a request's answers has its own, told apart by `index`. The first `skipped` numbers are those that an
+    answer's beginning used up: continued, it goes on as it would have. Middles of 2^23 equal parts, exact in float32.
+    An exact 0 would choose the first token of the vocabulary that is not impossible, however unlikely it is.
     """
-    generator = np.random.Generator(np.random.Philox(None if seed is None else seed % (1 << 64)))
+    entropy = None if seed is None else [seed % (1 << 64), *([index] if index else [])]
+    generator = np.random.Generator(np.random.Philox(entropy))
     if seed is not None:
         generator.integers(_PARTS, size=skipped)
     return lambda: (int(generator.integers(_PARTS)) + 0.5) / _PARTS

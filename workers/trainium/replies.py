@@ -1,10 +1,12 @@
 """OpenAI's reply bodies, for both endpoints: whole, streamed, and errors. Does no I/O."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import msgspec
 
+from workers.trainium.engine.sequences import Picked
 from workers.trainium.errors import RequestError
 
 DONE: Final = b"data: [DONE]\n\n"
@@ -16,16 +18,28 @@ class Usage:
 
     prompt: int
     completion: int
-    """The end token included, as it was computed."""
+    """Of all answers; the end tokens included, as they were computed."""
+    cached: int
+    """Of the prompt's tokens, those whose keys and values were found in the cache."""
 
     def wire(self) -> dict[str, Any]:
-        """OpenAI's usage object; nothing is cached between requests yet."""
+        """OpenAI's usage object."""
         return {
             "prompt_tokens": self.prompt,
             "completion_tokens": self.completion,
             "total_tokens": self.prompt + self.completion,
-            "prompt_tokens_details": {"cached_tokens": 0},
+            "prompt_tokens_details": {"cached_tokens": self.cached},
         }
+
+
+@dataclass(slots=True)
+class Answer:
+    """One of a request's answers, as far as it has come."""
+
+    pieces: list[str] = field(default_factory=list)
+    picked: list[Picked] = field(default_factory=list)
+    """Tokens whose log-probabilities were asked for."""
+    finish: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,40 +52,76 @@ class Replies:
     """Unix seconds."""
     model: str
     include_usage: bool
+    bytes_of: Callable[[int], bytes]
+    """A token's part of the text."""
 
-    def whole(self, text: str, finish: str, usage: Usage) -> bytes:
+    def whole(self, answers: Sequence[Answer], usage: Usage) -> bytes:
         """The body of a reply that is not streamed."""
-        choice: dict[str, Any] = {"index": 0, "finish_reason": finish, "logprobs": None}
-        if self.endpoint == "chat":
-            choice["message"] = {"role": "assistant", "content": text, "refusal": None}
-        else:
-            choice["text"] = text
+        choices = []
+        for index, answer in enumerate(answers):
+            text = "".join(answer.pieces)
+            choice: dict[str, Any] = {"index": index, "finish_reason": answer.finish}
+            if self.endpoint == "chat":
+                choice["message"] = {"role": "assistant", "content": text, "refusal": None}
+            else:
+                choice["text"] = text
+            choices.append(choice | {"logprobs": self._logprobs(answer.picked, 0)})
         kind = "chat.completion" if self.endpoint == "chat" else "text_completion"
-        return msgspec.json.encode(self._head(kind) | {"choices": [choice], "usage": usage.wire()})
+        return msgspec.json.encode(self._head(kind) | {"choices": choices, "usage": usage.wire()})
 
-    def opening(self) -> bytes:
-        """The first event: the role, for chats; nothing for completions."""
+    def opening(self, index: int) -> bytes:
+        """The first event of an answer: the role, for chats; nothing for completions."""
         if self.endpoint == "completion":
             return b""
-        return self._event([{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}])
+        return self._event([{"index": index, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}])
 
-    def piece(self, text: str) -> bytes:
-        """An event with more text."""
-        return self._event([self._choice(text, None)])
-
-    def closing(self, text: str, finish: str, usage: Usage) -> bytes:
-        """The last events: remaining text, finish reason, usage if wanted, and the end mark."""
-        events = self.piece(text) if text else b""
-        events += self._event([self._choice("", finish)])
-        if self.include_usage:
-            events += self._event([], usage.wire())
-        return events + DONE
-
-    def _choice(self, text: str, finish: str | None) -> dict[str, Any]:
-        content: dict[str, Any] = {"text": text, "logprobs": None}
+    def piece(self, index: int, text: str, picked: Sequence[Picked], offset: int) -> bytes:
+        """An event with more text, which may be empty; `offset` characters of the answer came before."""
+        choice: dict[str, Any] = {"index": index, "finish_reason": None}
+        logprobs = self._logprobs(picked, offset)
         if self.endpoint == "chat":
-            content = {"delta": {"content": text} if finish is None else {}}
-        return {"index": 0, **content, "finish_reason": finish}
+            choice["delta"] = {"content": text}
+            return self._event([choice if logprobs is None else choice | {"logprobs": logprobs}])
+        return self._event([choice | {"text": text, "logprobs": logprobs}])
+
+    def finish(self, index: int, reason: str) -> bytes:
+        """The last event of an answer."""
+        content: dict[str, Any] = {"delta": {}} if self.endpoint == "chat" else {"text": "", "logprobs": None}
+        return self._event([{"index": index, **content, "finish_reason": reason}])
+
+    def closing(self, usage: Usage) -> bytes:
+        """What ends the stream: usage if wanted, and the end mark."""
+        return (self._event([], usage.wire()) if self.include_usage else b"") + DONE
+
+    def _logprobs(self, picked: Sequence[Picked], offset: int) -> dict[str, Any] | None:
+        """OpenAI's two shapes: a list of objects for chats, parallel lists for completions; None when not asked for."""
+        entries = [(one.token, one.logprobs) for one in picked if one.logprobs is not None]
+        if not entries:
+            return None
+        if self.endpoint == "chat":
+            content = [
+                self._entry(token, logprobs.chosen)
+                | {"top_logprobs": [self._entry(other, value) for other, value in logprobs.top]}
+                for token, logprobs in entries
+            ]
+            return {"content": content, "refusal": None}
+        texts = [self._text(token) for token, _ in entries]
+        return {
+            "tokens": texts,
+            "token_logprobs": [logprobs.chosen for _, logprobs in entries],
+            "top_logprobs": [
+                # The likelier of two tokens that look alike, such as parts of a character, is the one that stays.
+                {self._text(other): value for other, value in reversed(logprobs.top)}
+                for _, logprobs in entries
+            ],
+            "text_offset": [offset + sum(map(len, texts[:at])) for at in range(len(texts))],
+        }
+
+    def _entry(self, token: int, logprob: float) -> dict[str, Any]:
+        return {"token": self._text(token), "logprob": logprob, "bytes": list(self.bytes_of(token))}
+
+    def _text(self, token: int) -> str:
+        return self.bytes_of(token).decode(errors="replace")
 
     def _event(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None = None) -> bytes:
         kind = "chat.completion.chunk" if self.endpoint == "chat" else "text_completion"

@@ -12,8 +12,11 @@ from typing import Any, Final, Literal, TypeVar
 import msgspec
 
 from workers.trainium.errors import InvalidRequest, UnsupportedParameter
+from workers.trainium.steering import Penalties
 from workers.trainium.text import Message
 
+_TOKEN_ID: Final = re.compile(r"[0-9]{1,9}")
+_MOST_ANSWERS: Final = 16
 _PATH: Final = re.compile(r"(.*) - at `\$\.?(.*)`$", re.DOTALL)
 
 
@@ -36,8 +39,18 @@ class _Common(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    n: int | None = None
     seed: int | None = None
     stop: str | list[str] | None = None
+    ignore_eos: bool | None = None
+    cache_salt: str | None = None
+    priority: int | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
 
@@ -47,10 +60,13 @@ class _Chat(_Common, frozen=True, kw_only=True):
     max_completion_tokens: int | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
 
 
 class _Completion(_Common, frozen=True, kw_only=True):
     prompt: str | list[str | int]
+    logprobs: int | None = None
 
 
 _Body = TypeVar("_Body", bound=_Common)
@@ -79,8 +95,22 @@ class Generate:
     """None: as many as fit."""
     temperature: float
     top_p: float
+    top_k: int
+    """0: all tokens."""
+    min_p: float
+    penalties: Penalties
+    n: int
+    """Answers to the one prompt."""
     seed: int | None
     stop: tuple[str, ...]
+    ignore_eos: bool
+    """Whether the text goes on past the model's own end, up to `max_tokens`."""
+    cache_salt: str | None
+    """Whose cached prompts may be used, and who may use this one's; vLLM's name."""
+    priority: int
+    """The smaller, the sooner; vLLM's name."""
+    top_logprobs: int | None
+    """Alternatives to report with each token; None reports no log-probabilities."""
     is_stream: bool
     include_usage: bool
     """Whether the stream ends with a usage chunk."""
@@ -99,7 +129,6 @@ _HARMLESS: Final[dict[str, Callable[[object], bool]]] = {
     # Notes for the provider's own records, and hints to caches and schedulers this worker does not have.
     "metadata": _anything,
     "prompt_cache_key": _anything,
-    "cache_salt": _anything,
     "safety_identifier": _anything,
     "user": _anything,
     "service_tier": _is("auto", "default"),
@@ -107,19 +136,13 @@ _HARMLESS: Final[dict[str, Callable[[object], bool]]] = {
     # Values that say "do not".
     "best_of": _is(1),
     "echo": _is(False),
-    "frequency_penalty": _is(0, 0.0),
     "functions": _is([]),
-    "logit_bias": _is({}),
-    "logprobs": _is(False),
     "modalities": _is(["text"]),
-    "n": _is(1),
     "parallel_tool_calls": lambda value: isinstance(value, bool),
-    "presence_penalty": _is(0, 0.0),
     "response_format": _is({"type": "text"}),
     "suffix": _is(""),
     "tool_choice": _is("none", "auto"),
     "tools": _is([]),
-    "top_logprobs": _is(0),
 }
 """Parameter → whether its value changes nothing here."""
 
@@ -137,21 +160,29 @@ def parse_chat(body: bytes) -> Generate:
     if not chat.messages:
         raise InvalidRequest("`messages` is empty", param="messages")
     limit = chat.max_completion_tokens if chat.max_completion_tokens is not None else chat.max_tokens
-    return _generate(chat, _conversation(chat), limit)
+    top = chat.top_logprobs
+    _require(top is None or 0 <= top <= 20, "top_logprobs", "between 0 and 20")  # noqa: PLR2004  # the API's range
+    _require(not top or chat.logprobs is True, "top_logprobs", "absent without `logprobs`")
+    return _generate(chat, _conversation(chat), limit, top_logprobs=(top or 0) if chat.logprobs else None)
 
 
 def parse_completion(body: bytes) -> Generate:
     """A `/v1/completions` body. Raises `InvalidRequest`, naming the parameter."""
     fields = _fields(body, _Completion)
     completion = _convert(fields, _Completion)
-    prompt = completion.prompt
+    top = completion.logprobs
+    _require(top is None or 0 <= top <= 5, "logprobs", "between 0 and 5")  # noqa: PLR2004  # the API's range
+    return _generate(completion, _prompt(completion.prompt), completion.max_tokens, top_logprobs=top)
+
+
+def _prompt(prompt: str | list[str | int]) -> str | tuple[int, ...]:
     if isinstance(prompt, str):
-        return _generate(completion, prompt, completion.max_tokens)
+        return prompt
     tokens = tuple(item for item in prompt if isinstance(item, int))
     if len(tokens) == len(prompt):
-        return _generate(completion, tokens, completion.max_tokens)
+        return tokens
     if len(prompt) == 1 and isinstance(prompt[0], str):
-        return _generate(completion, prompt[0], completion.max_tokens)
+        return prompt[0]
     raise UnsupportedParameter(
         "`prompt` must be one text, a list with one text, or a list of token ids", param="prompt"
     )
@@ -235,8 +266,34 @@ def _convert(fields: dict[str, Any], shape: type[_Body]) -> _Body:
         raise InvalidRequest(f"`{path}` is wrong: {message}", param=path or None) from error
 
 
-def _generate(body: _Common, prompt: Conversation | str | tuple[int, ...], limit: int | None) -> Generate:
+def _penalties(body: _Common) -> Penalties:
+    """The penalties and biases, in the ranges of OpenAI's API, or of vLLM's for the repetition penalty."""
+    for name in ("presence_penalty", "frequency_penalty"):
+        value = getattr(body, name)
+        _require(value is None or -2 <= value <= 2, name, "between -2 and 2")  # noqa: PLR2004  # the API's range
+    repetition = 1.0 if body.repetition_penalty is None else body.repetition_penalty
+    _require(0 < repetition <= 2, "repetition_penalty", "above 0 and at most 2")  # noqa: PLR2004  # vLLM's range
+    bias = body.logit_bias or {}
+    _require(all(_TOKEN_ID.fullmatch(key) for key in bias), "logit_bias", "an object of token ids")
+    _require(all(-100 <= value <= 100 for value in bias.values()), "logit_bias", "between -100 and 100")  # noqa: PLR2004  # the API's range
+    return Penalties(
+        presence=body.presence_penalty or 0.0,
+        frequency=body.frequency_penalty or 0.0,
+        repetition=repetition,
+        bias={int(key): value for key, value in bias.items()},
+    )
+
+
+def _generate(
+    body: _Common, prompt: Conversation | str | tuple[int, ...], limit: int | None, *, top_logprobs: int | None
+) -> Generate:
     stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
+    top_k = 0 if body.top_k in (None, -1) else body.top_k  # vLLM's -1 is its old word for "all"
+    n = 1 if body.n is None else body.n
+    _require(top_k >= 0, "top_k", "at least 1, or 0 for all tokens")
+    _require(body.min_p is None or 0 <= body.min_p <= 1, "min_p", "between 0 and 1")
+    _require(1 <= n <= _MOST_ANSWERS, "n", f"between 1 and {_MOST_ANSWERS}")
+    _require(body.cache_salt != "", "cache_salt", "not empty")
     _require(limit is None or limit >= 1, "max_tokens", "at least 1")
     _require(body.temperature is None or 0 <= body.temperature <= 2, "temperature", "between 0 and 2")  # noqa: PLR2004  # the API's range
     _require(body.top_p is None or 0 <= body.top_p <= 1, "top_p", "between 0 and 1")
@@ -247,8 +304,16 @@ def _generate(body: _Common, prompt: Conversation | str | tuple[int, ...], limit
         max_tokens=limit,
         temperature=1.0 if body.temperature is None else body.temperature,
         top_p=1.0 if body.top_p is None else body.top_p,
+        top_k=top_k,
+        min_p=body.min_p or 0.0,
+        penalties=_penalties(body),
+        n=n,
         seed=body.seed,
         stop=stop,
+        ignore_eos=bool(body.ignore_eos),
+        cache_salt=body.cache_salt,
+        priority=body.priority or 0,
+        top_logprobs=top_logprobs,
         is_stream=bool(body.stream),
         include_usage=body.stream_options is not None and bool(body.stream_options.include_usage),
     )

@@ -2,7 +2,8 @@
 
 from collections.abc import Collection
 
-from workers.trainium.engine.scheduler import Batch, Prefill
+from workers.trainium.engine.scheduler import Batch, Copy, Prefill
+from workers.trainium.engine.sequences import Picked
 from workers.trainium.engine.shapes import Shape
 
 VOCAB = 97
@@ -16,17 +17,22 @@ class CheckingRunner:
         self.memory: list[list[int]] = [[] for _ in range(slots)]
         self._max_len = max_len
 
-    def run(self, batch: Batch) -> list[int]:
+    def run(self, batch: Batch) -> list[Picked]:
         """Tokens that depend on everything the slot holds, so a wrong cache shows in the text."""
         assert batch.shape in self.ready
+        if isinstance(batch, Copy):
+            assert batch.source != batch.slot
+            assert 0 < batch.size <= min(batch.shape.context, len(self.memory[batch.source]))
+            self.memory[batch.slot] = self.memory[batch.source][: batch.size]
+            return []
         if isinstance(batch, Prefill):
             assert 0 < len(batch.tokens) <= batch.shape.size
             assert batch.start >= 0
             assert batch.start + batch.shape.size <= batch.shape.context <= self._max_len
             memory = self.memory[batch.slot]
-            assert batch.start <= len(memory) or batch.start == 0
+            assert batch.start <= len(memory)
             memory[batch.start :] = batch.tokens
-            return [next_token(memory)]
+            return [Picked(next_token(memory))]
         assert 0 < len(batch.rows) <= batch.shape.size
         assert len({row.slot for row in batch.rows}) == len(batch.rows)
         tokens = []
@@ -35,7 +41,7 @@ class CheckingRunner:
             memory = self.memory[row.slot]
             assert row.position <= len(memory)
             memory[row.position :] = [row.token]
-            tokens.append(next_token(memory))
+            tokens.append(Picked(next_token(memory)))
         return tokens
 
 

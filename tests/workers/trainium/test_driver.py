@@ -10,7 +10,7 @@ import pytest
 from tests.workers.trainium.fakes import CheckingRunner, CountingReader
 from workers.trainium.driver import Driver
 from workers.trainium.engine.scheduler import Batch, Scheduler
-from workers.trainium.engine.sequences import Emitted, Sampling, Sequence
+from workers.trainium.engine.sequences import Emitted, Picked, Sampling, Sequence
 from workers.trainium.engine.shapes import Buckets, Shape
 from workers.trainium.errors import EngineFailed, Overloaded
 from workers.trainium.metrics import Metrics
@@ -41,7 +41,7 @@ class SteppedRunner:
         self.is_broken = True
         self.allow(1)
 
-    def run(self, batch: Batch) -> list[int]:
+    def run(self, batch: Batch) -> list[Picked]:
         """Wait for the gate, then step."""
         assert self._steps.acquire(timeout=30)
         if self.is_broken:

@@ -9,19 +9,20 @@ import pytest
 
 from tests.workers.trainium.reference import ReferenceLlama
 from tests.workers.trainium.tiny import VOCAB
-from workers.trainium.engine.scheduler import Controls, Decode, Prefill, Row, Scheduler
+from workers.trainium.engine.scheduler import Controls, Copy, Decode, Prefill, Row, Scheduler
 from workers.trainium.engine.sequences import Sampling, Sequence
 from workers.trainium.engine.shapes import Buckets, Shape
 from workers.trainium.errors import ModelUnavailable
 from workers.trainium.model.gguf import GgufFile
 from workers.trainium.model.runner import Capacity, JaxRunner
 from workers.trainium.model.weights import read_architecture
+from workers.trainium.steering import Penalties, RowSteering
 
 from tests.workers.trainium.fakes import CountingReader  # isort: skip
 
 MAX_LEN = 96
 BUCKETS = Buckets(prefill=(8, 32), decode=(1, 3), context=(48, MAX_LEN))
-GREEDY = Controls(0.0, 1.0, 0.0)
+GREEDY = Controls()
 NEURON_OPERATIONS = frozenset(
     re.findall(
         r"\w+",
@@ -83,19 +84,86 @@ def test_a_sequence_gives_the_same_tokens_alone_and_in_a_batch(runner: JaxRunner
     assert [generate(runner, [prompt], 20)[0] for prompt in prompts] == together
 
 
+def test_a_cached_prompt_gives_the_same_tokens_as_a_computed_one(runner: JaxRunner) -> None:
+    """Found in place or copied from another slot, while its owner is still at work."""
+    prompts = [[*prompts_of(50)[0], index] for index in range(3)]
+    scheduler = Scheduler(3, MAX_LEN)
+    readers = [CountingReader() for _ in range(6)]
+    made = [
+        Sequence(str(index), tuple(prompts[index % 3]), Sampling(12, 0.0), reader, frozenset())
+        for index, reader in enumerate(readers)
+    ]
+    for one in made:
+        scheduler.submit(one)
+    kinds = set()
+    while (batch := scheduler.schedule(runner.ready)) is not None:
+        kinds.add(batch.shape.kind)
+        scheduler.update(batch, runner.run(batch))
+    assert kinds == {"prefill", "decode", "copy"}
+    assert sum(one.cached > 30 for one in made) == 5
+    assert [reader.tokens for reader in readers] == [generate(runner, [prompt], 12)[0] for prompt in prompts] * 2
+
+
+def test_aborted_neighbours_change_nothing(runner: JaxRunner) -> None:
+    """They end in the middle of a prompt or of an answer, and the others go on as if they had never been."""
+    prompts = prompts_of(9, 60, 20, 33)
+    scheduler, readers = Scheduler(3, MAX_LEN), [CountingReader() for _ in prompts]
+    for index, (prompt, reader) in enumerate(zip(prompts, readers, strict=True)):
+        scheduler.submit(Sequence(str(index), tuple(prompt), Sampling(16, 0.0), reader, frozenset()))
+    step = 0
+    while (batch := scheduler.schedule(runner.ready)) is not None:
+        scheduler.update(batch, runner.run(batch))
+        step += 1
+        if step in (2, 7):
+            assert scheduler.abort("1" if step == 2 else "0") is not None
+    for index in (2, 3):
+        assert readers[index].tokens == generate(runner, [prompts[index]], 16)[0]
+
+
+def test_donated_caches_are_reused(runner: JaxRunner) -> None:
+    """The memory of the caches is where it was, and the arrays given away are gone: nothing was copied."""
+    old = runner._caches.keys[0]
+    where = old.unsafe_buffer_pointer()
+    for batch in (
+        Prefill(Shape("prefill", 8, 48), "a", 0, 0, (1, 2), GREEDY),
+        Decode(Shape("decode", 3, 48), (Row("a", 0, 2, 1, GREEDY),)),
+        Copy(Shape("copy", 0, 48), "a", 0, 1, 2),
+    ):
+        runner.run(batch)
+        assert old.is_deleted()
+        old = runner._caches.keys[0]
+        assert old.unsafe_buffer_pointer() == where
+
+
 def test_a_seed_gives_the_same_tokens_again(runner: JaxRunner) -> None:
     """And another seed gives others."""
 
     def seeded(seed: int) -> Callable[[], Sampling]:
         def make() -> Sampling:
             generator = np.random.Generator(np.random.Philox(seed))
-            return Sampling(16, 1.0, 0.95, lambda: float(generator.random(dtype=np.float32)))
+            return Sampling(16, 1.0, 0.95, draw=lambda: float(generator.random(dtype=np.float32)))
 
         return make
 
     prompt = prompts_of(6)
     assert generate(runner, prompt, 16, seeded(1)) == generate(runner, prompt, 16, seeded(1))
     assert generate(runner, prompt, 16, seeded(1)) != generate(runner, prompt, 16, seeded(2))
+
+
+def test_logprobs_equal_the_references(runner: JaxRunner, reference: ReferenceLlama) -> None:
+    """The chosen token's and its rivals', of a chunk and of a decode step, steered or not."""
+    prompt = prompts_of(12)[0]
+    steering = RowSteering(VOCAB, Penalties(bias={9: 50.0}), prompt)
+    asked = Controls(top_logprobs=4, steering=steering)
+    first = runner.run(Prefill(Shape("prefill", 32, 48), "a", 0, 0, tuple(prompt), asked))[0]
+    second = runner.run(Decode(Shape("decode", 3, 48), (Row("a", 0, 12, first.token, asked),)))[0]
+    logits = reference.logits([*prompt, first.token], 11)
+    for picked, row in zip((first, second), logits - np.log(np.exp(logits).sum(-1, keepdims=True)), strict=True):
+        assert picked.token == 9
+        assert picked.logprobs is not None
+        assert abs(picked.logprobs.chosen - row[9]) < 1e-4
+        assert [token for token, _ in picked.logprobs.top] == np.argsort(-row)[:4].tolist()
+        assert np.abs(np.array([value for _, value in picked.logprobs.top]) - np.sort(row)[::-1][:4]).max() < 1e-4
 
 
 def test_bfloat16_chooses_as_float32_does_but_for_near_ties(tiny_path: Path, reference: ReferenceLlama) -> None:
@@ -106,7 +174,8 @@ def test_bfloat16_chooses_as_float32_does_but_for_near_ties(tiny_path: Path, ref
     small.compile(Shape("prefill", 32, MAX_LEN))
     prompts = prompts_of(*range(2, 32))
     chosen = [
-        small.run(Prefill(Shape("prefill", 32, MAX_LEN), "a", 0, 0, tuple(prompt), GREEDY))[0] for prompt in prompts
+        small.run(Prefill(Shape("prefill", 32, MAX_LEN), "a", 0, 0, tuple(prompt), GREEDY))[0].token
+        for prompt in prompts
     ]
     expected = [reference.greedy_choices(prompt, len(prompt) - 1)[0][0] for prompt in prompts]
     agreeing = sum(ours == theirs for ours, theirs in zip(chosen, expected, strict=True))
@@ -146,10 +215,12 @@ def test_no_reduction_takes_two_operands(runner: JaxRunner) -> None:
         (Decode(Shape("decode", 1, 48), (Row("a", -1, 4, 1, GREEDY),)), "out of range"),
         (Decode(Shape("decode", 1, 48), (Row("a", 0, 4, -1, GREEDY),)), "out of range"),
         (Decode(Shape("decode", 1, 48), ()), "do not fit"),
+        (Copy(Shape("copy", 0, 48), "a", 0, 3, 4), "out of range"),
+        (Copy(Shape("copy", 0, 48), "a", 0, 1, 49), "do not fit"),
     ],
 )
 def test_a_batch_outside_its_bounds_never_reaches_the_device(
-    runner: JaxRunner, batch: Prefill | Decode, message: str
+    runner: JaxRunner, batch: Prefill | Decode | Copy, message: str
 ) -> None:
     """A CPU would clamp the index in silence and corrupt another sequence; other devices would fault."""
     with pytest.raises(ValueError, match=message):

@@ -66,7 +66,7 @@ def test_a_chat_is_answered_in_openai_shape(tiny_worker: WorkerProcess) -> None:
     usage = reply["usage"]
     assert usage["completion_tokens"] == 8
     assert usage["total_tokens"] == usage["prompt_tokens"] + 8
-    assert usage["prompt_tokens_details"] == {"cached_tokens": 0}
+    assert usage["prompt_tokens_details"]["cached_tokens"] < usage["prompt_tokens"]
 
 
 def test_a_streamed_chat_says_what_the_whole_one_says(tiny_worker: WorkerProcess) -> None:
@@ -78,7 +78,8 @@ def test_a_streamed_chat_says_what_the_whole_one_says(tiny_worker: WorkerProcess
         *chunks, last, done = events_of(response.iter_lines())
     assert done == "[DONE]"
     assert last["choices"] == []
-    assert last["usage"] == whole["usage"]
+    assert last["usage"]["prompt_tokens_details"]["cached_tokens"] == whole["usage"]["prompt_tokens"] - 1
+    assert last["usage"]["total_tokens"] == whole["usage"]["total_tokens"]
     assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
     assert chunks[-1]["choices"][0] == {"index": 0, "delta": {}, "finish_reason": "length"}
     assert all(chunk["usage"] is None for chunk in chunks)
@@ -122,6 +123,100 @@ def test_a_seed_gives_the_same_answer_again(tiny_worker: WorkerProcess) -> None:
         for seed in (1, 1, 2)
     ]
     assert answers[0] == answers[1] != answers[2]
+
+
+def test_several_answers_to_one_prompt(tiny_worker: WorkerProcess) -> None:
+    """Each its own draws, the first those of a request for one; the prompt counts once. Streamed they mingle."""
+    body = chat(temperature=1, seed=3, n=3)
+    whole = tiny_worker.http.post(CHAT, json=body).raise_for_status().json()
+    alone = tiny_worker.http.post(CHAT, json=body | {"n": 1}).json()
+    texts = [choice["message"]["content"] for choice in whole["choices"]]
+    assert [choice["index"] for choice in whole["choices"]] == [0, 1, 2]
+    assert len(set(texts)) == 3
+    assert texts[0] == alone["choices"][0]["message"]["content"]
+    assert whole["usage"]["completion_tokens"] == 24
+    assert whole["usage"]["prompt_tokens"] == alone["usage"]["prompt_tokens"]
+    with tiny_worker.http.stream("POST", CHAT, json=body | {"stream": True}) as response:
+        *chunks, done = events_of(response.iter_lines())
+    assert done == "[DONE]"
+    said, ends = ["", "", ""], []
+    for choice in (chunk["choices"][0] for chunk in chunks):
+        said[choice["index"]] += choice["delta"].get("content", "")
+        ends += [choice["index"]] if choice["finish_reason"] else []
+    assert said == texts
+    assert sorted(ends) == [0, 1, 2]
+
+
+def test_more_answers_than_there_is_room_for_are_refused_at_once(narrow_worker: WorkerProcess) -> None:
+    """They could never run together, so waiting would not help."""
+    response = narrow_worker.http.post(CHAT, json=chat(n=3))
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "n"
+
+
+def test_steered_requests_say_what_the_steering_asks_for(tiny_worker: WorkerProcess) -> None:
+    """Biases and penalties reach the device, also beside neighbours without any, and `top_k=1` is greedy."""
+
+    def tokens(**fields: Any) -> list[str]:
+        body = completion(logprobs=0, max_tokens=12) | fields
+        found: list[str] = (
+            tiny_worker.http.post(COMPLETION, json=body).raise_for_status().json()["choices"][0]["logprobs"]["tokens"]
+        )
+        return found
+
+    plain = tokens()
+    forced = {"logit_bias": {"36": 100}}
+    with ThreadPoolExecutor(2) as pool:
+        biased, neighbour = pool.map(lambda fields: tokens(**fields), (forced, {}))
+    assert biased == ["!"] * 12
+    assert neighbour == plain
+    assert tokens(**forced, frequency_penalty=2) == ["!"] * 12
+    assert tokens(logit_bias={"36": 20}, presence_penalty=2, frequency_penalty=2) != ["!"] * 12
+    assert tokens(temperature=1.5, top_k=1) == plain
+    assert tokens(temperature=1.5, min_p=1) == plain
+    assert tokens(repetition_penalty=2, logit_bias={"36": 20}) != ["!"] * 12
+
+
+def test_a_prompt_seen_before_is_not_computed_again(tiny_worker: WorkerProcess) -> None:
+    """Usage says how much of it; the answer is the same; another caller or another salt shares nothing."""
+
+    def ask(key: str, **fields: Any) -> tuple[int, str]:
+        body = completion(prompt="ponmlkjihgfedcba" * 12) | fields
+        reply = tiny_worker.http.post(COMPLETION, json=body, headers={"authorization": f"Bearer {key}"}).json()
+        return reply["usage"]["prompt_tokens_details"]["cached_tokens"], reply["choices"][0]["text"]
+
+    hits = tiny_worker.metric("vllm:prefix_cache_hits_total")
+    first, again, other = ask("one"), ask("one"), ask("two")
+    salted = [ask(key, cache_salt=salt) for key, salt in (("one", "s"), ("two", "s"), ("two", "t"), ("one", "s"))]
+    size = again[0] + 1
+    assert size > 60
+    assert [first[0], other[0]] == [0, 0]
+    assert [cached for cached, _ in salted] == [0, size - 1, 0, size - 1]
+    assert len({text for _, text in (first, again, other, *salted)}) == 1
+    assert tiny_worker.metric("vllm:prefix_cache_hits_total") == hits + 3 * (size - 1)
+
+
+def test_logprobs_come_with_every_token(tiny_worker: WorkerProcess) -> None:
+    """In OpenAI's shape of each endpoint; greedy's token is the likeliest; streamed and whole agree."""
+    body = chat(temperature=0, logprobs=True, top_logprobs=3)
+    choice = tiny_worker.http.post(CHAT, json=body).json()["choices"][0]
+    entries = choice["logprobs"]["content"]
+    assert len(entries) == 8
+    for entry in entries:
+        assert len(entry["top_logprobs"]) == 3
+        assert entry["top_logprobs"][0]["bytes"] == entry["bytes"]
+        assert entry["logprob"] == entry["top_logprobs"][0]["logprob"] < 0
+    assert (
+        bytes(byte for entry in entries for byte in entry["bytes"]).decode(errors="replace")
+        == (choice["message"]["content"])
+    )
+    with tiny_worker.http.stream("POST", CHAT, json=body | {"stream": True}) as response:
+        *chunks, _ = events_of(response.iter_lines())
+    streamed = [chunk["choices"][0].get("logprobs") for chunk in chunks]
+    assert [entry for one in streamed if one for entry in one["content"]] == entries
+    legacy = tiny_worker.http.post(COMPLETION, json=completion(logprobs=2)).json()["choices"][0]["logprobs"]
+    assert [len(legacy[key]) for key in ("tokens", "token_logprobs", "top_logprobs", "text_offset")] == [8] * 4
+    assert legacy["text_offset"][0] == 0
 
 
 def test_a_stop_string_ends_the_text_before_itself(tiny_worker: WorkerProcess) -> None:
@@ -194,17 +289,27 @@ def test_many_at_once_get_what_each_gets_alone(tiny_worker: WorkerProcess) -> No
 @pytest.mark.parametrize(
     ("path", "body", "param"),
     [
-        (CHAT, chat(logprobs=True), "logprobs"),
-        (CHAT, chat(n=2), "n"),
+        (CHAT, chat(logprobs=1), "logprobs"),
+        (CHAT, chat(top_logprobs=2), "top_logprobs"),
+        (CHAT, chat(logprobs=True, top_logprobs=21), "top_logprobs"),
+        (CHAT, chat(n=0), "n"),
+        (CHAT, chat(n=17), "n"),
         (CHAT, chat(n=True), "n"),
         (CHAT, chat(tools=[{"type": "function", "function": {"name": "f"}}]), "tools"),
         (CHAT, chat(tool_choice="required"), "tool_choice"),
         (CHAT, chat(response_format={"type": "json_object"}), "response_format"),
-        (CHAT, chat(logit_bias={"5": 1}), "logit_bias"),
-        (CHAT, chat(presence_penalty=0.5), "presence_penalty"),
-        (CHAT, chat(frequency_penalty=0.5), "frequency_penalty"),
+        (CHAT, chat(logit_bias={"5": 101}), "logit_bias"),
+        (CHAT, chat(logit_bias={"x": 1}), "logit_bias"),
+        (CHAT, chat(logit_bias={"512": 1}), "logit_bias"),
+        (CHAT, chat(logit_bias={"-1": 1}), "logit_bias"),
+        (CHAT, chat(presence_penalty=2.5), "presence_penalty"),
+        (CHAT, chat(frequency_penalty=-2.5), "frequency_penalty"),
+        (CHAT, chat(repetition_penalty=0), "repetition_penalty"),
+        (CHAT, chat(min_p=1.5), "min_p"),
+        (CHAT, chat(cache_salt=""), "cache_salt"),
+        (CHAT, chat(priority="high"), "priority"),
         (CHAT, chat(store=True), "store"),
-        (CHAT, chat(top_k=5), "top_k"),
+        (CHAT, chat(top_k=-2), "top_k"),
         (CHAT, chat(no_such_thing=1), "no_such_thing"),
         (CHAT, chat(temperature=2.5), "temperature"),
         (CHAT, chat(temperature="hot"), "temperature"),
@@ -234,7 +339,8 @@ def test_many_at_once_get_what_each_gets_alone(tiny_worker: WorkerProcess) -> No
         (COMPLETION, completion(echo=True), "echo"),
         (COMPLETION, completion(suffix="x"), "suffix"),
         (COMPLETION, completion(best_of=2), "best_of"),
-        (COMPLETION, completion(logprobs=1), "logprobs"),
+        (COMPLETION, completion(logprobs=6), "logprobs"),
+        (COMPLETION, completion(logprobs=True), "logprobs"),
         (COMPLETION, completion(prompt=["a", "b"]), "prompt"),
         (COMPLETION, completion(prompt=[1, "b"]), "prompt"),
         (COMPLETION, completion(prompt=""), "prompt"),
@@ -444,9 +550,10 @@ def test_the_official_client_chats(tiny_worker: WorkerProcess) -> None:
         *chunks, last = list(stream)
         said = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
         assert said == whole.choices[0].message.content
-        assert last.usage == whole.usage
+        assert last.usage is not None
+        assert last.usage.total_tokens == whole.usage.total_tokens
         with pytest.raises(openai.BadRequestError) as refused:
-            client.chat.completions.create(model="tiny", messages=messages, n=3)
+            client.chat.completions.create(model="tiny", messages=messages, n=30)
         assert refused.value.param == "n"
 
 
@@ -464,6 +571,6 @@ def test_prompts_and_answers_never_reach_the_log(tiny_worker: WorkerProcess) -> 
     """Not with a request that works, not with one that fails."""
     secret = "my secret diary"
     tiny_worker.http.post(CHAT, json=chat(messages=[{"role": "user", "content": secret}]))
-    tiny_worker.http.post(CHAT, json=chat(messages=[{"role": "user", "content": secret}], n=5))
+    tiny_worker.http.post(CHAT, json=chat(messages=[{"role": "user", "content": secret}], n=50))
     assert not any(secret in line for line in tiny_worker.lines)
     assert all(json.loads(line) for line in tiny_worker.lines)

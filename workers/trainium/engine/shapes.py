@@ -13,13 +13,18 @@ _CHUNK_OVERHEAD: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One executable: `size` tokens of one prompt, or one token of `size` sequences, over `context` positions."""
+    """One executable over `context` positions.
 
-    kind: Literal["prefill", "decode"]
+    Either `size` tokens of one prompt, or one token of `size` sequences, or (`size` 0) a copy of one slot to another.
+    """
+
+    kind: Literal["prefill", "decode", "copy"]
     size: int
     context: int
 
     def __str__(self) -> str:
+        if self.kind == "copy":
+            return f"copy c={self.context}"
         return f"{self.kind} {'t' if self.kind == 'prefill' else 'b'}={self.size} c={self.context}"
 
 
@@ -48,6 +53,7 @@ class Buckets:
         for context in self.context:
             rest += [Shape("decode", size, context) for size in self.decode]
             rest += [Shape("prefill", size, context) for size in reversed(self.prefill) if size <= context]
+        rest += [Shape("copy", 0, context) for context in self.context]
         return first + tuple(shape for shape in rest if shape not in first)
 
 
@@ -80,3 +86,16 @@ def choose_decode(ready: Collection[Shape], rows: int, length: int) -> Shape:
     if not fitting:
         raise LookupError(f"no decode executable is ready for {rows} rows of {length} positions")
     return min(fitting, key=lambda shape: (shape.size, shape.context))
+
+
+def choose_copy(ready: Collection[Shape], length: int) -> Shape:
+    """The cheapest shape that copies `length` positions. Raises `LookupError` when nothing fits."""
+    fitting = [shape for shape in ready if shape.kind == "copy" and shape.context >= length]
+    if not fitting:
+        raise LookupError(f"no executable is ready that copies {length} positions")
+    return min(fitting, key=lambda shape: shape.context)
+
+
+def longest_copy(ready: Collection[Shape]) -> int:
+    """How many positions can be copied between slots; 0 when none."""
+    return max((shape.context for shape in ready if shape.kind == "copy"), default=0)

@@ -138,6 +138,18 @@ def decode(
     return _logits(arch, params, x), Caches(keys, values)
 
 
+def copy(caches: Caches, slots: jax.Array, *, context: int) -> Caches:
+    """The caches with the first `context` positions of slot `slots[0]` also in slot `slots[1]`."""
+    source, target = (lax.index_in_dim(slots, i, keepdims=False) for i in range(2))
+    zero = jnp.int32(0)
+
+    def move(array: jax.Array) -> jax.Array:
+        window = lax.dynamic_slice(array, (source, zero, zero, zero), (1, array.shape[1], context, array.shape[3]))
+        return lax.dynamic_update_slice(array, window, (target, zero, zero, zero))
+
+    return Caches([move(array) for array in caches.keys], [move(array) for array in caches.values])
+
+
 def _norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
     """RMS norm over the features, computed in float32 whatever the weights are."""
     wide = x.astype(jnp.float32)

@@ -15,19 +15,27 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from workers.trainium.engine.scheduler import Batch, Controls, Decode, Prefill
+from workers.trainium.engine.scheduler import Batch, Controls, Copy, Decode, Prefill
+from workers.trainium.engine.sequences import Picked
 from workers.trainium.engine.shapes import Shape
 from workers.trainium.errors import DeviceUnavailable
 from workers.trainium.model import llama
 from workers.trainium.model.gguf import GgufFile
-from workers.trainium.model.sampling import sample
+from workers.trainium.model.logprobs import read_logprobs
+from workers.trainium.model.sampling import sample, steer
 from workers.trainium.model.weights import load_params, read_architecture
 
 _DTYPES: Final = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
-_Executable: TypeAlias = Callable[..., tuple[jax.Array, llama.Caches]]
+_Step: TypeAlias = tuple[jax.Array, jax.Array, llama.Caches]
+"""Tokens (b,), the logits (v, b) they were chosen from before steering, and the caches."""
+_Executable: TypeAlias = Callable[..., _Step]
 _IntArray: TypeAlias = npt.NDArray[np.int32]
+_Copier: TypeAlias = Callable[[llama.Caches, _IntArray], llama.Caches]
 _FloatArray: TypeAlias = npt.NDArray[np.float32]
+_Table: TypeAlias = jax.Array | _FloatArray
+_CONTROLS: Final = ("temperature", "top_p", "uniform", "top_k", "min_p")
+"""The rows of the controls' table, as `sample` reads it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +77,9 @@ class JaxRunner:
         )
         self._cache_shapes = jax.tree.map(lambda array: _spec(array.shape, array.dtype), self._caches)
         self._executables: dict[Shape, _Executable] = {}
+        self._copiers: dict[Shape, _Copier] = {}
+        self._neutral: dict[int, tuple[jax.Array, jax.Array]] = {}
+        """Rows → a scale and a bias that change nothing; they stay on the device."""
 
     @classmethod
     def load(
@@ -96,59 +107,95 @@ class JaxRunner:
     @property
     def ready(self) -> frozenset[Shape]:
         """Shapes that can run."""
-        return frozenset(self._executables)
+        return frozenset((*self._executables, *self._copiers))
 
     def lower(self, shape: Shape) -> jax.stages.Lowered:
         """The graph of one shape, before the device's compiler sees it; the caches are donated."""
         arch, context = self.arch, shape.context
+        if shape.kind == "copy":
+
+            def copy(caches: llama.Caches, slots: jax.Array) -> llama.Caches:
+                return llama.copy(caches, slots, context=context)
+
+            return jax.jit(copy, donate_argnums=0).lower(self._cache_shapes, _spec((2,), np.int32))
         if shape.kind == "prefill":
 
-            def step(params: llama.Params, caches: llama.Caches, *inputs: jax.Array) -> tuple[jax.Array, llama.Caches]:
-                tokens, where, controls = inputs
+            def step(params: llama.Params, caches: llama.Caches, *inputs: jax.Array) -> _Step:
+                tokens, where, controls, scale, bias = inputs
                 logits, caches = llama.prefill(arch, params, caches, tokens, where, context=context)
-                return sample(logits, controls), caches
+                return sample(steer(logits, scale, bias), controls), logits, caches
 
-            inputs = [_spec((shape.size,), np.int32), _spec((3,), np.int32), _spec((3, 1), np.float32)]
+            inputs = [_spec((shape.size,), np.int32), _spec((3,), np.int32), *self._sampling_specs(1)]
         else:
 
-            def step(params: llama.Params, caches: llama.Caches, *inputs: jax.Array) -> tuple[jax.Array, llama.Caches]:
-                rows, controls = inputs
+            def step(params: llama.Params, caches: llama.Caches, *inputs: jax.Array) -> _Step:
+                rows, controls, scale, bias = inputs
                 logits, caches = llama.decode(arch, params, caches, rows, context=context)
-                return sample(logits, controls), caches
+                return sample(steer(logits, scale, bias), controls), logits, caches
 
-            inputs = [_spec((3, shape.size), np.int32), _spec((3, shape.size), np.float32)]
+            inputs = [_spec((3, shape.size), np.int32), *self._sampling_specs(shape.size)]
         return jax.jit(step, donate_argnums=1).lower(self._params, self._cache_shapes, *inputs)
 
     def compile(self, shape: Shape) -> float:
         """Make the shape runnable; returns the seconds it took."""
         started = time.perf_counter()
-        executable: _Executable = self.lower(shape).compile()
+        compiled = self.lower(shape).compile()
+        if shape.kind == "copy":
+            self._copiers = {**self._copiers, shape: compiled}
+            return time.perf_counter() - started
+        executable: _Executable = compiled
+        rows = 1 if shape.kind == "prefill" else shape.size
+        if rows not in self._neutral:
+            ones, zeros = np.ones((self.arch.vocab, rows), np.float32), np.zeros((self.arch.vocab, rows), np.float32)
+            self._neutral[rows] = (jax.device_put(ones, self._device), jax.device_put(zeros, self._device))
         self._executables = {**self._executables, shape: executable}
         return time.perf_counter() - started
 
-    def run(self, batch: Batch) -> list[int]:
-        """Run one step and wait for its tokens: one for a chunk, one per row for a decode step.
+    def run(self, batch: Batch) -> list[Picked]:
+        """Run one step and wait for its tokens: one for a chunk, one per row for a decode step, none for a copy.
 
         Raises `ValueError` when the batch would touch memory outside its slots, `KeyError` when its shape is not
         compiled.
         """
+        if isinstance(batch, Copy):
+            copier = self._copiers[batch.shape]
+            self._caches = copier(self._caches, self._copy_inputs(batch))
+            return []
         executable = self._executables[batch.shape]
         if isinstance(batch, Prefill):
-            tokens, self._caches = executable(self._params, self._caches, *self._prefill_inputs(batch))
-            return [int(np.asarray(tokens)[0])]
-        tokens, self._caches = executable(self._params, self._caches, *self._decode_inputs(batch))
-        return [int(token) for token in np.asarray(tokens)[: len(batch.rows)]]
+            inputs, controls, size = self._prefill_inputs(batch), [batch.controls], 1
+        else:
+            inputs, controls, size = self._decode_inputs(batch), [row.controls for row in batch.rows], batch.shape.size
+        tokens, logits, self._caches = executable(
+            self._params, self._caches, *inputs, _controls(controls, size), *self._steering(controls, size)
+        )
+        return _read(tokens, logits, controls)
 
-    def _prefill_inputs(self, batch: Prefill) -> tuple[_IntArray, _IntArray, _FloatArray]:
+    def _sampling_specs(self, rows: int) -> list[jax.ShapeDtypeStruct]:
+        table = _spec((self.arch.vocab, rows), np.float32)
+        return [_spec((len(_CONTROLS), rows), np.float32), table, table]
+
+    def _steering(self, controls: list[Controls], size: int) -> tuple[_Table, _Table]:
+        """Scale and bias (v, b); copied to the device only when a row is steered."""
+        if all(row.steering is None for row in controls):
+            return self._neutral[size]
+        scale = np.ones((self.arch.vocab, size), np.float32)
+        bias = np.zeros((self.arch.vocab, size), np.float32)
+        for index, row in enumerate(controls):
+            if row.steering is not None:
+                row.steering.fill(scale[:, index], bias[:, index])
+        return scale, bias
+
+    def _prefill_inputs(self, batch: Prefill) -> tuple[_IntArray, ...]:
         size = len(batch.tokens)
         if not 0 < size <= batch.shape.size or batch.start < 0 or batch.start + batch.shape.size > batch.shape.context:
             raise ValueError(f"{size} tokens at {batch.start} do not fit into {batch.shape}")
         self._check(batch.slot, batch.tokens)
         tokens = np.zeros(batch.shape.size, np.int32)
         tokens[:size] = batch.tokens
-        return tokens, np.array([batch.slot, batch.start, size - 1], np.int32), _controls([batch.controls], 1)
+        return tokens, np.array([batch.slot, batch.start, size - 1], np.int32)
 
-    def _decode_inputs(self, batch: Decode) -> tuple[_IntArray, _FloatArray]:
+    def _decode_inputs(self, batch: Decode) -> tuple[_IntArray, ...]:
         if not 0 < len(batch.rows) <= batch.shape.size:
             raise ValueError(f"{len(batch.rows)} rows do not fit into {batch.shape}")
         rows = np.zeros((3, batch.shape.size), np.int32)
@@ -158,7 +205,14 @@ class JaxRunner:
                 raise ValueError(f"position {row.position} is outside {batch.shape}")
             self._check(row.slot, (row.token,))
             rows[:, index] = row.token, row.position, row.slot
-        return rows, _controls([row.controls for row in batch.rows], batch.shape.size)
+        return (rows,)
+
+    def _copy_inputs(self, batch: Copy) -> _IntArray:
+        if not 0 < batch.size <= batch.shape.context:
+            raise ValueError(f"{batch.size} positions do not fit into {batch.shape}")
+        self._check(batch.source, (0,))
+        self._check(batch.slot, (0,))
+        return np.array([batch.source, batch.slot], np.int32)
 
     def _check(self, slot: int, tokens: tuple[int, ...]) -> None:
         """Indices out of range are clamped in silence on a CPU and end the run on other devices."""
@@ -172,8 +226,20 @@ def _spec(shape: tuple[int, ...], dtype: npt.DTypeLike) -> jax.ShapeDtypeStruct:
 
 
 def _controls(rows: list[Controls], size: int) -> _FloatArray:
-    """Columns of temperature, top_p and uniform; padding is greedy."""
-    table = np.zeros((3, size), np.float32)
+    """A column for each row; padding is greedy."""
+    table = np.zeros((len(_CONTROLS), size), np.float32)
     for index, row in enumerate(rows):
-        table[:, index] = row.temperature, row.top_p, row.uniform
+        table[:, index] = row.temperature, row.top_p, row.uniform, row.top_k, row.min_p
     return table
+
+
+def _read(tokens: jax.Array, logits: jax.Array, controls: list[Controls]) -> list[Picked]:
+    """What was chosen for each row; logits leave the device only when a row asks for log-probabilities."""
+    chosen = [int(token) for token in np.asarray(tokens)[: len(controls)]]
+    if all(row.top_logprobs is None for row in controls):
+        return [Picked(token) for token in chosen]
+    table = np.asarray(logits)
+    return [
+        Picked(token, None if row.top_logprobs is None else read_logprobs(table[:, index], token, row.top_logprobs))
+        for index, (token, row) in enumerate(zip(chosen, controls, strict=True))
+    ]

@@ -1,8 +1,9 @@
-"""From logits to tokens on the device: greedy, temperature and nucleus, as pure functions over a batch.
+"""From logits to tokens on the device: steering, greedy, temperature, top-k, min-p, nucleus; pure, over a batch.
 
-Nothing here sorts, loops or draws: the nucleus is found by bisecting its threshold, the draw is an inverse CDF in two
-levels, and the uniform numbers come from the host. So the same graph compiles on every target of ours and the same
-seed gives the same stream of uniforms everywhere. `jnp.argmax` is avoided: it lowers to a reduce over two operands.
+Nothing here sorts, loops or draws: top-k and nucleus are found by bisecting their thresholds, the draw is an inverse
+CDF in two levels, and the uniform numbers come from the host. So the same graph compiles on every target of ours and
+the same seed gives the same stream of uniforms everywhere. `jnp.argmax` is avoided: it lowers to a reduce over two
+operands.
 
 Logits come feature-major, as `llama.py` makes them. Shapes at line ends use: b rows, v vocabulary, m blocks of the
 vocabulary, w values per block.
@@ -21,36 +22,49 @@ _FLOOR: Final = -32.0
 _BLOCK: Final = 128
 
 
+def steer(logits: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    """Logits (v, b) divided by `scale` (v, b) where positive and multiplied where not, plus `bias` (v, b).
+
+    The first is the repetition penalty as its inventors (CTRL, 2019) define it, the second holds all that is added.
+    """
+    return jnp.where(logits > 0, logits / scale, logits * scale) + bias
+
+
 def sample(logits: jax.Array, controls: jax.Array) -> jax.Array:
     """One token per row, (b,).
 
-    `logits` is (v, b) float32; `controls` is (3, b) float32: temperature, top_p and a uniform number in [0, 1). A row
-    whose temperature is 0 takes the most likely token, the lowest id among equals.
+    `logits` is (v, b) float32; `controls` is (5, b) float32: temperature, top_p, a uniform number in [0, 1), top_k and
+    min_p; top_k 0 and min_p 0 keep everything. A row whose temperature is 0 takes the most likely token, the lowest id
+    among equals.
     """
-    temperature, top_p, uniform = controls[0], controls[1], controls[2]  # each (b,)
+    temperature, top_p, uniform, top_k, min_p = (controls[i] for i in range(5))  # each (b,)
     best = jnp.max(logits, axis=0)  # (b,)
     is_greedy = temperature <= 0
     scaled = (logits - best) / jnp.where(is_greedy, jnp.float32(1), temperature)  # (v, b), at most 0
-    return jnp.where(is_greedy, _first_index(logits >= best), _draw(_nucleus(scaled, top_p), uniform))
+    mass = jnp.exp(scaled)
+    mass = jnp.where(mass >= min_p, mass, jnp.float32(0))
+    mass = _keep_reaching(scaled, mass, jnp.ones_like(mass), top_k, is_all=top_k <= 0)
+    mass = _keep_reaching(scaled, mass, mass, top_p * jnp.sum(mass, axis=0), is_all=top_p >= 1)
+    return jnp.where(is_greedy, _first_index(logits >= best), _draw(mass, uniform))
 
 
-def _nucleus(scaled: jax.Array, top_p: jax.Array) -> jax.Array:
-    """Unnormalized probabilities with everything outside the nucleus set to 0.
+def _keep_reaching(
+    scaled: jax.Array, mass: jax.Array, weights: jax.Array, target: jax.Array, *, is_all: jax.Array
+) -> jax.Array:
+    """`mass` with everything set to 0 outside the smallest set of most likely tokens whose weights reach the target.
 
-    The nucleus is the smallest set of most likely tokens whose mass reaches `top_p`; tokens tied with its last one
-    stay in. It always holds the most likely token, and everything when `top_p` is 1.
+    With the mass as weights that is the nucleus, with ones it is top-k. Tokens tied with the set's last one stay in. It
+    always holds the most likely token, and everything where `is_all`.
     """
-    mass = jnp.exp(scaled)  # (v, b)
     # Never 0: otherwise the empty set would reach top_p = 0.
-    target = jnp.maximum(top_p * jnp.sum(mass, axis=0), jnp.float32(1e-6))  # (b,)
-    low = jnp.full_like(top_p, _FLOOR)  # reaches the target
-    high = jnp.full_like(top_p, 1e-6)  # does not: nothing lies above the best token
+    target = jnp.maximum(target, jnp.float32(1e-6))  # (b,)
+    low = jnp.full_like(target, _FLOOR)  # reaches the target
+    high = jnp.full_like(target, 1e-6)  # does not: nothing lies above the best token
     for _ in range(_BISECTIONS):
         middle = (low + high) * jnp.float32(0.5)
-        reaches = jnp.sum(jnp.where(scaled >= middle, mass, jnp.float32(0)), axis=0) >= target
+        reaches = jnp.sum(jnp.where(scaled >= middle, weights, jnp.float32(0)), axis=0) >= target
         low, high = jnp.where(reaches, middle, low), jnp.where(reaches, high, middle)
-    keep = (scaled >= low) | (top_p >= 1)
-    return jnp.where(keep, mass, jnp.float32(0))
+    return jnp.where((scaled >= low) | is_all, mass, jnp.float32(0))
 
 
 def _draw(weights: jax.Array, uniform: jax.Array) -> jax.Array:

@@ -1,0 +1,183 @@
+"""The operator's commands on the ledger: `ledger export | totals | verify`. Reads; may run beside a gateway."""
+
+# ruff: noqa: T201  # printing is the job
+
+import argparse
+import csv
+import datetime as dt
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from decimal import Decimal
+from typing import TYPE_CHECKING, get_args
+
+from gateway.control.commands import STORE_HELP, CommandError, Commands, ledger_path, print_table
+
+if TYPE_CHECKING:
+    from gateway.accounting.statement import By, Filter, Total
+
+
+def add_ledger(commands: Commands) -> None:
+    """Add `gateway ledger export | totals | verify`."""
+    parser = commands.add_parser("ledger", help="read what was used and what it cost, and check the books")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+
+    export = verbs.add_parser(
+        "export",
+        help="print entries as JSON lines or CSV",
+        description="Prints the ledger, one JSON object or line for each attempt, in the order in which attempts "
+        "ended. May run beside a gateway.",
+    )
+    export.add_argument("--request-id", metavar="ID", help="only this request's attempts")
+    export.add_argument("--format", choices=["jsonl", "csv"], default="jsonl", help="default: %(default)s")
+    export.set_defaults(run=_export)
+
+    totals = verbs.add_parser(
+        "totals",
+        help="print sums by tenant, key, model, backend or day",
+        description="Prints what the entries add up to. Charges are what tenants pay, costs what backends bill us.",
+    )
+    totals.add_argument(
+        "--by",
+        type=_dimensions,
+        default=["tenant", "model"],
+        metavar="A,B",
+        help="any of tenant, key, model, backend, day (default: tenant,model); a day is one of UTC",
+    )
+    totals.add_argument("--json", action="store_true", help="one JSON object for each sum, money in nano-dollars")
+    totals.set_defaults(run=_totals)
+
+    for verb in (export, totals):
+        verb.add_argument("--tenant", metavar="NAME", help="only this tenant's")
+        verb.add_argument(
+            "--since", type=_instant, metavar="TIME", help="only from this date or time on (ISO 8601, UTC)"
+        )
+        verb.add_argument("--before", type=_instant, metavar="TIME", help="only before this date or time")
+
+    verify = verbs.add_parser(
+        "verify",
+        help="check that the books are right",
+        description="Checks the file, that each request has all its attempts and one charge, and that each row's money "
+        "follows from its tokens and the prices that it names. Names everything that is wrong; exits with 1 then.",
+    )
+    verify.set_defaults(run=_verify)
+
+    for verb in (export, totals, verify):
+        verb.add_argument("--store", metavar="URL", help=STORE_HELP)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from gateway.accounting import statement
+    from gateway.accounting.rows import SHOWN
+
+    with _readable():
+        found = statement.raw_rows(ledger_path(arguments), _filter(arguments, arguments.request_id))
+        if arguments.format == "csv":
+            writer = csv.writer(sys.stdout, lineterminator="\n")
+            writer.writerow(SHOWN)
+            writer.writerows(row[1:] for row in found)
+        else:
+            for row in found:
+                sys.stdout.buffer.write(statement.as_json_line(row))
+    return 0
+
+
+def _totals(arguments: argparse.Namespace) -> int:
+    import msgspec
+
+    from gateway.accounting import statement
+
+    by: Sequence[By] = arguments.by
+    with _readable():
+        found = list(statement.totals(ledger_path(arguments), by, _filter(arguments)))
+    if arguments.json:
+        for total in found:
+            named = dict(zip(by, total.by, strict=True)) | msgspec.structs.asdict(total)
+            del named["by"]
+            sys.stdout.buffer.write(msgspec.json.encode(named) + b"\n")
+        return 0
+    heads = (*by, "requests", "attempts", "prompt", "cached", "completion", "reasoning", "charge USD", "cost USD")
+    lines = [(*total.by, *_cells(total)) for total in found]
+    print_table([tuple(head.upper() for head in heads), *lines], right=len(heads) - len(by))
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from gateway.accounting import intents, statement
+    from gateway.accounting.audit import findings
+
+    path = ledger_path(arguments)
+    exchanges = attempts = wrong = 0
+    with _readable():
+        for finding in statement.check_file(path):
+            print(f"{path}: {finding}")
+            wrong += 1
+        for rows in statement.exchanges(path):
+            exchanges += 1
+            attempts += len(rows)
+            for finding in findings(rows):
+                print(finding)
+                wrong += 1
+        (whole,) = statement.totals(path, [])
+        open_ = len(intents.read(path.with_name(path.name + intents.SUFFIX)))
+    if open_:
+        print(f"{open_} in flight, or left by a gateway that died: the next one closes them", file=sys.stderr)
+    print(
+        f"{'wrong' if wrong else 'right'}: {exchanges} requests in {attempts} attempts, {wrong} findings; "
+        f"charged {_usd(whole.charge_nano_usd)} USD, cost {_usd(whole.cost_nano_usd)} USD",
+        file=sys.stderr,
+    )
+    return 1 if wrong else 0
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Turns what keeps the ledger from being read into messages."""
+    from gateway.accounting.database import JournalUnusable
+    from gateway.accounting.intents import IntentsUnreadable
+
+    try:
+        yield
+    except (JournalUnusable, IntentsUnreadable, OSError) as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise CommandError(str(error)) from error
+
+
+def _filter(arguments: argparse.Namespace, request_id: str | None = None) -> "Filter":
+    from gateway.accounting.statement import Filter
+
+    return Filter(tenant=arguments.tenant, request_id=request_id, since=arguments.since, before=arguments.before)
+
+
+def _cells(total: "Total") -> tuple[str, ...]:
+    prompt = total.input_tokens + total.cached_input_tokens + total.cache_write_tokens
+    completion = total.output_tokens + total.reasoning_tokens
+    counts = (total.requests, total.attempts, prompt, total.cached_input_tokens, completion, total.reasoning_tokens)
+    return (*map(str, counts), _usd(total.charge_nano_usd), _usd(total.cost_nano_usd))
+
+
+def _usd(nano_usd: int) -> str:
+    """Exact: nine places are a nano-dollar."""
+    return f"{Decimal(nano_usd).scaleb(-9):.9f}"
+
+
+def _dimensions(text: str) -> list[str]:
+    from gateway.accounting.statement import By
+
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in get_args(By) or names.count(name) > 1:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a list of {', '.join(get_args(By))}, each once at most")
+    return names
+
+
+def _instant(text: str) -> float:
+    """Seconds since the epoch; a time without a zone is UTC."""
+    try:
+        moment = dt.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a time such as 2030-01-31 or 2030-01-31T12:00:00Z"
+        ) from error
+    return (moment if moment.tzinfo is not None else moment.replace(tzinfo=dt.UTC)).timestamp()
