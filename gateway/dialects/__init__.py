@@ -1,11 +1,12 @@
 """Wire formats: bytes to domain values and back, one folder a dialect. Does no I/O."""
 
-from gateway.dialects import anthropic, openai
+from gateway.dialects import anthropic, bedrock, openai
 from gateway.dialects.protocols import UpstreamDialect
 
 _UPSTREAM: dict[str, UpstreamDialect] = {
     "openai": openai.UPSTREAM,
     "anthropic": anthropic.UPSTREAM,
+    "bedrock": bedrock.UPSTREAM,
 }
 
 

@@ -13,6 +13,9 @@ from gateway.domain.usage import NANO_PER_USD, PriceTable
 Capability = Literal["tools", "json_schema", "vision", "audio", "logprobs", "seed", "stop", "embeddings"]
 """What a request may need beyond plain text; routing keeps only targets that accept it."""
 
+Dialect = Literal["openai", "anthropic", "bedrock"]
+"""A wire format that backends speak."""
+
 PriceName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,39}/[A-Za-z0-9._:/@-]{1,128}$")]
 PathTemplate = Annotated[
     str,
@@ -113,6 +116,9 @@ class Quirks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     raw_predict: bool = False
     """Whether a backend of the Anthropic dialect takes requests as Vertex AI does: the model's name in the path, the
     version in the body."""
+    extra_fields: Literal["none", "anthropic"] = "none"
+    """Whose own words a model behind Bedrock takes besides Bedrock's. `anthropic`: it can be told `top_k`,
+    `parallel_tool_calls: false` and a budget to think with."""
 
 
 class ServedModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -228,7 +234,7 @@ Credential = BearerCredential | HeaderCredential | AwsCredential | GoogleCredent
 class Backend(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A place that serves models."""
 
-    dialect: Literal["openai", "anthropic"]
+    dialect: Dialect
     """The wire format it speaks."""
     base_url: str
     """`http(s)://host[:port]/path`, up to and including the version: `http://127.0.0.1:8090/v1`."""

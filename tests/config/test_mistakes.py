@@ -1,11 +1,13 @@
 """Every mistake of a configuration is named in one run, with its file and its place."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from gateway.config.policies import load
 from gateway.config.problems import ConfigurationError
+from gateway.domain.backend import Dialect, ServedModel
 from gateway.domain.wire import OWN_HEADERS
 
 SOUND = """
@@ -62,6 +64,8 @@ PRICE = "expected a number ≥ 0 and ≤ 1000000"
 PRICE_NAME = "^[a-z0-9][a-z0-9-]{0,39}/[A-Za-z0-9._:/@-]{1,128}$"
 LIST = '$.prices["a/b"]'
 DAY = f"{LIST}.2026-02-28"
+MODEL_FIELDS = ", ".join(ServedModel.__struct_fields__)
+DIALECTS = ", ".join(f"`{name}`" for name in get_args(Dialect))
 BACKEND_FIELDS = "dialect, base_url, models, credential, allow_private, domains"
 SHA = "ab" * 32
 TARGET = "          - {backend: worker, model: small}\n"
@@ -99,7 +103,7 @@ IN_BACKENDS = [
         "$.plugins: unknown field `plugins`; known here: version, backends, policies, tenants, prices",
     ),
     ("dialect: openai", "dialect: gemini", unsupported(f"{BACKEND}.dialect", "gemini")),
-    ("dialect: openai", "dialect: smtp", f"{BACKEND}.dialect: expected one of `openai`, `anthropic`, got text"),
+    ("dialect: openai", "dialect: smtp", f"{BACKEND}.dialect: expected one of {DIALECTS}, got text"),
     ("dialect: openai", "", f"{BACKEND}: `dialect` is missing"),
     ("dialect: openai", "dialect: openai\n    limits: {}", unsupported(f"{BACKEND}.limits", "limits")),
     (
@@ -140,7 +144,7 @@ IN_BACKENDS = [
         f"{LIST}.2026-02-30: `2026-02-30` is not a day of the calendar",
     ),
     ("version: 1", "version: 1\nprices: {a/b: {2026-02-28: {input: 1}}}", f"{DAY}: `output` is missing"),
-    ("{context: 2048}", "x", f"{MODEL}: expected fields (context, max_output_tokens, prices, priced_as, accepts, quirks), got text"),
+    ("{context: 2048}", "x", f"{MODEL}: expected fields ({MODEL_FIELDS}), got text"),
     (
         "{small: {",
         '{"sm all": {}, small: {',

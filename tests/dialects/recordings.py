@@ -57,14 +57,15 @@ def _read(file: Path) -> Iterator[Exchanged]:
         if not url.path.endswith("/completions"):
             continue
         body = response["body"]
-        answer = _bytes(body["string"] if isinstance(body, dict) else body)
+        answer = as_bytes(body["string"] if isinstance(body, dict) else body)
         status = response["code"] if "code" in response else response["status"]["code"]
         endpoint = "chat" if url.path.endswith("/chat/completions") else "completions"
-        asked = _bytes(request["body"])
+        asked = as_bytes(request["body"])
         if asked:
             yield Exchanged(f"{file.stem}-{number}", url.hostname or "", endpoint, asked, int(status), answer)
 
 
-def _bytes(value: str | bytes | None) -> bytes:
+def as_bytes(value: str | bytes | None) -> bytes:
+    """What was on the wire, unpacked."""
     content = value.encode() if isinstance(value, str) else value or b""
     return gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
