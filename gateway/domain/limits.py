@@ -88,3 +88,12 @@ def refill_per_s(per_minute: int) -> float:
 def capacity(per_minute: int, burst_s: float) -> int:
     """What can be taken at once after a pause; at least one, or nothing ever could."""
     return max(1, int(per_minute * burst_s / _SECONDS_PER_MINUTE))
+
+
+class Headroom(msgspec.Struct, frozen=True, gc=False):
+    """What a backend says is left of its own limit on us, the one that is nearest to its end."""
+
+    share: float
+    """Of the limit, 0 to 1."""
+    reset_s: float | None
+    """Seconds until it is whole again; None when untold."""

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from gateway.admission.limits import Denied, Granted, Level, Unavailable
 from gateway.admission.reservation import refusal_of
 from gateway.dialects.protocols import Endpoint, StreamEncoder, StreamEvent
+from gateway.dialects.rate_headers import headroom_of
 from gateway.domain.chat import EndOfStream, Label
 from gateway.domain.errors import GatewayError, InternalError, Overloaded, StreamInterrupted, UpstreamTimedOut
 from gateway.domain.fault import Fault, FaultKind, Phase, Recourse
@@ -273,6 +274,8 @@ class Exchange:
         if attempt is None:
             return
         attempt.note_head(status, now)
+        if (headroom := headroom_of(headers)) is not None:
+            self._house.fleet.told(attempt.target, headroom, now)
         if status >= 300:  # noqa: PLR2004  # the body that follows says why
             attempt.headers = headers
         elif self.job.request.stream:

@@ -12,9 +12,11 @@ import msgspec
 
 from gateway.domain.fault import Fault, Recourse
 from gateway.domain.ledger import Outcome
+from gateway.domain.limits import Headroom
 from gateway.domain.plan import Target
 from gateway.domain.policy import Timeouts
 from gateway.routing.concurrency import Limit, is_ours
+from gateway.routing.headroom import Ebb
 from gateway.routing.health import Breaker, Cooldown, Draw, Ejection, State
 from gateway.routing.patience import Patience
 
@@ -39,7 +41,7 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
     wait_s: float | None
     """Seconds until that may be over; None when time does not help."""
     ramp: float
-    """The part of its share that it should get: less than 1 while it comes back."""
+    """The part of its share that it should get: less than 1 while it comes back, or is near its limit on us."""
     in_flight: int
     """Tries of ours that it is working on."""
     latency: float
@@ -125,6 +127,13 @@ class Fleet:
     def late_after_s(self, target: Target, prompt_tokens: int, now: float) -> float:
         """When a first token of this target is later than nearly all others; infinite while that is not known."""
         return self._tally(target).patience.late_after_s(prompt_tokens, now)
+
+    def told(self, target: Target, headroom: Headroom, now: float) -> None:
+        """An answer said what is left of the target's limits on us."""
+        tally = self._tally(target)
+        if tally.ebb is None:
+            tally.ebb = Ebb()
+        tally.ebb.note(headroom, now)
 
     def timeouts(self, target: Target, policy: Timeouts, prompt_tokens: int, now: float) -> Timeouts:
         """How long to wait for a stream of this target: the policy's timeouts, or less where it taught us to."""
@@ -246,6 +255,7 @@ class _Tally:
         "breaker",
         "cooldown",
         "credential",
+        "ebb",
         "in_flight",
         "limit",
         "model",
@@ -260,6 +270,8 @@ class _Tally:
         """Shared by all models of the backend."""
         self.model = Ejection()
         self.patience = Patience()
+        self.ebb: Ebb | None = None
+        """None until an answer told of limits."""
         self.unavailable = unavailable
         self.limit = limit
         self.in_flight = 0
@@ -281,6 +293,8 @@ class _Tally:
             barred, wait_s = "cooling", self.cooldown.until - now
         elif not breaker.is_calm:
             barred, wait_s, ramp = breaker.hold(now), breaker.wait_s(now), breaker.ramp(now)
+        if self.ebb is not None:
+            ramp = min(ramp, self.ebb.part(now))
         in_flight = self.in_flight
         if in_flight + 1 > self.limit.value:
             return Standing(barred or SATURATED, wait_s, ramp, in_flight, self._latency, self._latency_at, is_full=True)
