@@ -20,14 +20,14 @@ from gateway.accounting.journal import Journal
 from gateway.admission.counting import TokenCounter
 from gateway.admission.estimate import Estimator
 from gateway.admission.memory import MemoryLimiter
-from gateway.api import health, openai
+from gateway.api import anthropic, health, inference, models
 from gateway.api.machinery import Machinery
+from gateway.api.replies import error_response, refusal
 from gateway.api.stream import SWEEP_S
 from gateway.auth.directory import Directory
 from gateway.auth.store import KeyStoreReader
 from gateway.config.policies import PolicyBook
 from gateway.config.settings import Settings, read_secret, read_text
-from gateway.dialects.openai.errors import error_body
 from gateway.domain.backend import Backend
 from gateway.domain.errors import GatewayError, InternalError, NotFound
 from gateway.pipeline import Collaborators
@@ -118,10 +118,17 @@ def create_app(settings: Settings, book: PolicyBook) -> Litestar:
             yield
 
     return Litestar(
-        route_handlers=[*openai.handlers(machinery), health.healthz, health.readyz],
+        route_handlers=[
+            *inference.handlers(machinery),
+            models.list_models,
+            models.get_model,
+            anthropic.count_tokens,
+            health.healthz,
+            health.readyz,
+        ],
         lifespan=[lifespan],
         state=State({"machinery": machinery, "wall": time, "started_at": int(time()), "draining": False}),
-        exception_handlers={GatewayError: openai.error_response, HTTPException: _http_error, Exception: _crash},
+        exception_handlers={GatewayError: error_response, HTTPException: _http_error, Exception: _crash},
         openapi_config=None,  # The public listener describes nothing; the admin API has its own schema.
         logging_config=None,
     )
@@ -156,16 +163,11 @@ async def _sweep(machinery: Machinery) -> None:
 def _http_error(request: Request[Any, Any, State], error: HTTPException) -> Response[bytes]:
     """The framework's own refusals (unknown path, wrong method) in the contract's shape."""
     message = _REFUSALS.get(error.status_code, "The request is not one that this path takes.")
-    headers = openai.id_header(request) | (error.headers or {})
-    return Response(
-        error_body(NotFound(message)), status_code=error.status_code, media_type="application/json", headers=headers
-    )
+    return refusal(request, NotFound(message), status=error.status_code, headers=error.headers or {})
 
 
 def _crash(request: Request[Any, Any, State], error: Exception) -> Response[bytes]:
     """The edge of the process: whatever nobody expected is logged with its trace and told to nobody."""
     log.error("request.crashed", exc_info=error)
     shown = InternalError("The gateway failed to handle this request; its operators have the details.")
-    return Response(
-        error_body(shown), status_code=500, media_type="application/json", headers=openai.id_header(request)
-    )
+    return refusal(request, shown, status=500, headers={})

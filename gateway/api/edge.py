@@ -25,8 +25,8 @@ from uvicorn.server import ServerState
 from gateway.api.edge_request import EdgeRequest, head_bytes
 from gateway.api.head import head_of
 from gateway.api.headers import request_id
+from gateway.api.inference import INFERENCE
 from gateway.api.machinery import Machinery
-from gateway.api.openai import INFERENCE
 from gateway.api.stream import MOST_UNSENT_BYTES, SLOW_CLIENT_S, Driver
 from gateway.dialects.openai.errors import error_body
 from gateway.domain.errors import InvalidRequest

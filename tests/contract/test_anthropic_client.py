@@ -3,7 +3,7 @@
 import contextlib
 import functools
 from collections.abc import AsyncIterator, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anthropic
 import anyio.to_thread
@@ -199,3 +199,38 @@ async def test_a_wrong_key(running: RunningGateway, backend: ScriptedBackend) ->
     async with anthropic.AsyncAnthropic(base_url=running.url, api_key="sk-wrong", max_retries=0) as client:
         with pytest.raises(anthropic.AuthenticationError):
             await client.messages.create(model="assistant", max_tokens=64, messages=HELLO)
+
+
+async def test_models(client: anthropic.AsyncAnthropic) -> None:
+    """In the shape of the client that asks."""
+    listed = [model async for model in client.models.list()]
+    assert {"assistant", "other"} <= {model.id for model in listed}
+    assert {(model.type, model.lifecycle) for model in listed} == {("model", "active")}
+    assert (await client.models.retrieve("assistant")).display_name == "assistant"
+    with pytest.raises(anthropic.NotFoundError) as caught:
+        await client.models.retrieve("small")
+    assert isinstance(caught.value.body, dict)
+    assert caught.value.body["error"]["type"] == "not_found_error"
+
+
+async def test_counting_tokens(client: anthropic.AsyncAnthropic, backend: ScriptedBackend) -> None:
+    """Our own count: more for more words, for tools and for images. No backend is asked."""
+    image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}}
+    short = await client.messages.count_tokens(model="assistant", messages=HELLO)
+    longer = await client.messages.count_tokens(model="assistant", messages=HELLO, system="Be brief.", tools=[LOOK])
+    seen: list[Any] = [{"role": "user", "content": [{"type": "text", "text": "Say hello."}, image]}]
+    looked = await client.messages.count_tokens(model="assistant", messages=seen)
+    assert 0 < short.input_tokens < longer.input_tokens < looked.input_tokens
+    with pytest.raises(anthropic.NotFoundError):
+        await client.messages.count_tokens(model="small", messages=HELLO)
+    with pytest.raises(anthropic.BadRequestError):
+        await client.messages.count_tokens(model="assistant", messages=[])
+    assert backend.requests == []
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/v1/messages", 405), ("GET", "/v1/messages/x", 404)])
+async def test_refusals_beside_the_endpoints(running: RunningGateway, method: str, path: str, status: int) -> None:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        answer = await client.request(method, running.url + path, headers=running.headers("acme"))
+    assert (answer.status_code, answer.json()["type"]) == (status, "error")
+    assert answer.json()["request_id"] == answer.headers["x-request-id"]

@@ -33,7 +33,11 @@ class MessagesEndpoint:
             raise InvalidRequest("`max_tokens` is missing: how long may the answer be?", param="max_tokens")
         return self._request(native, headers, limit)
 
-    def _request(self, native: dict[str, msgspec.Raw], headers: Headers, limit: int) -> ChatRequest:
+    def decode_question(self, body: bytes) -> ChatRequest:
+        """A request whose tokens are to be counted: it needs no `max_tokens`."""
+        return self._request(fields_of(body), (), None)
+
+    def _request(self, native: dict[str, msgspec.Raw], headers: Headers, limit: int | None) -> ChatRequest:
         model = model_of(native)
         stream = bool(read(native, "stream", FLAG))
         said = translated(native)
