@@ -16,7 +16,7 @@ from pathlib import Path
 from gateway import __version__
 from gateway.control import commands as operator
 from gateway.control import ledger
-from gateway.control.commands import CONFIG_HELP, STORE_HELP, CommandError, Commands, config_paths
+from gateway.control.commands import CONFIG_HELP, JOURNAL_HELP, STORE_HELP, CommandError, Commands, config_paths
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -90,6 +90,7 @@ def _add_serve(commands: Commands) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8080, help="port to listen on (default: %(default)s)")
     parser.add_argument("--store", metavar="URL", help=STORE_HELP)
+    parser.add_argument("--journal", type=Path, metavar="PATH", help=JOURNAL_HELP)
     parser.add_argument(
         "--drain", type=float, default=30.0, metavar="SECONDS", help="time for running requests (default: %(default)s)"
     )
@@ -113,6 +114,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         told = settings.read(
             config=config_paths(arguments),
             store=arguments.store,
+            journal=arguments.journal,
             host=arguments.host,
             port=arguments.port,
             http=arguments.http,

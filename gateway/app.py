@@ -19,7 +19,9 @@ from gateway import __version__
 from gateway.accounting.journal import Journal
 from gateway.admission.counting import TokenCounter
 from gateway.admission.estimate import Estimator
+from gateway.admission.ledger_name import ledger_name
 from gateway.admission.memory import MemoryLimiter
+from gateway.admission.redis_limits import RedisLimiter
 from gateway.api import anthropic, health, inference, models
 from gateway.api.machinery import Machinery
 from gateway.api.replies import error_response, refusal
@@ -43,6 +45,9 @@ from gateway.upstream.probes import Probes
 from gateway.upstream.transport import Transport
 
 _JOURNAL_CLOSE_S = 3.0
+_LIMITS_OPEN_S = 1.0
+"""How long a start waits for the store of limits; without it the gateway serves its share."""
+_LIMITS_CLOSE_S = 1.0
 _REAP_S = 15.0
 """How often the journal is asked for what should have been settled long ago."""
 _REFUSALS = {
@@ -71,6 +76,10 @@ def create_app(settings: Settings, book: PolicyBook) -> Litestar:
         tracer.report(record)
         writer.request_log(record)
 
+    remote = None
+    if settings.limits is not None:
+        process = f"{source.getrandbits(64):016x}"
+        remote = RedisLimiter(settings.limits, process=process, wall=lambda _now: time())
     machinery = Machinery(
         house=Collaborators(
             directory=directory,
@@ -83,7 +92,7 @@ def create_app(settings: Settings, book: PolicyBook) -> Litestar:
             ledger_is_healthy=lambda: journal.healthy,
             new_id=lambda: f"{time_ns() // 1_000_000:012x}{source.getrandbits(80):020x}",
         ),
-        limiter=MemoryLimiter(lambda _now: time()),
+        limiter=remote or MemoryLimiter(lambda _now: time()),
         journal=journal,
         transport=transport,
         destinations=destinations,
@@ -110,6 +119,11 @@ def create_app(settings: Settings, book: PolicyBook) -> Litestar:
             tasks.start_soon(directory.watch)
             tasks.start_soon(_sweep, machinery)
             tasks.start_soon(probes.run)
+            if remote is not None:
+                tasks.start_soon(remote.run, ledger_name(settings.store))
+                stack.push_async_callback(remote.leave, _LIMITS_CLOSE_S)
+                if not await remote.connected(_LIMITS_OPEN_S):
+                    log.warning("limits.store_away", why=remote.trouble())
             for destination in destinations.values():
                 if destination.identity is not None:
                     tasks.start_soon(destination.identity.run, fleet.restored)

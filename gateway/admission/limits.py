@@ -149,6 +149,9 @@ class Limiter(Protocol):
     def outstanding(self, now: float) -> int:
         """Live reservations made through this object: 0 when no request is in flight."""
 
+    def trouble(self) -> str | None:
+        """What is not as it should be with the store, for operators; None when all is well."""
+
 
 def amount_of(kind: Kind, used: Used) -> int:
     """What `used` means for a dimension of this kind; requests and slots are taken once and have no amount: 0."""

@@ -107,20 +107,19 @@ class RedisLimiter:
         place: RedisPlace,
         *,
         process: str,
-        ledger: str,
         wall: Callable[[float], float],
         operation_s: float = OPERATION_S,
         denied_s: float = DENIED_S,
         trusts_caller: bool = False,
     ) -> None:
-        """`process` names this run of this gateway, and `ledger` its ledger, which later runs go on with.
+        """`process` names this run of this gateway.
 
         `wall` turns `now` into seconds since the epoch. A denial is remembered for `denied_s`. With `trusts_caller` the
         scripts go by the `now` of each call instead of Redis's own clock, which is how a fleet's clock can be driven by
         hand.
         """
         self._process = process
-        self._ledger = ledger
+        self._ledger = process
         self._wall = wall
         self._trusts_caller = trusts_caller
         self._servers = servers_of(place, self._changed, first=loading(), operation_s=operation_s)
@@ -219,8 +218,12 @@ class RedisLimiter:
         away = [f"{link.name} {link.trouble}" for link in self._servers.links() if link.connection is None]
         return f"served from this gateway's share: {', '.join(away)}" if away else None
 
-    async def run(self) -> None:
-        """Keep the servers connected and look after leases, budgets and what waits, until cancelled."""
+    async def run(self, ledger: str) -> None:
+        """Keep the servers connected and look after leases, budgets and what waits, until cancelled.
+
+        `ledger` names the ledger that this run goes on with, and later runs will.
+        """
+        self._ledger = ledger
         async with asyncio.TaskGroup() as group:
             group.create_task(self._servers.run())
             group.create_task(self._look_after())
@@ -338,6 +341,7 @@ class RedisLimiter:
             self.counts.outages += 1
             self._share(link, now)
         else:
+            self._beat()
             self._close_share(link, now)
             self._orders.replay()
 
@@ -360,7 +364,7 @@ class RedisLimiter:
         """Once a beat: say that we live, send what waits, tell budgets; renew leases four times while one lasts."""
         beats = 0
         while True:
-            self._orders.send("beat", _LIVE, (self._process, int(SILENCE_S * 1000), ""), self._heard_beat)
+            self._beat()
             await asyncio.sleep(BEAT_S)
             beats += 1
             now = asyncio.get_running_loop().time()
@@ -374,6 +378,9 @@ class RedisLimiter:
                 for reservation, held in self._held.items():
                     if held.ends_at > now:
                         self._renew(reservation, held, now, ttl_s=LEASE_S, puts_back=True)
+
+    def _beat(self) -> None:
+        self._orders.send("beat", _LIVE, (self._process, int(SILENCE_S * 1000), ""), self._heard_beat)
 
     def _heard_beat(self, reply: Reply) -> None:
         if isinstance(reply, int):

@@ -8,7 +8,7 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, cast
 
 import hiredis
 
@@ -18,6 +18,8 @@ Word = str | bytes | int | float
 
 OPERATION_S: Final = 0.05
 """How long a reply may take. Afterwards it is not waited for; should it come, nobody hears of it."""
+_LOOK_S: Final = 0.002
+"""How much longer, so that the event loop reads its sockets in between."""
 _NOTHING: Final = object()
 
 
@@ -67,7 +69,7 @@ class Connection(asyncio.Protocol):
         self._out.append(command)
         self._asked.append(_Asked(reply, by))
         if self._timer is None:
-            self._timer = self._loop.call_at(by, self._give_up)
+            self._timer = self._loop.call_at(by, self._look_once_more)
 
     async def call(self, *words: Word) -> Reply:
         """The reply to one command. Raises what the server, or the lack of one, gives instead."""
@@ -93,8 +95,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The server is there."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  # of `create_connection`
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are like it without being of its class
 
     def data_received(self, data: bytes) -> None:
         """Replies, in the order of the commands."""
@@ -125,14 +126,17 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.write(b"".join(out))
 
-    def _give_up(self) -> None:
-        """Wait no longer for what should have been answered by now."""
+    def _look_once_more(self) -> None:
+        """Time is up for the oldest. Read first what has come: it was perhaps this loop that had no time."""
+        self._timer = self._loop.call_later(_LOOK_S, self._give_up, self._loop.time())
+
+    def _give_up(self, now: float) -> None:
+        """Wait no longer for what should have been answered by `now`."""
         self._timer = None
-        now = self._loop.time()
         late = []
         for each in list(self._asked)[self._given_up :]:
             if each.by > now:
-                self._timer = self._loop.call_at(each.by, self._give_up)
+                self._timer = self._loop.call_at(each.by, self._look_once_more)
                 break
             late.append(each)
         self._given_up += len(late)

@@ -44,6 +44,8 @@ async def readyz(request: Request[Any, Any, State]) -> Response[Readiness]:
         blocking = True
     if machinery.house.directory.degraded is not None:
         parts["key_store"] = machinery.house.directory.degraded
+    if (trouble := machinery.limiter.trouble()) is not None:
+        parts["limits"] = trouble
     if not machinery.house.counter.loaded:
         parts["token_counter"] = "loading"  # noqa: S105  # tokens of text
     fleet = machinery.house.fleet

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import unquote, urlsplit
 
+from gateway.domain.store import RedisPlace, is_redis, redis_place
 from gateway.telemetry.tracing import TracingSettings, parse_settings
 
 REFERENCE: Final = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]{0,127}|file:[\x21-\x7e]{1,1024}")
@@ -35,6 +36,8 @@ class Settings:
     port: int
     store: Path
     """The ledger's SQLite file."""
+    limits: RedisPlace | None = None
+    """Where the limits of a fleet are kept; None keeps them in the memory of this process."""
     http: HttpWay = "edge"
     """The other way is for diagnosis: slower, and by other code."""
     tracing: TracingSettings | None = None
@@ -51,6 +54,7 @@ def read(
     *,
     config: Sequence[Path] = (),
     store: str | None = None,
+    journal: Path | None = None,
     host: str = "127.0.0.1",
     port: int = 8080,
     http: HttpWay = "edge",
@@ -58,12 +62,14 @@ def read(
     """What the command line says, else the environment, else the defaults; SettingsError when one of them is bad."""
     if not 0 <= port <= 65535:  # noqa: PLR2004  # the range of TCP ports
         raise SettingsError(f"port {port} is not between 0 and 65535")
+    ledger, limits = places(store or environ.get("GATEWAY_STORE") or None, journal, environ)
     return Settings(
         config=config_paths(config, environ),
         host=host,
         port=port,
         http=http,
-        store=store_path(store or environ.get("GATEWAY_STORE") or None, environ),
+        store=ledger,
+        limits=limits,
         tracing=parse_settings(environ),
     )
 
@@ -71,6 +77,23 @@ def read(
 def config_paths(given: Sequence[Path], environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
     """The paths given, else those of GATEWAY_CONFIG; empty when neither names one."""
     return tuple(given) or tuple(Path(part) for part in environ.get("GATEWAY_CONFIG", "").split(os.pathsep) if part)
+
+
+def places(url: str | None, journal: Path | None, environ: Mapping[str, str]) -> tuple[Path, RedisPlace | None]:
+    """The ledger's file, and the Redis of the limits if the store is one.
+
+    With a Redis the ledger stays a file of this gateway's own: `journal`, else GATEWAY_JOURNAL, else as without a URL.
+    """
+    beside = journal or (Path(environ["GATEWAY_JOURNAL"]) if environ.get("GATEWAY_JOURNAL") else None)
+    if url is None or not is_redis(url):
+        if journal is not None:
+            raise SettingsError("--journal goes with a Redis store; sqlite:///path names the ledger's file already")
+        return store_path(url, environ), None
+    try:
+        place = redis_place(url)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None  # its cause would show the URL
+    return (store_path(None, environ) if beside is None else beside.absolute()), place
 
 
 def store_path(url: str | None, environ: Mapping[str, str] = os.environ) -> Path:
@@ -83,12 +106,12 @@ def store_path(url: str | None, environ: Mapping[str, str] = os.environ) -> Path
         # The XDG specification: a relative path there is to be ignored.
         return (Path(state) if Path(state).is_absolute() else _home_state()) / "llm-gateway" / "gateway.sqlite"
     parts = urlsplit(url)
-    if parts.scheme.startswith(("redis", "rediss")):
-        raise SettingsError("the store cannot be Redis in this version; use sqlite:///path, or leave it out")
     path = unquote(parts.path)
     if parts.scheme != "sqlite" or parts.netloc or parts.query or parts.fragment or not path.strip("/"):
         # Not the URL itself: it may hold a password.
-        raise SettingsError("the store has to be a URL such as sqlite:///var/lib/llm-gateway/gateway.sqlite")
+        raise SettingsError(
+            "the store has to be a URL such as sqlite:///var/lib/llm-gateway/gateway.sqlite or redis://host:6379"
+        )
     return Path("/" + path.lstrip("/"))
 
 

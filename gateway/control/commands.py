@@ -21,7 +21,14 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # n
 """Where a command adds itself."""
 
 CONFIG_HELP: Final = "configuration: a YAML file or a folder of them, may be repeated (default: $GATEWAY_CONFIG)"
-STORE_HELP: Final = "sqlite:///path of the ledger, keys lie next to it (default: $GATEWAY_STORE, or your state folder)"
+STORE_HELP: Final = (
+    "sqlite:///path of the ledger, keys lie next to it; or redis://host, which a fleet shares for its limits "
+    "(default: $GATEWAY_STORE, or your state folder)"
+)
+JOURNAL_HELP: Final = (
+    "file of the ledger where the store is a Redis, keys lie next to it "
+    "(default: $GATEWAY_JOURNAL, or your state folder)"
+)
 
 
 class CommandError(Exception):
@@ -62,6 +69,7 @@ def add_keys(commands: Commands) -> None:
 
     for verb in (create, listing, revoke):
         verb.add_argument("--store", metavar="URL", help=STORE_HELP)
+        verb.add_argument("--journal", type=Path, metavar="PATH", help=JOURNAL_HELP)
 
 
 def _keys_create(arguments: argparse.Namespace) -> int:
@@ -177,7 +185,7 @@ def ledger_path(arguments: argparse.Namespace) -> Path:
     from gateway.config import settings
 
     try:
-        return settings.read(store=arguments.store).store
+        return settings.read(store=arguments.store, journal=arguments.journal).store
     except settings.SettingsError as error:
         raise CommandError(str(error)) from error
 

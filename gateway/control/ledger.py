@@ -9,9 +9,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from gateway.control.commands import STORE_HELP, CommandError, Commands, ledger_path, print_table
+from gateway.control.commands import JOURNAL_HELP, STORE_HELP, CommandError, Commands, ledger_path, print_table
 
 if TYPE_CHECKING:
     from gateway.accounting.statement import By, Filter, Total
@@ -64,6 +65,7 @@ def add_ledger(commands: Commands) -> None:
 
     for verb in (export, totals, verify):
         verb.add_argument("--store", metavar="URL", help=STORE_HELP)
+        verb.add_argument("--journal", type=Path, metavar="PATH", help=JOURNAL_HELP)
 
 
 def _export(arguments: argparse.Namespace) -> int:

@@ -6,6 +6,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import uvloop
+
 from gateway.admission.limits import Answer, Dimension, Used
 from gateway.admission.memory import MemoryLimiter
 from gateway.admission.redis_limits import RedisLimiter
@@ -78,7 +80,7 @@ class RedisSubject:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._loop = asyncio.new_event_loop()
+        self._loop = uvloop.new_event_loop()  # as gateways have it
         self._task: asyncio.Task[None] | None = None
         self._runs = 0
         self.again()
@@ -129,10 +131,10 @@ class RedisSubject:
     async def _start(self) -> None:
         self._runs += 1
         self.limiter = RedisLimiter(
-            redis_place(self._url), process=f"p{self._runs}", ledger="ledger", wall=float,
+            redis_place(self._url), process=f"p{self._runs}", wall=float,
             operation_s=10.0, denied_s=0.0, trusts_caller=True,
         )  # fmt: skip
-        self._task = self._loop.create_task(self.limiter.run())
+        self._task = self._loop.create_task(self.limiter.run("ledger"))
         assert await self.limiter.connected(10.0), self.limiter.trouble()
 
     async def _stop(self) -> None:

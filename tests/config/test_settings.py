@@ -12,9 +12,6 @@ STORES = [
     ("sqlite:///with%20space/g.db", "/with space/g.db"),
 ]
 NOT_STORES = [
-    ("redis://localhost", "cannot be Redis in this version"),
-    ("rediss://:secret@localhost", "cannot be Redis in this version"),
-    ("redis+cluster://a", "cannot be Redis in this version"),
     ("sqlite://host/path", "has to be a URL such as"),
     ("sqlite:///", "has to be a URL such as"),
     ("sqlite:///x?mode=memory", "has to be a URL such as"),
@@ -49,6 +46,24 @@ def test_the_command_line_beats_the_environment_beats_the_default(tmp_path: Path
     home = Path.home() / ".local" / "state" / "llm-gateway" / "gateway.sqlite"
     assert read({}).store == home
     assert read({"XDG_STATE_HOME": "relative"}).store == home
+
+
+def test_with_a_redis_the_ledger_stays_a_file_of_this_gateway(tmp_path: Path) -> None:
+    """Named by `--journal` or GATEWAY_JOURNAL; else where it would be without a store."""
+    url = "redis://:secret@limits.example/2"
+    told = read({"GATEWAY_STORE": url, "GATEWAY_JOURNAL": "/e/g.sqlite"})
+    assert (told.store, told.key_store) == (Path("/e/g.sqlite"), Path("/e/g-keys.sqlite"))
+    assert told.limits is not None
+    assert (told.limits.hosts, told.limits.database) == ((("limits.example", 6379),), 2)
+    assert "secret" not in repr(told)
+    assert read({}, store=url, journal=Path("/c/g.sqlite")).store == Path("/c/g.sqlite")
+    assert read({"XDG_STATE_HOME": str(tmp_path)}, store=url).store == tmp_path / "llm-gateway" / "gateway.sqlite"
+    assert read({}, store="sqlite:///x/g.sqlite").limits is None
+    with pytest.raises(SettingsError, match="--journal goes with a Redis store"):
+        read({}, store="sqlite:///x/g.sqlite", journal=Path("/c/g.sqlite"))
+    with pytest.raises(SettingsError, match="redis\\+sentinel") as caught:
+        read({}, store="redis+elsewhere://:secret@host")
+    assert "secret" not in str(caught.value)
 
 
 def test_the_key_store_lies_next_to_the_ledger() -> None:

@@ -152,7 +152,7 @@ def test_what_cannot_be_done_exits_with_1_and_says_why(store: str, tmp_path: Pat
         (["keys", "create", "nobody", "--config", str(DEMO), "--store", store], "no tenant `nobody`"),
         (["keys", "create", "demo", "--config", "/nowhere.yaml", "--store", store], "/nowhere.yaml: cannot be read"),
         (["keys", "create", "demo", "--expires", "2020-01-01", "--store", store], "expired already"),
-        (["keys", "create", "demo", "--store", "redis://localhost"], "cannot be Redis"),
+        (["keys", "create", "demo", "--store", "redis://a,b"], "several hosts"),
         (["keys", "create", "demo", "--store", broken], "the key store cannot be used"),
         (["keys", "list", "--store", broken], "broken-keys.sqlite"),
         (["keys", "revoke", "abc", "--store", store], "no such key"),

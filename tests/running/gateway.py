@@ -151,13 +151,14 @@ def gateway(
     environ: Mapping[str, str] | None = None,
     patience: Mapping[str, float] | None = None,
     counts: bool = False,
+    redis: str | None = None,
 ) -> Iterator[RunningGateway]:
     """Run a gateway until the block is left. `folder` may hold the store of an earlier one.
 
-    `counts` also waits until its token counter is loaded. `patience` changes constants: of
-    `gateway.api.stream`, or of the module that a dotted name begins with.
+    `counts` also waits until its token counter is loaded. `redis` is the URL of the store of its limits. `patience`
+    changes constants: of `gateway.api.stream`, or of the module that a dotted name begins with.
     """
-    running = start(folder, configuration, drain_s=drain_s, environ=environ, patience=patience)
+    running = start(folder, configuration, drain_s=drain_s, environ=environ, patience=patience, redis=redis)
     try:
         wait_until(lambda: answers(f"{running.url}/healthz"), START_S, running, "answer /healthz")
         if counts:
@@ -186,6 +187,7 @@ def start(
     drain_s: float = 10.0,
     environ: Mapping[str, str] | None = None,
     patience: Mapping[str, float] | None = None,
+    redis: str | None = None,
 ) -> RunningGateway:
     """Start the process; returns before it answers. Whoever calls this ends it."""
     config = folder / "gateway.yaml"
@@ -195,7 +197,8 @@ def start(
     holder = held_port()
     port = holder.getsockname()[1]
     stderr = folder / f"gateway-{port}.log"
-    process = serve("--config", config, "--port", port, "--store", f"sqlite:///{store}", "--drain", drain_s,
+    where = ("--store", f"sqlite:///{store}") if redis is None else ("--store", redis, "--journal", store)
+    process = serve("--config", config, "--port", port, *where, "--drain", drain_s,
                     stderr=stderr, environ=environ, patience=patience)  # fmt: skip
     return RunningGateway(
         port=port, store=store, config=config, stderr=stderr, keys=made, process=process, holder=holder
