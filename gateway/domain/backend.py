@@ -105,6 +105,11 @@ class Quirks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Where below the base URL the model is asked, when that is not the endpoint's own path: `{path}` stands for that
     one (`/chat/completions`), `{model}` for the model's name. Azure's classic API, for example:
     `/deployments/{model}{path}?api-version=2024-10-21`."""
+    serves_responses: bool = False
+    """Whether the server has `/responses`, which then answers clients of that endpoint in its own words."""
+    chat_by_responses: Literal["never", "tools_with_effort", "always"] = "never"
+    """Which chats are asked at `/responses` because the model refuses them at `/chat/completions`. `tools_with_effort`:
+    those with tools and a `reasoning_effort` other than `none`."""
     efforts: tuple[Effort, ...] = ()
     """The `reasoning_effort`s that the model takes. A translated request asks for the nearest of them; without any it
     asks for none, because a model that does not reason would refuse it."""

@@ -22,7 +22,7 @@ class Exchanged:
     name: str
     host: str
     endpoint: str
-    """`chat` or `completions`."""
+    """`chat`, `completions` or `responses`."""
     request: bytes
     status: int
     answer: bytes
@@ -42,24 +42,32 @@ class Exchanged:
 @functools.cache
 def recorded() -> tuple[Exchanged, ...]:
     """Every recorded call of Chat Completions and Completions ; none when the data is absent."""
-    return tuple(found for file in sorted(FOLDER.rglob("*.yaml")) if _may_hold(file) for found in _read(file))
+    return tuple(_found("/completions"))
 
 
-def _may_hold(file: Path) -> bool:
-    return b"/completions" in file.read_bytes()
+@functools.cache
+def recorded_responses() -> tuple[Exchanged, ...]:
+    """Every recorded call of Responses; none when the data is absent."""
+    return tuple(_found("/responses"))
 
 
-def _read(file: Path) -> Iterator[Exchanged]:
+def _found(path: str) -> Iterator[Exchanged]:
+    for file in sorted(FOLDER.rglob("*.yaml")):
+        if path.encode() in file.read_bytes():
+            yield from _read(file, path)
+
+
+def _read(file: Path, path: str) -> Iterator[Exchanged]:
     document = yaml.load(file.read_bytes(), Loader=LOADER)  # a safe loader, the C one where there is one
     for number, each in enumerate(document["interactions"]):
         request, response = each["request"], each["response"]
         url = urlsplit(request.get("uri") or request["url"])
-        if not url.path.endswith("/completions"):
+        if not url.path.endswith(path):
             continue
         body = response["body"]
         answer = as_bytes(body["string"] if isinstance(body, dict) else body)
         status = response["code"] if "code" in response else response["status"]["code"]
-        endpoint = "chat" if url.path.endswith("/chat/completions") else "completions"
+        endpoint = "chat" if url.path.endswith("/chat/completions") else path[1:]
         asked = as_bytes(request["body"])
         if asked:
             yield Exchanged(f"{file.stem}-{number}", url.hostname or "", endpoint, asked, int(status), answer)

@@ -118,6 +118,8 @@ class JsonForm(msgspec.Struct, frozen=True, kw_only=True):
     schema: msgspec.Raw = ABSENT
     name: str | None = None
     description: str | None = None
+    strict: bool = False
+    """Whether the model is held to it, where the backend makes a difference."""
 
 
 class Conversation(msgspec.Struct, frozen=True, kw_only=True):

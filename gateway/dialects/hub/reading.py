@@ -244,6 +244,11 @@ def _form(form: wire.Form | None) -> JsonForm | None:
         case wire.Form(type="json_object"):
             return JsonForm()
         case wire.Form(type="json_schema", json_schema=wire.Schema() as wanted) if is_given(wanted.schema):
-            return JsonForm(schema=wanted.schema, name=wanted.name, description=wanted.description)
+            return JsonForm(
+                schema=wanted.schema,
+                name=wanted.name,
+                description=wanted.description,
+                strict=bool(wanted.strict),
+            )
         case _:
             raise Unreadable("response_format.type")

@@ -149,6 +149,7 @@ class Schema(msgspec.Struct):
     schema: msgspec.Raw = ABSENT
     name: str | None = None
     description: str | None = None
+    strict: bool | None = None
 
 
 class Form(msgspec.Struct):

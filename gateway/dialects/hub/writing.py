@@ -56,6 +56,7 @@ class Choice(msgspec.Struct, kw_only=True):
 
     finish_reason: str = "stop"
     text: str = ""
+    refusal: str = ""
     reasoning: str = ""
     calls: list[Called] = []
     blocks: list[SignedBlock] = []
@@ -74,7 +75,8 @@ def reply_of(label: Label, choices: Sequence[Choice], usage: Usage | None) -> Ch
         label.id, "chat.completion", label.created, label.model, written, UNSET if usage is None else _reported(usage)
     )
     texts = (
-        "".join((each.text, each.reasoning, *(call.name + call.arguments for call in each.calls))) for each in choices
+        "".join((each.text, each.refusal, each.reasoning, *(call.name + call.arguments for call in each.calls)))
+        for each in choices
     )
     return ChatReply(
         raw=_encode(reply),
@@ -103,6 +105,10 @@ class ChunkWriter:
     def reasoning(self, text: str, *, choice: int = 0) -> Chunk:
         """A piece of what the model thinks."""
         return self._chunk(choice, _Said(reasoning_content=text, reasoning=text), text)
+
+    def refusal(self, text: str, *, choice: int = 0) -> Chunk:
+        """A piece of the words with which the model declines."""
+        return self._chunk(choice, _Said(refusal=text), text)
 
     def signed(self, block: SignedBlock, *, choice: int = 0) -> Chunk:
         """A whole block of reasoning with its signature. Its text was told before and counts no second time."""
@@ -170,7 +176,7 @@ class _Said(msgspec.Struct, kw_only=True):
 
     role: str | msgspec.UnsetType = UNSET
     content: str | msgspec.UnsetType | None = UNSET
-    refusal: msgspec.UnsetType | None = UNSET
+    refusal: str | msgspec.UnsetType | None = UNSET
     reasoning_content: str | msgspec.UnsetType = UNSET
     reasoning: str | msgspec.UnsetType = UNSET
     tool_calls: list[_Call] | msgspec.UnsetType = UNSET
@@ -231,8 +237,8 @@ _encode: Final = msgspec.json.Encoder().encode
 def _message(choice: Choice) -> _Said:
     return _Said(
         role="assistant",
-        content=choice.text or (None if choice.calls else ""),
-        refusal=None,
+        content=choice.text or (None if choice.calls or choice.refusal else ""),
+        refusal=choice.refusal or None,
         reasoning_content=choice.reasoning or UNSET,
         reasoning=choice.reasoning or UNSET,
         tool_calls=[_call(call) for call in choice.calls] or UNSET,

@@ -6,18 +6,24 @@ from urllib.parse import quote
 
 import msgspec
 
+from gateway.dialects.hub.fitting import without
 from gateway.dialects.openai.faults import fault_of
 from gateway.dialects.openai.plain import plain
 from gateway.dialects.openai.stream import OpenAIStreamDecoder
 from gateway.dialects.openai.wire import ABSENT, Delta, is_given, read_answer
-from gateway.dialects.protocols import UpstreamDialect
-from gateway.domain.chat import ChatReply, ChatRequest, EndpointName, Label
+from gateway.dialects.protocols import StreamDecoder, UpstreamDialect
+from gateway.dialects.responses import asking
+from gateway.dialects.responses import upstream as responses
+from gateway.dialects.responses.served import read_response
+from gateway.dialects.responses.upstream import ResponsesDecoder
+from gateway.domain.chat import ChatReply, ChatRequest, Label
 from gateway.domain.dispensable import dispensed
 from gateway.domain.fault import Fault, FaultKind
 from gateway.domain.plan import Target
 from gateway.domain.wire import Headers, WireRequest
 
 _CONTENT: Final = ((b"content-type", b"application/json"),)
+_RESPONSES: Final = "/responses"
 _PATHS: Final = {"chat": "/chat/completions", "completions": "/completions", "embeddings": "/embeddings"}
 _WITH_USAGE: Final = msgspec.Raw(b'{"include_usage":true}')
 
@@ -28,14 +34,19 @@ class _OpenAI:
     stream_type = b"event-stream"
 
     def speaks(self, request: ChatRequest, target: Target) -> bool:
-        """Not yet: every client's request is translated into the hub's dialect, which is this one."""
-        del request, target
-        return False
+        """Responses, where the server has it. All others are translated into the hub's dialect, which is this one."""
+        native, quirks = request.native, target.facts.quirks
+        return (
+            native is not None
+            and native.dialect == "responses"
+            and (quirks.serves_responses or quirks.chat_by_responses != "never")
+        )
 
     def unsupported(self, request: ChatRequest, target: Target) -> tuple[str, ...]:
-        """Nothing: what the client wrote is passed on, and what of it a model takes is its `accepts` to say."""
-        del request, target
-        return ()
+        """What `/responses` has no words for, where it is asked. All else is sent; `accepts` says what is taken."""
+        if target.facts.quirks.chat_by_responses == "never" or not _by_responses(request, target):
+            return ()
+        return () if request.native is not None and self.speaks(request, target) else asking.untellable(request)
 
     def encode_request(self, request: ChatRequest, target: Target) -> WireRequest:
         """The client's fields with the backend's model name: patched, not rebuilt.
@@ -43,6 +54,13 @@ class _OpenAI:
         Not in place: a retry encodes the same request for another target.
         """
         quirks = target.facts.quirks
+        if request.native is not None and self.speaks(request, target):
+            fields = request.native.fields | {"model": msgspec.Raw(msgspec.json.encode(target.model))}
+            return WireRequest(
+                method="POST", path=_placed(_RESPONSES, target), headers=_CONTENT, body=msgspec.json.encode(fields)
+            )
+        if quirks.chat_by_responses != "never" and _by_responses(request, target):
+            return _asked_by_responses(request, target)
         fields = dict(request.fields) if request.native is None else plain(request.fields, quirks.efforts)
         fields["model"] = msgspec.Raw(msgspec.json.encode(target.model))
         dropped = dispensed(request, target.facts) if request.needs else ()
@@ -60,7 +78,7 @@ class _OpenAI:
                 fields[quirks.max_tokens_field] = limits[0]
         return WireRequest(
             method="POST",
-            path=_PATHS[request.endpoint] if quirks.path is None else _placed(request.endpoint, target, quirks.path),
+            path=_placed(_PATHS[request.endpoint], target),
             headers=_CONTENT,
             body=msgspec.json.encode(fields),
             dropped=dropped,
@@ -68,7 +86,6 @@ class _OpenAI:
 
     def decode_reply(self, request: ChatRequest, body: bytes, label: Label) -> ChatReply | Fault:
         """The answer and its usage; a fault when it is no answer, or an error that came with a 200."""
-        del label
         try:
             answer = read_answer(body)
         except msgspec.DecodeError:
@@ -79,6 +96,9 @@ class _OpenAI:
             if not answer.data:
                 return Fault(kind=FaultKind.PROTOCOL, status=200, message="the answer has no embeddings")
         elif not answer.choices:
+            if (response := read_response(body)) is not None:
+                native = request.native is not None and request.native.dialect == "responses"
+                return responses.reply(response, body, label, native=native)
             return Fault(kind=FaultKind.PROTOCOL, status=200, message="the answer has no choices")
         return ChatReply(
             raw=body,
@@ -98,19 +118,45 @@ class _OpenAI:
         # Older vLLM and most proxies write the fields of the error at the top.
         return fault_of(status, error if is_given(error) else msgspec.Raw(body), headers)
 
-    def stream_decoder(self, request: ChatRequest, target: Target, label: Label) -> OpenAIStreamDecoder:
+    def stream_decoder(self, request: ChatRequest, target: Target, label: Label) -> StreamDecoder:
         """A decoder for one streamed answer."""
-        del label
+        if request.native is not None and self.speaks(request, target):
+            return ResponsesDecoder(label, native=True)
+        if target.facts.quirks.chat_by_responses != "never" and _by_responses(request, target):
+            return ResponsesDecoder(label, native=False)
         return OpenAIStreamDecoder(
             choices=request.choices,
             requires_finish_reason=target.facts.quirks.requires_finish_reason,
         )
 
 
-def _placed(endpoint: EndpointName, target: Target, template: str) -> str:
-    """The endpoint's path in the places that `Quirks.path` gives it and the model."""
+def _placed(path: str, target: Target) -> str:
+    """The endpoint's path, in the place that `Quirks.path` gives it and the model."""
+    template = target.facts.quirks.path
+    if template is None:
+        return path
     # The model first: its name is escaped and brings no braces, so that nothing is replaced twice.
-    return template.replace("{model}", quote(target.model, safe="")).replace("{path}", _PATHS[endpoint])
+    return template.replace("{model}", quote(target.model, safe="")).replace("{path}", path)
+
+
+def _by_responses(request: ChatRequest, target: Target) -> bool:
+    """Whether the target must be asked at `/responses` though the client's words are others."""
+    way = target.facts.quirks.chat_by_responses
+    if way == "never" or request.endpoint != "chat":
+        return False
+    effort = bytes(request.fields.get("reasoning_effort", msgspec.Raw(b"null")))
+    return way == "always" or ("tools" in request.needs and effort not in {b"null", b'"none"'})
+
+
+def _asked_by_responses(request: ChatRequest, target: Target) -> WireRequest:
+    native = request.native
+    dropped = {*asking.untellable(request), *dispensed(request, target.facts)}
+    if native is not None:  # In OpenAI's own words: the extensions of others are left out.
+        request = msgspec.structs.replace(request, fields=plain(request.fields, target.facts.quirks.efforts))
+    body = asking.asked(without(request, dropped), target.model)
+    return WireRequest(
+        method="POST", path=_placed(_RESPONSES, target), headers=_CONTENT, body=body, dropped=tuple(sorted(dropped))
+    )
 
 
 def text_of(delta: Delta | None) -> str:
