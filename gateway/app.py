@@ -22,6 +22,7 @@ from gateway.admission.estimate import Estimator
 from gateway.admission.ledger_name import ledger_name
 from gateway.admission.memory import MemoryLimiter
 from gateway.admission.redis_limits import RedisLimiter
+from gateway.admission.repeats import MemoryRepeats
 from gateway.api import anthropic, health, inference, models
 from gateway.api.machinery import Machinery
 from gateway.api.replies import error_response, refusal
@@ -93,6 +94,7 @@ def create_app(settings: Settings, book: PolicyBook) -> Litestar:
             new_id=lambda: f"{time_ns() // 1_000_000:012x}{source.getrandbits(80):020x}",
         ),
         limiter=remote or MemoryLimiter(lambda _now: time()),
+        repeats=MemoryRepeats(),
         journal=journal,
         transport=transport,
         destinations=destinations,

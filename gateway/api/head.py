@@ -1,16 +1,18 @@
 """What a request's header fields tell before its body is read. Pure."""
 
 import math
+import re
 from typing import Final
 
 from gateway.api.headers import SANE_ID
-from gateway.domain.errors import GatewayError, RequestTooLarge, UnsupportedMediaType
+from gateway.domain.errors import GatewayError, InvalidRequest, RequestTooLarge, UnsupportedMediaType
 from gateway.domain.wire import Headers
 from gateway.pipeline import RequestHead
 
 MAX_BODY_BYTES: Final = 32 << 20
 """A larger request is refused with 413, as soon as its size is known."""
 _LONGEST_S = 86_400.0
+_SANE_KEY = re.compile(rb"[\x21-\x7e]{1,255}")
 
 
 def head_of(headers: Headers) -> RequestHead:
@@ -33,8 +35,9 @@ def head_of(headers: Headers) -> RequestHead:
         wants_buffer=found.get(b"x-gateway-buffer", b"").lower() == b"true",
         deadline_s=None if deadline_ms is None else deadline_ms / 1000,
         read_timeout_s=_number(found.get(b"x-stainless-read-timeout")),
+        idempotency_key=found.get(b"idempotency-key", b"").decode("latin-1") or None,
         is_retry=(_number(found.get(b"x-stainless-retry-count")) or 0) > 0,
-        problem=problem,
+        problem=problem or _key_problem(found),
     )
 
 
@@ -43,6 +46,7 @@ _ASKED = frozenset(
         b"content-encoding",
         b"content-length",
         b"content-type",
+        b"idempotency-key",
         b"traceparent",
         b"x-gateway-buffer",
         b"x-request-deadline-ms",
@@ -70,6 +74,13 @@ def _number(value: bytes | None) -> float | None:
     except ValueError:
         return None
     return min(number, _LONGEST_S * 1000) if number > 0 and math.isfinite(number) else None
+
+
+def _key_problem(found: dict[bytes, bytes]) -> GatewayError | None:
+    """Why the request cannot be known by its key."""
+    if b"idempotency-key" not in found or _SANE_KEY.fullmatch(found[b"idempotency-key"]):
+        return None
+    return InvalidRequest("An idempotency key has 1 to 255 visible characters of ASCII.", param="Idempotency-Key")
 
 
 def _problem(found: dict[bytes, bytes]) -> GatewayError | None:

@@ -55,6 +55,8 @@ def gateway_headers(exchange: Exchange, now: float, *, streaming: bool) -> list[
                     headers.append((b"x-gateway-dropped", ", ".join(answering.dropped).encode()))
                 if not streaming and exchange.outcome is Outcome.OK:
                     headers.append((b"x-gateway-overhead-ms", b"%.1f" % (exchange.overhead_s(now) * 1000)))
+    if exchange.was_kept:
+        headers.append((b"idempotent-replayed", b"true"))
     if exchange.levels:
         headers += limit_headers(exchange.levels)
     if exchange.trace is not None and exchange.trace.sampled:

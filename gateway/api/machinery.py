@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from gateway.accounting.journal import Journal
 from gateway.admission.limits import Limiter
+from gateway.admission.repeats import Repeats
 from gateway.pipeline import Collaborators
 from gateway.telemetry.record import RequestRecord
 from gateway.upstream.destination import Destination
@@ -21,6 +22,7 @@ class Machinery:
 
     house: Collaborators
     limiter: Limiter
+    repeats: Repeats
     journal: Journal
     transport: Transport
     destinations: Mapping[str, Destination]

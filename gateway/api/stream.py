@@ -6,6 +6,7 @@ the business of a `Client`: `asgi` has one, `edge` another.
 """
 
 import asyncio
+import functools
 from collections.abc import Callable
 from time import time
 from typing import Final, Protocol, assert_never
@@ -13,6 +14,7 @@ from typing import Final, Protocol, assert_never
 import structlog
 
 from gateway.admission.limits import NOTHING_USED, Answer, Denied, Granted
+from gateway.admission.repeats import Recollection, Repeat
 from gateway.api.errors import error_headers
 from gateway.api.headers import anthropic_headers, gateway_headers
 from gateway.api.machinery import Machinery
@@ -23,10 +25,12 @@ from gateway.domain.wire import Call, Headers, WireRequest
 from gateway.pipeline import (
     Abort,
     Action,
+    Conclude,
     Dispatch,
     Exchange,
     Fail,
     Finish,
+    Recall,
     RequestHead,
     Reserve,
     Respond,
@@ -88,6 +92,7 @@ class Driver:
         "_held",
         "_loop",
         "_machinery",
+        "_once",
         "_performing",
         "_route",
         "_status",
@@ -110,6 +115,8 @@ class Driver:
         """What the client was told; None for nothing yet."""
         self._timer: asyncio.TimerHandle | None = None
         self._body_by: float | None = None
+        self._once: Repeat | None = None
+        """What has to be concluded, whatever becomes of the request."""
 
     # What the client's side calls, in this order.
 
@@ -173,6 +180,9 @@ class Driver:
             self.exchange.shutdown(now)
             self._perform(now)
         self._client = None
+        if self._once is not None:  # As after `shutdown`: whatever comes of it now, nobody takes note of it.
+            self._machinery.repeats.conclude(self._once, None, now)
+            self._once = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -269,6 +279,14 @@ class Driver:
         elif isinstance(action, Settle):
             self._machinery.limiter.settle(action.reservation, action.used, self._loop.time())
             self._machinery.journal.submit(action.entries, self._settled)
+        elif isinstance(action, Recall):
+            now = self._loop.time()
+            self._machinery.repeats.claim(
+                action.request, now, action.ttl_s, functools.partial(self._recalled, action.request)
+            )
+        elif isinstance(action, Conclude):
+            self._once = None
+            self._machinery.repeats.conclude(action.request, action.body, self._loop.time())
         elif isinstance(action, Abort):
             for line, call in self._calls:
                 if line.number == action.attempt:
@@ -300,6 +318,15 @@ class Driver:
         else:
             exchange = self.exchange
             self.feed(exchange.denied_by if isinstance(answer, Denied) else exchange.limits_unavailable, answer)
+
+    def _recalled(self, request: Repeat, known: Recollection) -> None:
+        """What is known of the request, from its store."""
+        if known == "first":
+            if self._client is None:  # Nobody is left who could run it.
+                self._machinery.repeats.conclude(request, None, self._loop.time())
+                return
+            self._once = request
+        self.feed(self.exchange.recalled, request, known)
 
     def _settled(self, error: Exception | None) -> None:
         self.feed(self.exchange.settled, error)

@@ -6,10 +6,12 @@
     │   ├── ContextTooLong          400  context_length_exceeded
     │   ├── ContentFiltered         400  content_filter
     │   ├── UnknownModel            404  model_not_found
+    │   ├── KeyReused               422  idempotency_key_reused | answer_not_kept
     │   └── RequestRejected         the backend's own 4xx, passed on with its status
     ├── Unauthenticated             401  invalid_api_key
     ├── Forbidden                   403
     ├── NotFound                    404
+    ├── RequestInFlight             409  request_in_flight
     ├── RequestTimedOut             408  the client was too slow to send its request
     ├── RequestTooLarge             413  request_too_large
     ├── UnsupportedMediaType        415
@@ -96,6 +98,13 @@ class UnknownModel(InvalidRequest):
     code = "model_not_found"
 
 
+class KeyReused(InvalidRequest):
+    """Raised when the client's idempotency key stands for another request, or for an answer that nobody has."""
+
+    status = 422
+    code = "idempotency_key_reused"
+
+
 class RequestRejected(InvalidRequest):
     """Raised when a backend judged the request itself wrong; passed on with the backend's status."""
 
@@ -145,6 +154,18 @@ class RequestTimedOut(GatewayError):
     status = 408
     type = "invalid_request_error"
     code = "request_timeout"
+
+
+class RequestInFlight(GatewayError):
+    """Raised when the same request, by its idempotency key, is being answered already.
+
+    The only 409 there is: SDKs retry it, and a little later the answer is there.
+    """
+
+    status = 409
+    type = "invalid_request_error"
+    code = "request_in_flight"
+    should_retry = True
 
 
 class RequestTooLarge(GatewayError):

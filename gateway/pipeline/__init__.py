@@ -6,7 +6,19 @@ decides with: `entry.py` the way in, `tries.py` the tries that run, `turns.py` w
 a driver must do.
 """
 
-from gateway.pipeline.actions import Abort, Action, Dispatch, Fail, Finish, Reserve, Respond, Send, Settle
+from gateway.pipeline.actions import (
+    Abort,
+    Action,
+    Conclude,
+    Dispatch,
+    Fail,
+    Finish,
+    Recall,
+    Reserve,
+    Respond,
+    Send,
+    Settle,
+)
 from gateway.pipeline.entry import Collaborators
 from gateway.pipeline.exchange import Exchange, RequestHead
 from gateway.pipeline.report import record_of
@@ -15,10 +27,12 @@ __all__ = [
     "Abort",
     "Action",
     "Collaborators",
+    "Conclude",
     "Dispatch",
     "Exchange",
     "Fail",
     "Finish",
+    "Recall",
     "RequestHead",
     "Reserve",
     "Respond",

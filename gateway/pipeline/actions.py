@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from gateway.admission.limits import Dimension, Used
+from gateway.admission.repeats import Repeat
 from gateway.domain.errors import GatewayError
 from gateway.domain.ledger import Intent, LedgerEntry
 from gateway.domain.plan import Target
@@ -18,6 +19,20 @@ class Reserve(msgspec.Struct, frozen=True):
     reservation: str
     dimensions: Sequence[Dimension]
     ttl_s: float
+
+
+class Recall(msgspec.Struct, frozen=True):
+    """Ask what is known of the request under its client's idempotency key; answer with `recalled`."""
+
+    request: Repeat
+    ttl_s: float
+
+
+class Conclude(msgspec.Struct, frozen=True):
+    """The request that was recalled as the first of its kind has ended, with this answer or without any."""
+
+    request: Repeat
+    body: bytes | None
 
 
 class Dispatch(msgspec.Struct, frozen=True):
@@ -73,4 +88,4 @@ class Settle(msgspec.Struct, frozen=True):
     entries: Sequence[LedgerEntry]
 
 
-Action = Reserve | Dispatch | Abort | Respond | Send | Fail | Finish | Settle
+Action = Reserve | Recall | Conclude | Dispatch | Abort | Respond | Send | Fail | Finish | Settle

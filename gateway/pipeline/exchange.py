@@ -13,18 +13,39 @@ import enum
 from collections.abc import Sequence
 
 from gateway.admission.limits import Denied, Granted, Level, Unavailable
+from gateway.admission.repeats import Recollection, Repeat, fingerprint
 from gateway.admission.reservation import refusal_of
 from gateway.dialects.protocols import Endpoint, StreamEncoder, StreamEvent
 from gateway.dialects.rate_headers import headroom_of
 from gateway.domain.chat import EndOfStream, Label
-from gateway.domain.errors import GatewayError, InternalError, Overloaded, StreamInterrupted, UpstreamTimedOut
+from gateway.domain.errors import (
+    GatewayError,
+    InternalError,
+    KeyReused,
+    Overloaded,
+    RequestInFlight,
+    StreamInterrupted,
+    UpstreamTimedOut,
+)
 from gateway.domain.fault import Fault, FaultKind, Phase, Recourse
 from gateway.domain.ledger import Outcome
 from gateway.domain.plan import Decision
 from gateway.domain.usage import Usage
 from gateway.domain.wire import Headers
 from gateway.pipeline import bill
-from gateway.pipeline.actions import Abort, Action, Dispatch, Fail, Finish, Reserve, Respond, Send, Settle
+from gateway.pipeline.actions import (
+    Abort,
+    Action,
+    Conclude,
+    Dispatch,
+    Fail,
+    Finish,
+    Recall,
+    Reserve,
+    Respond,
+    Send,
+    Settle,
+)
 from gateway.pipeline.attempt import MAX_FAULT_BYTES, MAX_REPLY_BYTES, Attempt
 from gateway.pipeline.claiming import claim_for, detour
 from gateway.pipeline.entry import Caller, Collaborators, Job, Unroutable, count_prompt, identify, prepare
@@ -36,6 +57,8 @@ from gateway.telemetry.context import TraceContext
 
 _LEASE_MARGIN_S = 30.0
 _LEDGER_WAIT_S = 5.0
+_IN_FLIGHT_RETRY_S = 1.0
+"""When to ask again for what is being answered."""
 _JSON = b"application/json"
 _WAITING = b": waiting\n\n"
 _COMMENT_EVERY_S = 30.0
@@ -59,6 +82,8 @@ class RequestHead:
     """How long the client's SDK waits for the next bytes (`x-stainless-read-timeout`)."""
     is_retry: bool = False
     """Whether the client's SDK tries again what failed before (`x-stainless-retry-count`)."""
+    idempotency_key: str | None = None
+    """The client's name for this request, under which it may come again (`Idempotency-Key`). Not read of streams."""
     problem: GatewayError | None = None
     """Why no body of this kind can be read. Told only to callers with a key."""
 
@@ -90,6 +115,8 @@ class Exchange:
         "_gone",
         "_has_begun",
         "_house",
+        "_once",
+        "_reply_body",
         "actions",
         "attempts",
         "caller",
@@ -116,6 +143,7 @@ class Exchange:
         "tries",
         "usage",
         "wall_started",
+        "was_kept",
     )
 
     def __init__(self, house: Collaborators, endpoint: Endpoint, head: RequestHead, *, now: float, wall: float) -> None:
@@ -154,6 +182,12 @@ class Exchange:
         self._has_begun = False
         """Whether the head of a stream went out: from here on an error is an event in it."""
         self._gone = False
+        self._once: Repeat | None = None
+        """What the client may ask for again and be given the same answer, once it is ours to run."""
+        self._reply_body: bytes | None = None
+        """The whole answer, where it may be asked for again."""
+        self.was_kept = False
+        """Whether the client was given an answer from before."""
         self._encoder: StreamEncoder | None = None
         """Of the stream that the client is being sent."""
 
@@ -194,7 +228,37 @@ class Exchange:
             self.refuse(job.error)
             return
         self.state = State.RESERVING
-        self._claim_for(job, now)
+        if self.head.idempotency_key is not None and not job.request.stream:
+            self.job = job
+            kind = f"{type(self._endpoint).__name__} {self._endpoint.operation}"
+            request = Repeat(self.caller.tenant.id, self.head.idempotency_key, fingerprint(kind, body))
+            self.actions.append(Recall(request, job.plan.timeouts.total + _LEASE_MARGIN_S))
+        else:
+            self._claim_for(job, now)
+
+    def recalled(self, request: Repeat, known: Recollection, now: float) -> None:
+        """What is known of the request under its key: run it, give the answer from before, or refuse."""
+        if known == "first":
+            self._once = request
+            if self.state is State.RESERVING:
+                self._claim_for(self.job, now)
+            else:
+                self._conclude(None)  # We broke meanwhile.
+        elif self.state is not State.RESERVING:
+            return
+        elif known == "running":
+            self.refuse(RequestInFlight("The same request is being answered.", retry_after_s=_IN_FLIGHT_RETRY_S))
+        elif known == "other":
+            self.refuse(KeyReused("This idempotency key was used for another request.", param="Idempotency-Key"))
+        elif known == "lost":
+            message = "This request was answered before, and the answer was too large to be kept."
+            self.refuse(KeyReused(message, code="answer_not_kept", param="Idempotency-Key"))
+        else:
+            self.was_kept = True
+            self.outcome = Outcome.OK
+            self.state = State.DONE
+            self.ended_at = now
+            self.actions += (Respond(_JSON, len(known.body)), Send(known.body), Finish())
 
     def _claim_for(self, job: Job, now: float) -> None:
         """Ask the limits for what this job takes."""
@@ -259,6 +323,7 @@ class Exchange:
             return
         self.error = error
         self.state = State.DONE
+        self._conclude(None)
         self.actions += (Fail(error), Finish())
 
     # The attempts: each event of the one that is running.
@@ -391,6 +456,8 @@ class Exchange:
             self.outcome = Outcome.CLIENT_GONE
             self.state = State.DONE
             self.actions.append(Finish())
+        elif self._once is not None:
+            return  # It may ask again, and is to have this very answer then.
         elif self.state is State.ATTEMPTING or self.state is State.RELAYING:
             # Many clients close once they have the finish_reason, and do not wait for `[DONE]`.
             is_whole = self.state is State.RELAYING and _finished(self.tries.current) is not None
@@ -433,7 +500,14 @@ class Exchange:
             self.ending = [Fail(self.error), Finish()]
         self.state = State.DONE
         self.ended_at = now
+        self._conclude(self._reply_body if self.error is None else None)
         self.actions += self.ending
+
+    def _conclude(self, body: bytes | None) -> None:
+        """The answer is there for whoever asks again under the same key; without one, the key is free."""
+        if self._once is not None:
+            self.actions.append(Conclude(self._once, body))
+            self._once = None
 
     # Decisions of the way out.
 
@@ -525,6 +599,7 @@ class Exchange:
         self.tries.over(attempt, Outcome.OK, now)
         attempt.finish_reasons, attempt.reply_id, attempt.reply_model = reply.finish_reasons, reply.id, reply.model
         body = self._endpoint.encode_reply(self.job.request, reply, native=self._is_native(attempt))
+        self._reply_body = body
         self._end(Outcome.OK, [Respond(_JSON, len(body)), Send(body), Finish()], now)
 
     def _attempt_failed(self, attempt: Attempt, fault: Fault, now: float, *, abort: bool = False) -> None:
@@ -624,7 +699,7 @@ class Exchange:
     def _patience_s(self) -> float:
         """How long the request may take: the policy's total, or as long as the client waits if that is less."""
         waits = [self.job.plan.timeouts.total, self.head.deadline_s]
-        if not self.job.request.stream:
+        if not self.job.request.stream and self._once is None:
             waits.append(self.head.read_timeout_s)  # No bytes come before the whole answer does.
         return min(wait for wait in waits if wait is not None)
 

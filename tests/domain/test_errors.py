@@ -12,6 +12,8 @@ TREE = [
     ("ContextTooLong", 400, "invalid_request_error", "context_length_exceeded", False),
     ("ContentFiltered", 400, "invalid_request_error", "content_filter", False),
     ("UnknownModel", 404, "invalid_request_error", "model_not_found", False),
+    ("KeyReused", 422, "invalid_request_error", "idempotency_key_reused", False),
+    ("RequestInFlight", 409, "invalid_request_error", "request_in_flight", True),
     ("Unauthenticated", 401, "authentication_error", "invalid_api_key", False),
     ("Forbidden", 403, "permission_error", None, False),
     ("NotFound", 404, "invalid_request_error", None, False),
@@ -45,9 +47,9 @@ def test_the_table_is_the_whole_tree() -> None:
     assert leaves == {row[0] for row in TREE} | special
 
 
-def test_no_answer_is_a_409() -> None:
+def test_only_what_passes_is_a_409() -> None:
     """SDKs retry it blindly."""
-    assert all(row[1] != 409 for row in TREE)
+    assert [row[0] for row in TREE if row[1] == 409] == ["RequestInFlight"]
 
 
 @pytest.mark.parametrize("status", [400, 405, 413, 422])

@@ -17,6 +17,7 @@ from gateway.admission.counting import TokenCounter
 from gateway.admission.estimate import Estimator
 from gateway.admission.limits import Granted, Unavailable
 from gateway.admission.memory import Tally
+from gateway.admission.repeats import MemoryRepeats
 from gateway.auth.directory import Directory
 from gateway.auth.keys import digest, mint
 from gateway.config.policies import PolicyBook, load
@@ -31,10 +32,12 @@ from gateway.pipeline import (
     Abort,
     Action,
     Collaborators,
+    Conclude,
     Dispatch,
     Exchange,
     Fail,
     Finish,
+    Recall,
     RequestHead,
     Reserve,
     Respond,
@@ -130,6 +133,7 @@ class World:
     def __init__(self, book: PolicyBook | None = None, *, keys: Sequence[ApiKey] | None = None) -> None:
         self.book = configured() if book is None else book
         self.limiter = Tally(wall_of)
+        self.repeats = MemoryRepeats()
         self.now = START
         self.ledger: dict[tuple[str, int], LedgerEntry] = {}
         self.healthy = True
@@ -361,6 +365,12 @@ class Play:
                 self._reserve = action
                 if self.reserves:
                     self.reserve()
+            case Recall(request=request):
+                self.world.repeats.claim(
+                    request, self.now, action.ttl_s, lambda known: self.exchange.recalled(request, known, self.now)
+                )
+            case Conclude(request=request, body=body):
+                self.world.repeats.conclude(request, body, self.now)
             case Dispatch(attempt=number):
                 assert self.granted, "nothing may be sent upstream without a reservation"
                 assert number == len(self.dispatched) + 1
