@@ -9,6 +9,7 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Literal
 
 import anyio
@@ -16,6 +17,7 @@ import structlog
 from anyio.streams.memory import MemoryObjectReceiveStream
 from litestar.types import Receive, Scope, Send
 
+from workers.trainium.conversation import Conversation
 from workers.trainium.engine.sequences import Emitted, Sequence
 from workers.trainium.errors import (
     EngineFailed,
@@ -26,10 +28,12 @@ from workers.trainium.errors import (
     RequestTooLarge,
     UnknownModel,
 )
+from workers.trainium.loading import Loaded
 from workers.trainium.prepare import prepare
-from workers.trainium.replies import Answer, Replies, Usage, error_body, error_event
+from workers.trainium.replies import Answer, Replies, Usage, end_of, error_body, error_event
+from workers.trainium.tools import Call, CallReader, Part, PlainReader, format_of
 from workers.trainium.tracing import Span
-from workers.trainium.wire import parse_chat, parse_completion
+from workers.trainium.wire import Generate, parse_chat, parse_completion
 from workers.trainium.worker import Worker
 
 _MAX_BODY: Final = 4 << 20
@@ -176,7 +180,12 @@ class Inference:
         serving = self._worker.require_serving()
         if request.model != serving.loaded.model:
             raise UnknownModel(f"no model `{request.model}` here; it serves `{serving.loaded.model}`", param="model")
-        sequences = prepare(request, serving.loaded, default_salt=salt)
+        loaded = serving.loaded
+        if request.needs_grammar:
+            # In a thread: a schema can be as hard to compile as its author likes.
+            sequences = await anyio.to_thread.run_sync(partial(prepare, request, loaded, default_salt=salt))
+        else:
+            sequences = prepare(request, loaded, default_salt=salt)
         if len(sequences) > serving.driver.limit:
             raise InvalidRequest(f"`n` must be at most {serving.driver.limit} here", param="n")
         replies = Replies(
@@ -191,7 +200,8 @@ class Inference:
             span.set("gen_ai.request.model", serving.loaded.model)
             span.set("gen_ai.usage.input_tokens", len(sequences[0].prompt))
             answer = _stream if request.is_stream else _whole
-            await answer(exchange, replies, sequences, _until_finished(items, span, len(sequences)))
+            finished = _until_finished(items, span, len(sequences))
+            await answer(exchange, replies, sequences, _read(finished, _readers(request, sequences, loaded)))
             produced = sum(sequence.produced for sequence in sequences)
             span.set("gen_ai.usage.output_tokens", produced)
             log.info(
@@ -209,37 +219,60 @@ def _usage(sequences: list[Sequence]) -> Usage:
 
 
 async def _whole(
-    exchange: _Exchange, replies: Replies, sequences: list[Sequence], items: AsyncIterator[Emitted]
+    exchange: _Exchange, replies: Replies, sequences: list[Sequence], items: AsyncIterator[tuple[Emitted, list[Part]]]
 ) -> None:
     answers = {sequence.id: Answer() for sequence in sequences}
-    async for item in items:
+    async for item, parts in items:
         answer = answers[item.id]
-        answer.pieces.append(item.text)
+        answer.take(parts)
         answer.picked += [item.picked] if item.picked is not None else []
         answer.finish = item.finish or ""
     await exchange.reply(200, replies.whole(list(answers.values()), _usage(sequences)), [])
 
 
 async def _stream(
-    exchange: _Exchange, replies: Replies, sequences: list[Sequence], items: AsyncIterator[Emitted]
+    exchange: _Exchange, replies: Replies, sequences: list[Sequence], items: AsyncIterator[tuple[Emitted, list[Part]]]
 ) -> None:
     """Begin with the first token, not before: until then a failure can still have its own status."""
     places = {sequence.id: index for index, sequence in enumerate(sequences)}
-    offsets = [0] * len(sequences)
-    async for item in items:
+    answers = [Answer() for _ in sequences]
+    async for item, parts in items:
         out, index = b"", places[item.id]
         if not exchange.is_started:
             await exchange.begin(200, b"text/event-stream; charset=utf-8", [(b"cache-control", b"no-cache")])
             out = b"".join(replies.opening(index) for index in range(len(sequences)))
+        answer = answers[index]
         picked = [item.picked] if item.picked is not None and item.picked.logprobs is not None else []
-        if item.text or picked:
-            out += replies.piece(index, item.text, picked, offsets[index])
-            offsets[index] += len(item.text)
+        text = "".join(part for part in parts if isinstance(part, str))
+        if text or picked:
+            out += replies.piece(index, text, picked, answer.length)
+        calls = [part for part in parts if isinstance(part, Call)]
+        for place, call in enumerate(calls, start=len(answer.calls)):
+            out += replies.call(index, place, call)
+        answer.take(parts)
         if item.finish is not None:
-            out += replies.finish(index, item.finish)
+            out += replies.finish(index, end_of(item.finish, answer.calls))
         if out:
             await exchange.write(out, more=True)
     await exchange.write(replies.closing(_usage(sequences)), more=False)
+
+
+async def _read(
+    items: AsyncIterator[Emitted], readers: dict[str, PlainReader | CallReader]
+) -> AsyncIterator[tuple[Emitted, list[Part]]]:
+    """Each item with the text and the calls that became certain with it."""
+    async for item in items:
+        reader = readers[item.id]
+        parts = reader.push(item.text)
+        yield item, parts + (reader.close() if item.finish is not None else [])
+
+
+def _readers(request: Generate, sequences: list[Sequence], loaded: Loaded) -> dict[str, PlainReader | CallReader]:
+    use = request.prompt.tools if isinstance(request.prompt, Conversation) else None
+    if use is None or loaded.template is None:
+        return {sequence.id: PlainReader() for sequence in sequences}
+    form, names = format_of(loaded.template), [tool.name for tool in use.tools]
+    return {sequence.id: CallReader(form, names) for sequence in sequences}
 
 
 async def _until_finished(items: MemoryObjectReceiveStream[Emitted], span: Span, count: int) -> AsyncIterator[Emitted]:

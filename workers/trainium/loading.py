@@ -16,6 +16,7 @@ import structlog
 from workers.trainium.config import Settings, plan_buckets
 from workers.trainium.engine.shapes import Buckets, Shape
 from workers.trainium.errors import ModelUnavailable
+from workers.trainium.grammar import Grammars
 from workers.trainium.model.gguf import GgufFile
 from workers.trainium.neuron import Backend, prepare_environment
 from workers.trainium.readiness import Readiness
@@ -46,6 +47,7 @@ class Loaded:
     vocabulary: Vocabulary
     template: ChatTemplate | None
     """None when the file has none: chats are refused then."""
+    grammars: Grammars
     buckets: Buckets
 
 
@@ -101,7 +103,8 @@ class Loading:
             file, capacity, platform=backend.platform, dtype=backend.dtype, report=self._report_loading
         )
         buckets = plan_buckets(self._backend.prefill, settings.slots, settings.max_len)
-        loaded = Loaded(model, runner, vocabulary, ChatTemplate(source) if isinstance(source, str) else None, buckets)
+        template = ChatTemplate(source) if isinstance(source, str) else None
+        loaded = Loaded(model, runner, vocabulary, template, Grammars(vocabulary), buckets)
         for done, shape in enumerate(buckets.shapes()[:_NEEDED]):
             self._check_stopping()
             self._readiness.compiling(done, _NEEDED, str(shape))

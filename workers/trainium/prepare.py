@@ -10,12 +10,15 @@ from typing import Final
 
 import numpy as np
 
+from workers.trainium.conversation import Conversation
 from workers.trainium.engine.sequences import Sampling, Sequence
 from workers.trainium.errors import ContextTooLong, InvalidRequest
+from workers.trainium.grammar import TokenGrammar
 from workers.trainium.loading import Loaded
 from workers.trainium.steering import RowSteering
 from workers.trainium.text import StreamReader
-from workers.trainium.wire import Conversation, Generate
+from workers.trainium.tools import format_of, render
+from workers.trainium.wire import Generate
 
 _PARTS: Final = 1 << 23
 
@@ -50,6 +53,9 @@ def prepare(request: Generate, loaded: Loaded, *, default_salt: str) -> list[Seq
     if any(token >= loaded.vocabulary.size for token in request.penalties.bias):
         raise InvalidRequest(f"token ids must be between 0 and {loaded.vocabulary.size - 1}", param="logit_bias")
 
+    grammar = _grammar(request, loaded)
+    # A grammar allows nothing but the end once the text is whole.
+    goes_on = request.ignore_eos and grammar is None
     # The two kinds must not meet: a caller could otherwise name another's credential as its salt.
     salt = f"salt {request.cache_salt}" if request.cache_salt is not None else f"caller {default_salt}"
 
@@ -64,11 +70,11 @@ def prepare(request: Generate, loaded: Loaded, *, default_salt: str) -> list[Seq
                 top_k=request.top_k,
                 min_p=request.min_p,
                 top_logprobs=request.top_logprobs,
-                steering=_steering(request, prompt, loaded),
+                steering=_steering(request, prompt, grammar, loaded),
                 draw=_uniforms(request.seed, index, skipped=prompt.said),
             ),
             reader=StreamReader(loaded.vocabulary, request.stop),
-            end_tokens=frozenset() if request.ignore_eos else loaded.vocabulary.end_tokens,
+            end_tokens=frozenset() if goes_on else loaded.vocabulary.end_tokens,
             salt=salt,
             priority=request.priority,
         )
@@ -76,10 +82,20 @@ def prepare(request: Generate, loaded: Loaded, *, default_salt: str) -> list[Seq
     return [sequence(index) for index in range(request.n)]
 
 
-def _steering(request: Generate, prompt: _Prompt, loaded: Loaded) -> RowSteering | None:
-    if request.penalties.is_neutral:
+def _grammar(request: Generate, loaded: Loaded) -> TokenGrammar | None:
+    if request.schema is not None:
+        return loaded.grammars.of_schema(request.schema)
+    tools = request.prompt.tools if isinstance(request.prompt, Conversation) else None
+    if tools is None or loaded.template is None:
         return None
-    return RowSteering(loaded.vocabulary.size, request.penalties, prompt.tokens, said=prompt.said)
+    return loaded.grammars.of_calls(tools, format_of(loaded.template))
+
+
+def _steering(request: Generate, prompt: _Prompt, grammar: TokenGrammar | None, loaded: Loaded) -> RowSteering | None:
+    if grammar is None and request.penalties.is_neutral:
+        return None
+    own = grammar.fork(prompt.tokens[len(prompt.tokens) - prompt.said :], "messages") if grammar is not None else None
+    return RowSteering(loaded.vocabulary.size, request.penalties, prompt.tokens, said=prompt.said, grammar=own)
 
 
 def _read_prompt(request: Generate, loaded: Loaded) -> _Prompt:
@@ -101,7 +117,12 @@ def _read_conversation(conversation: Conversation, loaded: Loaded) -> _Prompt:
     """
     if loaded.template is None:
         raise InvalidRequest("this model has no chat template; use /v1/completions", param="messages")
-    text = loaded.template.render(conversation.messages, add_generation_prompt=conversation.add_generation_prompt)
+    text = render(
+        loaded.template,
+        conversation.messages,
+        conversation.tools,
+        add_generation_prompt=conversation.add_generation_prompt,
+    )
     asked = _encode(text, loaded, "messages")
     said = _encode(conversation.begun, loaded, "messages")
     return _Prompt(asked + said, len(said), "messages")

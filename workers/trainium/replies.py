@@ -8,6 +8,7 @@ import msgspec
 
 from workers.trainium.engine.sequences import Picked
 from workers.trainium.errors import RequestError
+from workers.trainium.tools import Call, Part
 
 DONE: Final = b"data: [DONE]\n\n"
 
@@ -32,14 +33,31 @@ class Usage:
         }
 
 
+def end_of(finish: str, calls: Sequence[Call]) -> str:
+    """OpenAI's reason for the end of an answer: calls that were made whole are a reason of their own."""
+    return "tool_calls" if finish == "stop" and calls else finish
+
+
 @dataclass(slots=True)
 class Answer:
     """One of a request's answers, as far as it has come."""
 
     pieces: list[str] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
     picked: list[Picked] = field(default_factory=list)
     """Tokens whose log-probabilities were asked for."""
     finish: str = ""
+    length: int = 0
+    """Characters of text so far."""
+
+    def take(self, parts: Sequence[Part]) -> None:
+        """Add what came."""
+        for part in parts:
+            if isinstance(part, Call):
+                self.calls.append(part)
+            else:
+                self.pieces.append(part)
+                self.length += len(part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +78,12 @@ class Replies:
         choices = []
         for index, answer in enumerate(answers):
             text = "".join(answer.pieces)
-            choice: dict[str, Any] = {"index": index, "finish_reason": answer.finish}
+            choice: dict[str, Any] = {"index": index, "finish_reason": end_of(answer.finish, answer.calls)}
             if self.endpoint == "chat":
-                choice["message"] = {"role": "assistant", "content": text, "refusal": None}
+                message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+                if answer.calls:
+                    message |= {"content": text or None, "tool_calls": [_call(call) for call in answer.calls]}
+                choice["message"] = message
             else:
                 choice["text"] = text
             choices.append(choice | {"logprobs": self._logprobs(answer.picked, 0)})
@@ -83,6 +104,11 @@ class Replies:
             choice["delta"] = {"content": text}
             return self._event([choice if logprobs is None else choice | {"logprobs": logprobs}])
         return self._event([choice | {"text": text, "logprobs": logprobs}])
+
+    def call(self, index: int, place: int, call: Call) -> bytes:
+        """An event with a whole call, the answer's `place`-th."""
+        delta = {"tool_calls": [{"index": place, **_call(call)}]}
+        return self._event([{"index": index, "delta": delta, "finish_reason": None}])
 
     def finish(self, index: int, reason: str) -> bytes:
         """The last event of an answer."""
@@ -132,6 +158,10 @@ class Replies:
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+
+
+def _call(call: Call) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
 def error_body(error: RequestError) -> bytes:

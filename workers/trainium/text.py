@@ -5,9 +5,11 @@ stop string.
 """
 
 import codecs
+import json
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Final, NoReturn, TypedDict
+from typing import Any, Final, NoReturn, NotRequired, TypedDict
 
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -25,6 +27,8 @@ class Message(TypedDict):
 
     role: str
     content: str
+    tool_calls: NotRequired[list[dict[str, Any]]]
+    tool_call_id: NotRequired[str]
 
 
 class Vocabulary:
@@ -59,6 +63,10 @@ class Vocabulary:
         """Token ids of the text; control tokens spelled in it become themselves, nothing is added around it."""
         return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
+    def tokenizer_json(self) -> str:
+        """The tokenizer in the form of a `tokenizer.json`, for whoever needs the whole vocabulary."""
+        return str(self._tokenizer.to_str())
+
     def bytes_of(self, token: int) -> bytes:
         """The token's part of the text, perhaps not whole characters; nothing for control tokens."""
         return self._bytes[token]
@@ -72,13 +80,24 @@ class ChatTemplate:
             trim_blocks=True, lstrip_blocks=True, autoescape=False
         )  # the output is a prompt, not HTML
         environment.globals["raise_exception"] = _refuse
+        # Jinja's own escapes for HTML.
+        environment.filters["tojson"] = _to_json
         environment.globals["strftime_now"] = lambda form: datetime.now(UTC).strftime(form)
+        self.source = source
+        self.knows_tools = re.search(r"\btools\b", source) is not None
+        """Whether it can tell the model of tools."""
         self._template = environment.from_string(source)
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[dict[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+    ) -> str:
         """The prompt for the assistant's next turn, or without its opening; raises `InvalidRequest` when refused."""
         try:
-            return self._template.render(messages=messages, add_generation_prompt=add_generation_prompt)
+            return self._template.render(messages=messages, tools=tools, add_generation_prompt=add_generation_prompt)
         except TemplateError as error:
             raise InvalidRequest(f"the model's chat template refused: {error}", param="messages") from error
 
@@ -119,13 +138,13 @@ class StreamReader:
             self._is_stopped = True
             self._held = ""
             return text[: min(hits)]
-        keep = max((_overlap(text, stop) for stop in self._stops), default=0)
+        keep = max((overlap(text, stop) for stop in self._stops), default=0)
         cut = len(text) - keep
         self._held = text[cut:]
         return text[:cut]
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """Length of the longest end of `text` that begins `stop`."""
     for size in range(min(len(text), len(stop) - 1), 0, -1):
         if stop.startswith(text[-size:]):
@@ -141,6 +160,10 @@ def _byte_of_character() -> dict[str, int]:
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
+
+
+def _to_json(value: object, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
 def _refuse(message: str) -> NoReturn:

@@ -6,14 +6,22 @@ changes nothing (null, the default, a note for the provider's records) is accept
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
+from workers.trainium.conversation import (
+    Conversation,
+    ToolChoice,
+    WireMessage,
+    WireTool,
+    check_message,
+    read_messages,
+    read_tools,
+)
 from workers.trainium.errors import InvalidRequest, UnsupportedParameter
 from workers.trainium.steering import Penalties
-from workers.trainium.text import Message
 
 _TOKEN_ID: Final = re.compile(r"[0-9]{1,9}")
 _MOST_ANSWERS: Final = 16
@@ -24,14 +32,15 @@ class _StreamOptions(msgspec.Struct, frozen=True):
     include_usage: bool | None = None
 
 
-class _TextPart(msgspec.Struct, frozen=True):
-    type: str
-    text: str | None = None
+class _SchemaFormat(msgspec.Struct, frozen=True):
+    name: str
+    schema: dict[str, Any] | None = None
+    strict: bool | None = None
 
 
-class _Message(msgspec.Struct, frozen=True):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[_TextPart]
+class _ResponseFormat(msgspec.Struct, frozen=True):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: _SchemaFormat | None = None
 
 
 class _Common(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,12 +65,16 @@ class _Common(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Chat(_Common, frozen=True, kw_only=True):
-    messages: list[_Message]
+    messages: list[WireMessage]
     max_completion_tokens: int | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
+    tools: list[WireTool] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: _ResponseFormat | None = None
 
 
 class _Completion(_Common, frozen=True, kw_only=True):
@@ -70,18 +83,6 @@ class _Completion(_Common, frozen=True, kw_only=True):
 
 
 _Body = TypeVar("_Body", bound=_Common)
-
-
-@dataclass(frozen=True, slots=True)
-class Conversation:
-    """What was said, and how the answer begins."""
-
-    messages: tuple[Message, ...]
-    """Without the answer that is to be continued."""
-    add_generation_prompt: bool
-    """Whether the template opens the assistant's turn after the messages."""
-    begun: str
-    """The beginning of the answer, which is not said again; empty when there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,13 @@ class Generate:
     is_stream: bool
     include_usage: bool
     """Whether the stream ends with a usage chunk."""
+    schema: str | None = None
+    """The JSON schema the answer must have, as JSON."""
+
+    @property
+    def needs_grammar(self) -> bool:
+        """Whether the answer's tokens are constrained."""
+        return self.schema is not None or (isinstance(self.prompt, Conversation) and self.prompt.tools is not None)
 
 
 def _anything(_: object) -> bool:
@@ -138,15 +146,9 @@ _HARMLESS: Final[dict[str, Callable[[object], bool]]] = {
     "echo": _is(False),
     "functions": _is([]),
     "modalities": _is(["text"]),
-    "parallel_tool_calls": lambda value: isinstance(value, bool),
-    "response_format": _is({"type": "text"}),
     "suffix": _is(""),
-    "tool_choice": _is("none", "auto"),
-    "tools": _is([]),
 }
 """Parameter → whether its value changes nothing here."""
-
-_HARMLESS_IN_MESSAGE: Final = frozenset({"name"})
 
 
 def parse_chat(body: bytes) -> Generate:
@@ -155,15 +157,30 @@ def parse_chat(body: bytes) -> Generate:
     messages = fields.get("messages")
     if isinstance(messages, list):
         for index, message in enumerate(messages):
-            _check_message(message, f"messages[{index}]")
+            check_message(message, f"messages[{index}]")
     chat = _convert(fields, _Chat)
-    if not chat.messages:
-        raise InvalidRequest("`messages` is empty", param="messages")
     limit = chat.max_completion_tokens if chat.max_completion_tokens is not None else chat.max_tokens
     top = chat.top_logprobs
     _require(top is None or 0 <= top <= 20, "top_logprobs", "between 0 and 20")  # noqa: PLR2004  # the API's range
     _require(not top or chat.logprobs is True, "top_logprobs", "absent without `logprobs`")
-    return _generate(chat, _conversation(chat), limit, top_logprobs=(top or 0) if chat.logprobs else None)
+    conversation, schema = _conversation(chat), _schema(chat.response_format)
+    _require(schema is None or conversation.tools is None, "response_format", "absent beside `tools`")
+    generate = _generate(chat, conversation, limit, top_logprobs=(top or 0) if chat.logprobs else None)
+    return replace(generate, schema=schema)
+
+
+def _schema(wanted: _ResponseFormat | None) -> str | None:
+    """The JSON schema of the answer, as JSON; None when it may be any text."""
+    if wanted is None or wanted.type == "text":
+        return None
+    if wanted.type == "json_object":
+        return '{"type": "object"}'
+    _require(
+        wanted.json_schema is not None and wanted.json_schema.schema is not None,
+        "response_format.json_schema",
+        "an object with a `schema`",
+    )
+    return msgspec.json.encode(wanted.json_schema and wanted.json_schema.schema).decode()
 
 
 def parse_completion(body: bytes) -> Generate:
@@ -194,9 +211,10 @@ def _conversation(chat: _Chat) -> Conversation:
     Both parameters are vLLM's. To continue, the turn is opened as for a new answer and the beginning put behind it:
     exactly what the model had read when it wrote that beginning, whatever the template does to finished answers.
     """
-    messages = tuple(_plain(message, f"messages[{index}]") for index, message in enumerate(chat.messages))
+    messages = read_messages(chat.messages)
+    tools = read_tools(chat.tools, chat.tool_choice, is_parallel=chat.parallel_tool_calls is not False)
     if not chat.continue_final_message:
-        return Conversation(messages, chat.add_generation_prompt is not False, "")
+        return Conversation(messages, chat.add_generation_prompt is not False, "", tools)
     param = "continue_final_message"
     if chat.add_generation_prompt:
         raise InvalidRequest(
@@ -209,7 +227,7 @@ def _conversation(chat: _Chat) -> Conversation:
         raise InvalidRequest(
             "`continue_final_message` needs a last message of role `assistant`, and one before it", param=param
         )
-    return Conversation(tuple(before), add_generation_prompt=True, begun=last["content"])
+    return Conversation(tuple(before), add_generation_prompt=True, begun=last["content"], tools=tools)
 
 
 def _fields(body: bytes, shape: type[_Common]) -> dict[str, Any]:
@@ -228,30 +246,6 @@ def _fields(body: bytes, shape: type[_Common]) -> dict[str, Any]:
         if is_harmless is None or not is_harmless(value):
             raise UnsupportedParameter(f"this model does not support `{name}` with this value", param=name)
     return {name: value for name, value in decoded.items() if name in known}
-
-
-def _check_message(message: object, path: str) -> None:
-    """Refuse what a message may carry and this worker cannot express, such as tool calls."""
-    if not isinstance(message, dict):
-        return
-    role = message.get("role")
-    if role in ("tool", "function"):
-        raise UnsupportedParameter(f"this model does not support messages of role `{role}`", param=f"{path}.role")
-    for name, value in message.items():
-        if name not in ("role", "content", *_HARMLESS_IN_MESSAGE) and value not in (None, [], ""):
-            raise UnsupportedParameter(f"this model does not support `{name}` in messages", param=f"{path}.{name}")
-
-
-def _plain(message: _Message, path: str) -> Message:
-    role = "system" if message.role == "developer" else message.role
-    if isinstance(message.content, str):
-        return Message(role=role, content=message.content)
-    for index, part in enumerate(message.content):
-        if part.type != "text" or part.text is None:
-            raise UnsupportedParameter(
-                f"this model reads text only, not a `{part.type}` part", param=f"{path}.content[{index}]"
-            )
-    return Message(role=role, content="".join(part.text or "" for part in message.content))
 
 
 def _convert(fields: dict[str, Any], shape: type[_Body]) -> _Body:

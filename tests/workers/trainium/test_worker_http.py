@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import jsonschema
 import openai
 import pytest
 
@@ -21,6 +22,14 @@ from workers.trainium.text import Vocabulary
 Body = dict[str, Any]
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 QUESTION, ANSWER = {"role": "user", "content": "abc"}, {"role": "assistant", "content": "def"}
+
+
+CLOCK = {"type": "function", "function": {"name": "clock", "parameters": {"type": "object", "properties": {}}}}
+CALLED = {"id": "c1", "type": "function", "function": {"name": "clock", "arguments": "{}"}}
+
+
+def schema(of: Body) -> Body:
+    return {"type": "json_schema", "json_schema": {"name": "s", "schema": of}}
 
 
 def chat(**fields: Any) -> Body:
@@ -177,6 +186,54 @@ def test_steered_requests_say_what_the_steering_asks_for(tiny_worker: WorkerProc
     assert tokens(repetition_penalty=2, logit_bias={"36": 20}) != ["!"] * 12
 
 
+def test_an_answer_keeps_to_its_json_schema(tiny_worker: WorkerProcess) -> None:
+    """Even of a model that knows nothing, at any temperature, beside neighbours, streamed or not."""
+    wanted = {
+        "type": "object",
+        "properties": {"kind": {"enum": ["ab", "cd"]}, "flags": {"type": "array", "items": {"type": "boolean"}}},
+        "required": ["kind", "flags"],
+        "additionalProperties": False,
+    }
+    wanted["properties"]["flags"] |= {"minItems": 1, "maxItems": 3}  # type: ignore[index]  # a literal of ours
+
+    def ask(seed: int) -> Any:
+        body = chat(response_format=schema(wanted), max_tokens=80, temperature=1.5, seed=seed)
+        return tiny_worker.http.post(CHAT, json=body).raise_for_status().json()["choices"][0]
+
+    with ThreadPoolExecutor(4) as pool:
+        choices = list(pool.map(ask, range(8)))
+    for choice in choices:
+        assert choice["finish_reason"] == "stop"
+        jsonschema.validate(json.loads(choice["message"]["content"]), wanted)
+    assert len({choice["message"]["content"] for choice in choices}) > 1
+
+
+def test_a_json_object_is_one(tiny_worker: WorkerProcess) -> None:
+    """Cut by the length it is still the beginning of one."""
+    body = chat(response_format={"type": "json_object"}, max_tokens=12, temperature=1, seed=1)
+    assert tiny_worker.http.post(CHAT, json=body).json()["choices"][0]["message"]["content"].startswith("{")
+
+
+def test_a_tool_that_must_be_called_is_called(tiny_worker: WorkerProcess) -> None:
+    """In OpenAI's shape; streamed with the same arguments; the answer can be sent back with the tool's."""
+    named = {"type": "function", "function": {"name": "clock"}}
+    body = chat(tools=[CLOCK], tool_choice=named, max_tokens=60, temperature=0)
+    whole = tiny_worker.http.post(CHAT, json=body).raise_for_status().json()["choices"][0]
+    (call,) = whole["message"]["tool_calls"]
+    assert whole["finish_reason"] == "tool_calls"
+    assert whole["message"]["content"] is None
+    assert call["type"] == "function"
+    assert call["function"] == {"name": "clock", "arguments": "{}"}
+    with tiny_worker.http.stream("POST", CHAT, json=body | {"stream": True}) as response:
+        *chunks, _ = events_of(response.iter_lines())
+    deltas = [call for chunk in chunks for call in chunk["choices"][0]["delta"].get("tool_calls", [])]
+    assert [(delta["index"], delta["function"]) for delta in deltas] == [(0, call["function"])]
+    assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
+    answer = {"role": "tool", "content": "12:00", "tool_call_id": call["id"]}
+    again = body | {"messages": [QUESTION, whole["message"], answer], "tool_choice": "auto", "max_tokens": 4}
+    assert tiny_worker.http.post(CHAT, json=again).status_code == 200
+
+
 def test_a_prompt_seen_before_is_not_computed_again(tiny_worker: WorkerProcess) -> None:
     """Usage says how much of it; the answer is the same; another caller or another salt shares nothing."""
 
@@ -295,9 +352,15 @@ def test_many_at_once_get_what_each_gets_alone(tiny_worker: WorkerProcess) -> No
         (CHAT, chat(n=0), "n"),
         (CHAT, chat(n=17), "n"),
         (CHAT, chat(n=True), "n"),
-        (CHAT, chat(tools=[{"type": "function", "function": {"name": "f"}}]), "tools"),
+        (CHAT, chat(tools=[{"type": "custom", "custom": {"name": "f"}}]), "tools[0].type"),
+        (CHAT, chat(tools=[{"type": "function", "function": {"name": "f f"}}]), "tools[0].function.name"),
+        (CHAT, chat(tools=[CLOCK, CLOCK]), "tools[1].function.name"),
         (CHAT, chat(tool_choice="required"), "tool_choice"),
-        (CHAT, chat(response_format={"type": "json_object"}), "response_format"),
+        (CHAT, chat(tools=[CLOCK], tool_choice={"type": "function", "function": {"name": "g"}}), "tool_choice"),
+        (CHAT, chat(tools=[CLOCK], response_format={"type": "json_object"}), "response_format"),
+        (CHAT, chat(response_format={"type": "json_schema"}), "response_format.json_schema"),
+        (CHAT, chat(response_format=schema({"type": "no such type"})), "response_format"),
+        (COMPLETION, completion(response_format={"type": "json_object"}), "response_format"),
         (CHAT, chat(logit_bias={"5": 101}), "logit_bias"),
         (CHAT, chat(logit_bias={"x": 1}), "logit_bias"),
         (CHAT, chat(logit_bias={"512": 1}), "logit_bias"),
@@ -322,9 +385,11 @@ def test_many_at_once_get_what_each_gets_alone(tiny_worker: WorkerProcess) -> No
         (CHAT, {"model": "tiny"}, "messages"),
         (CHAT, chat(messages=[{"role": "user"}]), "messages[0].content"),
         (CHAT, chat(messages=[{"role": "robot", "content": "x"}]), "messages[0].role"),
-        (CHAT, chat(messages=[{"role": "tool", "content": "x"}]), "messages[0].role"),
+        (CHAT, chat(messages=[{"role": "tool", "content": "x"}]), "messages[0].tool_call_id"),
+        (CHAT, chat(messages=[{"role": "function", "content": "x", "name": "f"}]), "messages[0].role"),
+        (CHAT, chat(messages=[{"role": "user", "content": "x", "tool_calls": [CALLED]}]), "messages[0].tool_calls"),
         (CHAT, chat(messages=[{"role": "user", "content": [{"type": "image_url"}]}]), "messages[0].content[0]"),
-        (CHAT, chat(messages=[{"role": "assistant", "content": "", "tool_calls": [1]}]), "messages[0].tool_calls"),
+        (CHAT, chat(messages=[{"role": "assistant", "content": "", "tool_calls": [1]}]), "messages[0].tool_calls[0]"),
         (CHAT, chat(messages=[{"role": "user", "content": "abc " * 20000}]), "messages"),
         (CHAT, chat(max_tokens=8192), "max_tokens"),
         (CHAT, chat(continue_final_message=True), "continue_final_message"),
@@ -372,10 +437,11 @@ def test_a_prompt_that_does_not_fit_has_its_own_code(tiny_worker: WorkerProcess)
     [
         {"user": "u", "metadata": {"a": "b"}, "store": False, "service_tier": "auto"},
         {"n": 1, "logprobs": False, "presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}},
-        {"tools": None, "tool_choice": "none", "response_format": {"type": "text"}, "stop": None, "seed": None},
+        {"tools": [], "tool_choice": "none", "response_format": {"type": "text"}, "stop": None, "seed": None},
         {"stream": None, "stream_options": None, "temperature": None, "top_p": None, "max_tokens": None, "stop": "a"},
         {"messages": [{"role": "developer", "content": [{"type": "text", "text": "a"}], "name": "n"}]},
         {"messages": [{"role": "assistant", "content": "a", "refusal": None, "tool_calls": None}]},
+        {"tools": [{"type": "function", "function": {"name": "f", "strict": None}}], "tool_choice": "none"},
     ],
 )
 def test_what_changes_nothing_is_accepted(tiny_worker: WorkerProcess, fields: Body) -> None:
