@@ -35,9 +35,9 @@ from gateway.admission.resp import OPERATION_S, Reply, Word
 from gateway.admission.servers import servers_of
 from gateway.admission.share import Known, Share
 from gateway.admission.wording import (
+    CLOSED_BEFORE,
     DENIED,
     FLUSHED,
-    GRANTED,
     LATE,
     PREFIX,
     REMEMBER_MS,
@@ -447,8 +447,8 @@ class _Reserving:
             limiter._denials.note(answer, now)
         else:
             limiter.counts.granted += 1
-            if status == GRANTED:
-                limiter._held[self.reservation] = _Held(self.dimensions, now + self.ttl_s, by_share=False)
+            if status != CLOSED_BEFORE:  # An order may arrive twice and be answered but once.
+                limiter._held.setdefault(self.reservation, _Held(self.dimensions, now + self.ttl_s, by_share=False))
         self.answer(answer)
 
     def _without(self) -> None:

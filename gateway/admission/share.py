@@ -4,6 +4,7 @@ The share is the limit divided by the gateways that lived when the store was las
 no more than the limit; it begins at the last known level. Budgets near their edge are closed. Knows no Redis.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -14,6 +15,9 @@ from gateway.admission.memory import Tally
 
 BUDGET_EDGE: Final = 0.95
 """A budget is served without the store up to this part of it: what others spend meanwhile is not known here."""
+
+
+_TOLERANCE = 1e-3
 
 
 class Known(msgspec.Struct, frozen=True, gc=False):
@@ -98,7 +102,7 @@ class Share:
         owed = []
         for original in self._touched.values():
             shared = self._shared(original, now)
-            missing = int(shared.limit - self._tally.level_of(shared, now))
+            missing = math.ceil(shared.limit - self._tally.level_of(shared, now) - _TOLERANCE)
             if missing > 0:
                 owed.append((original, missing))
         return owed

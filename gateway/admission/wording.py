@@ -12,7 +12,7 @@ from gateway.admission.resp import Reply, Word
 PREFIX: Final = "gw:"
 REMEMBER_MS: Final = 600_000
 """How long a closed reservation is known as such: longer than anything of it can be under way."""
-DENIED, GRANTED, GRANTED_BEFORE, FLUSHED = range(4)
+DENIED, GRANTED, GRANTED_BEFORE, FLUSHED, CLOSED_BEFORE = range(5)
 """What `reserve` begins its answer with."""
 REPEATED, SETTLED, LATE = range(3)
 """What `settle` answers."""

@@ -3,8 +3,8 @@
 -- ARGV  lease ms, now or '', id, known generation or '', new generation, process, ledger,
 --       then per dimension: kind (B bucket, W budget, C slots), limit, refill per s or end of the period in ms, cost,
 --       and for B the level to begin with or '', for W seed and spent (B and C: '' in their place)
--- Gives {1 granted | 0 denied | 2 granted before, generation, wait us (-1: never), denied dimension, then per dimension
--- what remains and us until it is full}, or {3, generation} when the keys are not those that the caller knew.
+-- Gives {1 granted | 0 denied | 2 granted before and live | 4 granted before and closed, generation, wait us (-1: never),
+-- denied dimension, then per dimension what remains and us until it is full}, or {3, generation} when the keys are not those that the caller knew.
 local record, id = KEYS[1], ARGV[3]
 local lease, now = tonumber(ARGV[1]), clock(ARGV[2])
 local process, ledger = ARGV[6], ARGV[7]
@@ -16,7 +16,9 @@ if not generation then
   redis.call('SET', KEYS[2], generation)
 end
 
-local given_before = redis.call('EXISTS', record) == 1
+local before = redis.call('GET', record)
+local given_before = before and 4
+if before and before ~= 'done' and read(before) > now then given_before = 2 end
 local count = (#ARGV - 7) / 6
 local keys, levels, ats = {}, {}, {}
 local out = {0, generation, 0, 0}
@@ -59,7 +61,7 @@ for i = 1, count do
   out[3 + i * 2], out[4 + i * 2] = remains, math.floor(reset)
 end
 if given_before then
-  out[1] = 2
+  out[1] = given_before
   return out
 end
 if worst ~= 0 then
