@@ -61,25 +61,75 @@ class PolicyBook:
     warnings: tuple[Problem, ...]
 
 
+OVERLAY: Final = "admin API"
+"""What the overlay is called in messages, where a file's name stands otherwise."""
+Overlay = Mapping[str, Mapping[str, Tree]]
+"""Section → name → an entry that holds instead of the files' own; None says that there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The files of a configuration as they were read, not yet understood."""
+
+    trees: tuple[tuple[str, dict[str, Tree]], ...]
+    """Each file's name and what it holds."""
+    complete: bool
+    """Whether all of them could be read as YAML: only then is a name that is nowhere a mistake."""
+    mistakes: tuple[Problem, ...]
+
+    def entry(self, section: str, name: str) -> Tree:
+        """What the files say under this name; None when they say nothing."""
+        for _, tree in self.trees:
+            entries = tree.get(section)
+            if isinstance(entries, dict) and name in entries:
+                return entries[name]
+        return None
+
+    def names(self, section: str) -> list[str]:
+        """The names that the files have entries for."""
+        tables = (tree.get(section) for _, tree in self.trees)
+        return sorted({name for table in tables if isinstance(table, dict) for name in table})
+
+
 def load(paths: Sequence[Path], *, today: dt.date | None = None) -> PolicyBook:
     """The configuration in these files and folders; a folder is its *.yaml files, without those of its own folders.
 
     `today`, in UTC, is the first day whose prices matter. ConfigurationError, with every mistake in all of them, when
     there is any.
     """
+    return assemble(read(paths), today=today)
+
+
+def read(paths: Sequence[Path]) -> Sources:
+    """The files and folders as trees. What cannot be read is among the mistakes."""
     report = Report()
-    visits: list[Visit] = []
-    sections: dict[str, dict[str, object]] = {name: {} for name in ("backends", "policies", "tenants", "prices")}
-    raw: dict[str, dict[str, object]] = {name: {} for name in sections}
-    homes: dict[tuple[str, str], str] = {}
+    trees: list[tuple[str, dict[str, Tree]]] = []
     complete = True
     for path in _files(paths, report):
         tree = _read(path, report)
         complete = complete and isinstance(tree, dict)
         if isinstance(tree, dict):
-            _collect(tree, Checker(str(path), report, visits), sections, raw, homes)
+            trees.append((str(path), tree))
     complete = complete and not any(problem.path == "" for problem in report.mistakes)
-    rules.apply(visits, rules.names_in(raw, complete=complete), report)
+    return Sources(tuple(trees), complete, tuple(report.mistakes))
+
+
+def assemble(sources: Sources, overlay: Overlay = MappingProxyType({}), *, today: dt.date | None = None) -> PolicyBook:
+    """The configuration of these files, with the entries of `overlay` in the place of their own. As `load` else."""
+    report = Report(list(sources.mistakes))
+    visits: list[Visit] = []
+    sections: dict[str, dict[str, object]] = {name: {} for name in ("backends", "policies", "tenants", "prices")}
+    raw: dict[str, dict[str, object]] = {name: {} for name in sections}
+    homes: dict[tuple[str, str], str] = {}
+    for file, tree in sources.trees:
+        _collect(_without(tree, overlay), Checker(file, report, visits), sections, raw, homes)
+    if overlay:
+        entries: dict[str, Tree] = {
+            section: {name: entry for name, entry in table.items() if entry is not None}
+            for section, table in overlay.items()
+        }
+        _collect({"version": 1} | entries, Checker(OVERLAY, report, visits), sections, raw, homes)
+    rules.apply(visits, rules.names_in(raw, complete=sources.complete), report)
     if report.mistakes:
         raise ConfigurationError(sorted(report.mistakes, key=attrgetter("file")))
     backends = {name: entry for name, entry in sections["backends"].items() if isinstance(entry, Backend)}
@@ -90,6 +140,18 @@ def load(paths: Sequence[Path], *, today: dt.date | None = None) -> PolicyBook:
         _Targets(backends, prices, today or dt.datetime.now(dt.UTC).date()),
         report.warnings,
     )
+
+
+def _without(tree: dict[str, Tree], overlay: Overlay) -> dict[str, Tree]:
+    """The tree without the entries that the overlay has."""
+    left: dict[str, Tree] = {}
+    for section, table in tree.items():
+        replaced = overlay.get(section, {})
+        if isinstance(table, dict) and replaced:
+            left[section] = {name: entry for name, entry in table.items() if name not in replaced}
+        else:
+            left[section] = table
+    return left
 
 
 def _files(paths: Sequence[Path], report: Report) -> Iterator[Path]:
