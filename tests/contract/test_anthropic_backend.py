@@ -149,21 +149,25 @@ async def test_openais_client_reads_a_message(chat: openai.AsyncOpenAI, claude: 
 
 async def test_openais_client_sends_thoughts_back(chat: openai.AsyncOpenAI, claude: ScriptedBackend) -> None:
     """Whoever keeps `thinking_blocks` lets the model go on with what it thought, signature and all."""
-    claude.script(message_stream([thinking("Hm", "."), tool_use("toolu_1", "look")], stop_reason="tool_use"))
+    blocks = [thinking("Hm", "."), thinking("Well."), tool_use("toolu_1", "look")]
+    claude.script(message_stream(blocks, stop_reason="tool_use"))
     async with chat.chat.completions.stream(model="assistant", messages=HI, tools=[LOOK]) as stream:
         said = (await stream.get_final_completion()).choices[0].message
     kept = said.to_dict()
-    assert kept["reasoning_content"] == "Hm."
-    blocks = [{"type": "thinking", "thinking": "Hm.", "signature": "sig=="}]
-    assert kept["thinking_blocks"] == blocks
+    assert kept["reasoning_content"] == "Hm.Well."
+    thoughts = [{"type": "thinking", "thinking": thought, "signature": "sig=="} for thought in ("Hm.", "Well.")]
+    assert kept["thinking_blocks"] == [{"index": place, **each} for place, each in enumerate(thoughts)]
     again: list[Any] = [
         *HI,
-        {"role": "assistant", "tool_calls": kept["tool_calls"], "thinking_blocks": blocks},
+        {"role": "assistant", "tool_calls": kept["tool_calls"], "thinking_blocks": kept["thinking_blocks"]},
         {"role": "tool", "tool_call_id": "toolu_1", "content": "a wall"},
     ]
     await chat.chat.completions.create(model="assistant", messages=again, tools=[LOOK])
     assert claude.requests[1].json()["messages"][1:] == [
-        {"role": "assistant", "content": [*blocks, {"type": "tool_use", "id": "toolu_1", "name": "look", "input": {}}]},
+        {
+            "role": "assistant",
+            "content": [*thoughts, {"type": "tool_use", "id": "toolu_1", "name": "look", "input": {}}],
+        },
         {
             "role": "user",
             "content": [

@@ -29,7 +29,9 @@ class Read:
         self.text += said.get("content") or ""
         self.reasoning += said.get("reasoning_content") or ""
         assert said.get("reasoning_content") == said.get("reasoning")
-        self.blocks += said.get("thinking_blocks") or []
+        for block in said.get("thinking_blocks") or []:
+            assert block.get("index", len(self.blocks)) == len(self.blocks)
+            self.blocks.append({name: value for name, value in block.items() if name != "index"})
         self.extra = said.get("extra_content", self.extra)
         for place, call in enumerate(said.get("tool_calls") or []):
             self._add_call(call.get("index", place), call)

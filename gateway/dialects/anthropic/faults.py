@@ -1,8 +1,6 @@
 """What an Anthropic-like backend means by an error: tables of types and statuses. Does no I/O."""
 
-import datetime as dt
 import re
-from email.utils import parsedate_to_datetime
 from typing import Final
 
 import msgspec
@@ -10,6 +8,7 @@ import msgspec
 from gateway.dialects.anthropic.wire import WireError, answer_decoder, error_decoder
 from gateway.dialects.faults import clean, retry_after
 from gateway.dialects.openai.wire import is_given
+from gateway.dialects.rate_headers import headroom_of
 from gateway.domain.fault import Fault, FaultKind
 from gateway.domain.wire import Headers
 
@@ -94,20 +93,5 @@ def _wait(kind: FaultKind, headers: Headers) -> float | None:
     said = retry_after(headers)
     if said is not None or kind is not FaultKind.RATE_LIMITED:
         return said
-    given = dict(headers)
-    waits = [
-        wait
-        for name, value in headers
-        if name.endswith(b"-remaining") and name.startswith(b"anthropic-ratelimit-") and value.strip() == b"0"
-        if (wait := _until(given.get(name[: -len(b"remaining")] + b"reset", b""), given.get(b"date", b""))) is not None
-    ]
-    return max(waits, default=None)
-
-
-def _until(then: bytes, now: bytes) -> float | None:
-    """Seconds from the answer's own `date` to a time in RFC 3339."""
-    try:
-        away = dt.datetime.fromisoformat(then.decode("ascii")) - parsedate_to_datetime(now.decode("ascii"))
-    except (ValueError, TypeError, OverflowError):
-        return None
-    return max(0.0, away.total_seconds())
+    headroom = headroom_of(headers)
+    return headroom.reset_s if headroom is not None and headroom.share == 0.0 else None

@@ -19,12 +19,15 @@ class ThinkingBlock(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="
 
     thinking: str
     signature: str
+    index: int | msgspec.UnsetType = UNSET
+    """Its place among the blocks of a stream: OpenAI's client puts lists together by it. A whole list needs none."""
 
 
 class RedactedBlock(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", tag="redacted_thinking"):
     """A block of reasoning that only its maker can read."""
 
     data: str
+    index: int | msgspec.UnsetType = UNSET
 
 
 SignedBlock = ThinkingBlock | RedactedBlock
@@ -91,12 +94,14 @@ def reply_of(label: Label, choices: Sequence[Choice], usage: Usage | None) -> Ch
 class ChunkWriter:
     """Writes one streamed answer. A choice's first chunk tells the role, too."""
 
-    __slots__ = ("_begun", "label")
+    __slots__ = ("_begun", "_signed", "label")
 
     def __init__(self, label: Label) -> None:
         self.label = label
         """May be replaced while nothing was written: some backends name their answer in its first event."""
         self._begun: set[int] = set()
+        self._signed: dict[int, int] = {}
+        """How many blocks of reasoning each choice has so far."""
 
     def text(self, text: str, *, choice: int = 0, logprobs: list[Logprob] | None = None) -> Chunk:
         """A piece of the answer."""
@@ -112,7 +117,9 @@ class ChunkWriter:
 
     def signed(self, block: SignedBlock, *, choice: int = 0) -> Chunk:
         """A whole block of reasoning with its signature. Its text was told before and counts no second time."""
-        return self._chunk(choice, _Said(thinking_blocks=[block]), "")
+        index = self._signed.get(choice, 0)
+        self._signed[choice] = index + 1
+        return self._chunk(choice, _Said(thinking_blocks=[msgspec.structs.replace(block, index=index)]), "")
 
     def signature(self, signature: str, *, choice: int = 0) -> Chunk:
         """The signature of the text."""
