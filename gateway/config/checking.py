@@ -27,7 +27,7 @@ UNSUPPORTED_FIELDS: Final[dict[type[msgspec.Struct], frozenset[str]]] = {
     ModelRoute: frozenset({"context_fallback"}),
 }
 """Fields that the documentation describes and this version lacks. Ignoring one would be a limit that nobody keeps."""
-UNSUPPORTED_WORDS: Final = frozenset({"continue", "gemini", "prefill", "queue"})
+UNSUPPORTED_WORDS: Final = frozenset({"continue", "prefill", "queue"})
 
 DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 

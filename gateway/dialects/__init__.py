@@ -1,12 +1,13 @@
 """Wire formats: bytes to domain values and back, one folder a dialect. Does no I/O."""
 
-from gateway.dialects import anthropic, bedrock, openai
+from gateway.dialects import anthropic, bedrock, gemini, openai
 from gateway.dialects.protocols import UpstreamDialect
 
 _UPSTREAM: dict[str, UpstreamDialect] = {
     "openai": openai.UPSTREAM,
     "anthropic": anthropic.UPSTREAM,
     "bedrock": bedrock.UPSTREAM,
+    "gemini": gemini.UPSTREAM,
 }
 
 

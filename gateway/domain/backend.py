@@ -13,7 +13,7 @@ from gateway.domain.usage import NANO_PER_USD, PriceTable
 Capability = Literal["tools", "json_schema", "vision", "audio", "logprobs", "seed", "stop", "embeddings"]
 """What a request may need beyond plain text; routing keeps only targets that accept it."""
 
-Dialect = Literal["openai", "anthropic", "bedrock"]
+Dialect = Literal["openai", "anthropic", "bedrock", "gemini"]
 """A wire format that backends speak."""
 
 PriceName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,39}/[A-Za-z0-9._:/@-]{1,128}$")]
@@ -121,6 +121,11 @@ class Quirks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     raw_predict: bool = False
     """Whether a backend of the Anthropic dialect takes requests as Vertex AI does: the model's name in the path, the
     version in the body."""
+    signs_calls: bool = True
+    """Whether a model behind the Gemini dialect wants the signature back with a call, as all do from Gemini 3 on. Where
+    the client lost it, a word that Google takes instead is sent."""
+    fetches_images: bool = True
+    """Whether a backend of the Gemini dialect fetches an image that is told by its address."""
     extra_fields: Literal["none", "anthropic"] = "none"
     """Whose own words a model behind Bedrock takes besides Bedrock's. `anthropic`: it can be told `top_k`,
     `parallel_tool_calls: false` and a budget to think with."""

@@ -102,7 +102,6 @@ IN_BACKENDS = [
         "version: 1\nplugins: []",
         "$.plugins: unknown field `plugins`; known here: version, backends, policies, tenants, prices",
     ),
-    ("dialect: openai", "dialect: gemini", unsupported(f"{BACKEND}.dialect", "gemini")),
     ("dialect: openai", "dialect: smtp", f"{BACKEND}.dialect: expected one of {DIALECTS}, got text"),
     ("dialect: openai", "", f"{BACKEND}: `dialect` is missing"),
     ("dialect: openai", "dialect: openai\n    limits: {}", unsupported(f"{BACKEND}.limits", "limits")),
