@@ -17,17 +17,16 @@ import msgspec
 from gateway.config.problems import Path, Report, shown
 from gateway.config.shapes import Choice, Items, Maybe, OneOf, Record, Scalar, Shape, Table
 from gateway.config.yaml_file import Tree
-from gateway.domain.backend import Backend, ServedModel
+from gateway.domain.backend import Backend
 from gateway.domain.policy import ModelRoute, Policy
 
 UNSUPPORTED_FIELDS: Final[dict[type[msgspec.Struct], frozenset[str]]] = {
     Backend: frozenset({"limits"}),
-    ServedModel: frozenset({"weights"}),
     Policy: frozenset({"independence"}),
     ModelRoute: frozenset({"context_fallback"}),
 }
 """Fields that the documentation describes and this version lacks. Ignoring one would be a limit that nobody keeps."""
-UNSUPPORTED_WORDS: Final = frozenset({"continue", "prefill", "queue"})
+UNSUPPORTED_WORDS: Final = frozenset({"queue"})
 
 DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 

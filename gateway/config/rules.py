@@ -4,7 +4,7 @@ Works on whatever could be read, so that a mistake in one place does not hide th
 of their own, `credential_rules`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,6 +34,10 @@ class Names:
     tenants: frozenset[str]
     prices: Mapping[str, frozenset[str]]
     """Entry of the price list → its days."""
+    weights: Mapping[_Place, str]
+    """Of the targets that name theirs."""
+    prefills: frozenset[_Place]
+    """Those of them that continue an answer."""
     complete: bool
     """False when a file could not be read: then a name that is not here may stand there."""
 
@@ -111,10 +115,19 @@ def _route(file: str, path: Path, fields: Mapping[str, object], names: Names, re
     _policy(file, path, fields, names, report)
     strategy, targets = fields.get("strategy", Strategy()), fields.get("targets")
     if isinstance(strategy, Strategy) and isinstance(targets, tuple):
-        _named(file, path, strategy, targets, report)
+        places = _named(file, path, strategy, targets, report)
+        if fields.get("on_midstream_failure") == "continue" and names.complete and not _continues(places, names):
+            message = "no target accepts `prefill` and has the same `weights` as another: nobody could continue"
+            report.mistake(file, (*path, "on_midstream_failure"), message)
         if fields.get("affinity") == "prefix" and not _balances(strategy, targets):
             modes = ", ".join(f"`{mode}`" for mode in sorted(BALANCED))
             report.mistake(file, (*path, "affinity"), f"has nothing to choose from; it is read with {modes} only")
+
+
+def _continues(places: Collection[_Place], names: Names) -> bool:
+    """Whether one of the targets may continue what another one began."""
+    served = [names.weights[place] for place in places if place in names.weights]
+    return any(served.count(names.weights[place]) > 1 for place in places if place in names.prefills)
 
 
 def _balances(strategy: Strategy, targets: Sequence[_Entry]) -> bool:
@@ -217,10 +230,22 @@ def names_in(sections: Mapping[str, Mapping[str, object]], *, complete: bool) ->
     def keys(tree: object) -> frozenset[str]:
         return frozenset(tree) if isinstance(tree, dict) else frozenset()
 
+    weights: dict[_Place, str] = {}
+    prefills: set[_Place] = set()
+    for backend, tree in sections["backends"].items():
+        served = tree.get("models") if isinstance(tree, dict) else None
+        for model, facts in served.items() if isinstance(served, dict) else ():
+            if isinstance(facts, dict) and isinstance(name := facts.get("weights"), str):
+                weights[backend, model] = name
+                accepts = facts.get("accepts")
+                if isinstance(accepts, list) and "prefill" in accepts:
+                    prefills.add((backend, model))
     return Names(
         backends=models("backends"),
         policies=models("policies"),
         tenants=frozenset(sections["tenants"]),
         prices={name: keys(tree) for name, tree in sections["prices"].items()},
+        weights=weights,
+        prefills=frozenset(prefills),
         complete=complete,
     )

@@ -12,6 +12,9 @@ from gateway.domain.usage import NANO_PER_USD, PriceTable
 
 Capability = Literal["tools", "json_schema", "vision", "audio", "logprobs", "seed", "stop", "embeddings"]
 """What a request may need beyond plain text; routing keeps only targets that accept it."""
+Accepted = Literal["tools", "json_schema", "vision", "audio", "logprobs", "seed", "stop", "embeddings", "prefill"]
+"""What a model may take. `prefill`: it goes on with a last message of the assistant's, as vLLM does for
+`continue_final_message`."""
 
 Dialect = Literal["openai", "anthropic", "bedrock", "gemini"]
 """A wire format that backends speak."""
@@ -142,8 +145,11 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """What holds for this backend alone, whatever the list says. Without these and those the model counts as free."""
     priced_as: PriceName | None = None
     """Where its prices stand in the list, the section `prices`: `openai/gpt-4.1-mini`."""
-    accepts: tuple[Capability, ...] = ("tools", "json_schema", "vision", "audio", "logprobs", "seed", "stop")
+    accepts: tuple[Accepted, ...] = ("tools", "json_schema", "vision", "audio", "logprobs", "seed", "stop")
     """What the model takes beyond plain text. A model that makes embeddings says so: `[embeddings]`."""
+    weights: Annotated[str, msgspec.Meta(min_length=1, max_length=128)] | None = None
+    """A name for its weights, the same wherever the same ones are served, in the same precision: only there may an
+    answer that broke off be continued."""
     quirks: Quirks = Quirks()
 
 

@@ -84,6 +84,8 @@ class Chunk(msgspec.Struct, kw_only=True, gc=False):
     """Generated text in this event (content, reasoning, tool arguments), for counting when no usage comes."""
     has_content: bool = False
     """Whether it bears content: from here on the answer belongs to this backend."""
+    is_plain: bool = False
+    """Whether its content is `text` and nothing else, as of an answer without reasoning, refusal or tools."""
     is_usage_only: bool = False
     """Whether it exists only to report usage; dropped when the client did not ask for it."""
     usage: Usage | None = None

@@ -112,9 +112,11 @@ class ModelRoute(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     targets: Annotated[tuple[TargetRef | TargetGroup, ...], msgspec.Meta(min_length=1, max_length=64)]
     strategy: Strategy = Strategy()
-    on_midstream_failure: Literal["error", "restart"] = "error"
+    on_midstream_failure: Literal["error", "restart", "continue"] = "error"
     """What becomes of a stream that breaks off after its first content. `error`: an error event ends it. `restart`: the
-    answer is held back until it is whole, so that a cut can start over elsewhere and is never seen."""
+    answer is held back until it is whole, so that a cut can start over elsewhere and is never seen. `continue`: once,
+    another target with the same `weights` that accepts `prefill` goes on with what was delivered, if it is plain text
+    of one choice; the first chunk of the rest says so in its field `gateway`."""
     on_unsupported: Literal["reject", "drop"] = "reject"
     """What becomes of a field that a target cannot be told, such as `seed` where there is none. `reject`: the target is
     passed over. `drop`: it is asked without the field, and the answer's header `x-gateway-dropped` names it. Messages

@@ -13,7 +13,7 @@ from gateway.domain.wire import Headers
 if TYPE_CHECKING:  # It in turn writes down in an attempt what it sees of a stream.
     from gateway.pipeline.relay import Relay
 
-AttemptReason = Literal["initial", "retry", "failover", "hedge"]
+AttemptReason = Literal["initial", "retry", "failover", "hedge", "continuation"]
 
 MAX_REPLY_BYTES = 16 << 20
 """A longer unstreamed answer is refused: it is held in memory until it is whole."""
@@ -36,6 +36,7 @@ class Attempt:
         "epoch",
         "fault",
         "finish_reasons",
+        "goes_on_from",
         "headers",
         "held_since",
         "last_bytes_at",
@@ -69,6 +70,8 @@ class Attempt:
         self.started_at = now
         self.epoch = 0
         """What routing noted as it began, and wants to know as it ends."""
+        self.goes_on_from: int | None = None
+        """Tokens of another try's answer that it goes on with; None for a whole answer of its own."""
         self.sent_at: float | None = None
         self.committed_at: float | None = None
         """When its first content came: from here on the answer is this backend's."""

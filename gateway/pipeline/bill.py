@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from gateway.admission.limits import NOTHING_USED, Used
 from gateway.domain.fault import FaultKind
 from gateway.domain.ledger import Intent, LedgerEntry, Outcome
@@ -27,14 +29,15 @@ def usage_of(attempt: Attempt, *, prompt_tokens: Callable[[], int], count: Calla
     """
     if attempt.usage is not None:
         return attempt.usage
+    begun = attempt.goes_on_from or 0  # It reads what another one has written, too.
     if attempt.text:
         return Usage(
-            input_tokens=prompt_tokens(), output_tokens=count("".join(attempt.text)), source=UsageSource.COUNTED
+            input_tokens=prompt_tokens() + begun, output_tokens=count("".join(attempt.text)), source=UsageSource.COUNTED
         )
     if not attempt.was_sent():
         return NO_USAGE
     if attempt.outcome in _WORKED_ON or (attempt.fault is not None and attempt.fault.kind in _MAYBE_BILLED):
-        return Usage(input_tokens=prompt_tokens(), source=UsageSource.ESTIMATED)
+        return Usage(input_tokens=prompt_tokens() + begun, source=UsageSource.ESTIMATED)
     return NO_USAGE
 
 
@@ -43,9 +46,30 @@ def is_paid(attempt: Attempt) -> bool:
     return attempt.outcome in _DELIVERED or (attempt.outcome is Outcome.SHUTDOWN and attempt.committed_at is not None)
 
 
+def paid_part(attempt: Attempt) -> Usage:
+    """What of an attempt's usage the tenant pays: of one that goes on with another's answer, what it added to it."""
+    usage = attempt.usage or NO_USAGE
+    if not is_paid(attempt):
+        return NO_USAGE
+    if attempt.goes_on_from is None:
+        return usage
+    return msgspec.structs.replace(usage, input_tokens=0, cached_input_tokens=0, cache_write_tokens=0)
+
+
 def charged(attempts: Sequence[Attempt]) -> Usage | None:
-    """What the tenant pays: the usage of the attempt whose answer was theirs. The other attempts' cost is ours."""
-    return next((attempt.usage for attempt in attempts if is_paid(attempt)), None)
+    """What the tenant pays: the usage of the attempt whose answer was theirs, or of two that made one together.
+
+    The other attempts' cost is ours.
+    """
+    parts = [paid_part(attempt) for attempt in attempts if is_paid(attempt) and attempt.usage is not None]
+    if len(parts) < 2:  # noqa: PLR2004  # two are one answer
+        return parts[0] if parts else None
+    begun, rest = parts
+    return msgspec.structs.replace(
+        begun,
+        output_tokens=begun.output_tokens + rest.output_tokens,
+        reasoning_tokens=begun.reasoning_tokens + rest.reasoning_tokens,
+    )
 
 
 def used(usage: Usage | None, entries: Sequence[LedgerEntry]) -> Used:
@@ -72,7 +96,7 @@ def intent_of(job: Job, attempt: Attempt, *, exchange_id: str, request_id: str, 
         target.model,
         target.prices.at(at).version,
         caller.policy.label,
-        estimate.prompt_tokens,
+        estimate.prompt_tokens if attempt.goes_on_from is None else 0,  # The one that began is paid the prompt.
         estimate.output_tokens,
         request.stream,
     )
@@ -99,7 +123,11 @@ def rows(
         ended_as = attempt.outcome if attempt is not None and attempt.outcome is not None else outcome
         at = wall(attempt.ended_at if attempt is not None and attempt.ended_at is not None else now)
         prices = target.prices.at(at) if target is not None else None
-        cost = prices.charge(usage) if prices is not None else 0
+        cost = charge = prices.charge(usage) if prices is not None else 0
+        if attempt is None or not is_paid(attempt):
+            charge = 0
+        elif attempt.goes_on_from is not None and prices is not None:
+            charge = prices.charge(paid_part(attempt))
         return LedgerEntry(
             exchange=exchange_id,
             request_id=request_id,
@@ -112,7 +140,7 @@ def rows(
             upstream_model=target.model if target is not None else "",
             outcome=ended_as,
             usage=usage,
-            charge_nano_usd=cost if attempt is not None and is_paid(attempt) else 0,
+            charge_nano_usd=charge,
             cost_nano_usd=cost,
             price_version=prices.version if prices is not None else "",
             policy=job.caller.policy.label,

@@ -8,6 +8,7 @@ from gateway.admission.estimate import Estimator
 from gateway.auth.directory import Directory
 from gateway.auth.keys import extract_credential
 from gateway.config.policies import PolicyBook, PolicySnapshot
+from gateway.dialects.hub.continuation import may_be_continued
 from gateway.dialects.protocols import Endpoint
 from gateway.domain.chat import ChatRequest
 from gateway.domain.errors import Forbidden, GatewayError, Overloaded, UnknownModel
@@ -67,6 +68,8 @@ class Job:
     """Whether the client would rather wait for a whole answer than see one break off."""
     holds_back: bool
     """Whether a stream is held back until it is whole, so that a cut in it can start over elsewhere."""
+    goes_on: bool = False
+    """Whether a stream that breaks off may be continued by another target."""
     downgraded_from: tuple[str, ...] = ()
     """Models that were asked for and could not be had within the limits, the client's own first."""
 
@@ -152,8 +155,10 @@ def job_for(
     )
     if plan is None:
         return Unroutable(request, decision, refusal(decision))
-    holds_back = wants_buffer or caller.policy.policy.models[request.model].on_midstream_failure == "restart"
-    return Job(caller, request, estimate, counted, plan, decision, wants_buffer, request.stream and holds_back)
+    on_failure = caller.policy.policy.models[request.model].on_midstream_failure
+    holds_back = request.stream and (wants_buffer or on_failure == "restart")
+    goes_on = on_failure == "continue" and not holds_back and may_be_continued(request)
+    return Job(caller, request, estimate, counted, plan, decision, wants_buffer, holds_back, goes_on)
 
 
 def count_prompt(counter: TokenCounter, endpoint: Endpoint, request: ChatRequest) -> int | None:

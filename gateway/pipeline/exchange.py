@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from gateway.admission.limits import Denied, Granted, Level, Unavailable
 from gateway.admission.repeats import Recollection, Repeat, fingerprint
 from gateway.admission.reservation import refusal_of
+from gateway.dialects.hub.continuation import SEAM, Continuation, Seam, continued
 from gateway.dialects.protocols import Endpoint, StreamEncoder, StreamEvent
 from gateway.dialects.rate_headers import headroom_of
-from gateway.domain.chat import EndOfStream, Label
+from gateway.domain.chat import ChatRequest, EndOfStream, Label
 from gateway.domain.errors import (
     GatewayError,
     InternalError,
@@ -56,6 +57,8 @@ from gateway.routing.choose import overloaded
 from gateway.telemetry.context import TraceContext
 
 _LEASE_MARGIN_S = 30.0
+_LEAST_REST_S = 1.0
+"""With less time left nobody is asked to go on with a broken answer."""
 _LEDGER_WAIT_S = 5.0
 _IN_FLIGHT_RETRY_S = 1.0
 """When to ask again for what is being answered."""
@@ -117,6 +120,7 @@ class Exchange:
         "_house",
         "_once",
         "_reply_body",
+        "_rest",
         "actions",
         "attempts",
         "caller",
@@ -188,6 +192,8 @@ class Exchange:
         """The whole answer, where it may be asked for again."""
         self.was_kept = False
         """Whether the client was given an answer from before."""
+        self._rest: Relay | None = None
+        """Where the rest of an answer goes that another backend began."""
         self._encoder: StreamEncoder | None = None
         """Of the stream that the client is being sent."""
 
@@ -350,9 +356,12 @@ class Exchange:
                 self._attempt_failed(attempt, fault, now, abort=True)
                 return
             attempt.decoder = dialect_of(attempt).stream_decoder(self.job.request, attempt.target, self._label(attempt))
-            encoder = self._endpoint.stream_encoder(self.job.request, native=self._is_native(attempt))
-            attempt.relay = Relay(
-                encoder, self.job.request, holds_back=self.job.holds_back, count=self._house.counter.count
+            attempt.relay = self._rest or Relay(
+                self._endpoint.stream_encoder(self.job.request, native=self._is_native(attempt)),
+                self.job.request,
+                holds_back=self.job.holds_back,
+                count=self._house.counter.count,
+                may_go_on=self.job.goes_on,
             )
 
     def data(self, number: int, data: bytes, now: float) -> None:
@@ -521,9 +530,36 @@ class Exchange:
         self._dispatch(attempt, now, failed)
         return True
 
-    def _dispatch(self, attempt: Attempt, now: float, failed: Attempt | None = None) -> None:
-        """Send a try that has begun."""
-        request, target = self.job.request, attempt.target
+    def _go_on(self, broken: Attempt, fault: Fault, now: float) -> bool:
+        """Have another target continue what the client was sent of this one; False when it cannot be."""
+        relay, decoder = broken.relay, broken.decoder
+        if relay is None or decoder is None or not relay.may_go_on or self.total_by - now < _LEAST_REST_S:
+            return False
+        if fault.recourse is Recourse.NONE:
+            return False
+        request, count = self.job.request, self._house.counter.count
+        text = "".join(broken.text)
+        delivered = count(text)
+        if request.max_output_tokens is not None and delivered >= request.max_output_tokens:
+            return False
+        attempt = self.tries.on_with(broken.target, now)
+        if attempt is None:
+            return False
+        attempt.goes_on_from = delivered
+        broken.usage = self._usage_of(broken)
+        seam = Seam(delivered, broken.target.backend, attempt.target.backend)
+        rest = continued(request, text, delivered)
+        encoder = Continuation(relay.encoder, reply_id=decoder.id, model=decoder.model, begun=broken.usage, seam=seam)
+        self._rest = Relay(encoder, rest, holds_back=False, count=count, is_open=True)
+        self._send(SEAM)
+        self._dispatch(attempt, now, request=rest)
+        return True
+
+    def _dispatch(
+        self, attempt: Attempt, now: float, failed: Attempt | None = None, *, request: ChatRequest | None = None
+    ) -> None:
+        """Send a try that has begun: the request itself, unless another one is given."""
+        request, target = request or self.job.request, attempt.target
         traceparent = None
         if self.trace is not None and attempt.span_id is not None and target.place.allow_private:
             # Only for machines of our own: third parties learn no ids.
@@ -611,7 +647,10 @@ class Exchange:
             if (relay := _finished(attempt)) is not None:  # How the connection ends is no matter.
                 self._whole(attempt, relay, now)
                 return
-            tries.over(attempt, Outcome.INTERRUPTED, now, fault)
+            was_silent = attempt.committed_at is None  # It was to go on with another one's answer.
+            tries.over(attempt, Outcome.FAILED if was_silent else Outcome.INTERRUPTED, now, fault)
+            if self.job.goes_on and self._go_on(attempt, fault, now):
+                return
             self.error = interruption(fault)
             self._end(Outcome.INTERRUPTED, [Fail(self.error), Finish()], now)
             return

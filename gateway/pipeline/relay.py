@@ -31,11 +31,19 @@ class Relay:
         "_wants_usage",
         "encoder",
         "is_open",
+        "may_go_on",
         "was_cut",
     )
 
     def __init__(
-        self, encoder: StreamEncoder, request: ChatRequest, *, holds_back: bool, count: Callable[[str], int]
+        self,
+        encoder: StreamEncoder,
+        request: ChatRequest,
+        *,
+        holds_back: bool,
+        count: Callable[[str], int],
+        is_open: bool = False,
+        may_go_on: bool = False,
     ) -> None:
         self.encoder = encoder
         self._wants_usage = request.wants_usage
@@ -49,8 +57,10 @@ class Relay:
         """Whether we ended the stream, because the backend did not."""
         self._held: list[bytes] = []
         self._held_bytes = 0
-        self.is_open = False
+        self.is_open = is_open
         """Whether the client gets what comes: from here on the answer is this backend's."""
+        self.may_go_on = may_go_on
+        """Whether another backend may go on with it: as long as it is nothing but text."""
 
     def take(
         self, attempt: Attempt, events: Sequence[StreamEvent], now: float
@@ -61,6 +71,8 @@ class Relay:
         for event in events:
             if isinstance(event, Chunk):
                 _note(attempt, event, now)
+                if self.may_go_on and event.has_content and not event.is_plain:
+                    self.may_go_on = False
                 if not event.is_usage_only or self._wants_usage:
                     out.append(self.encoder.chunk(event))
                 if self._count_at is not None and len(attempt.text) > self._count_at and self._is_endless(attempt):

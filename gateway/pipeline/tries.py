@@ -75,6 +75,14 @@ class Tries:
         self.rival = self._begin(target, "hedge", now)
         return self.rival
 
+    def on_with(self, broken: Target, now: float) -> Attempt | None:
+        """Begin the try that goes on with what a broken one delivered; None when nobody can."""
+        target = self.turns.on_with(broken, now)
+        if target is None:
+            return None
+        self.current = self._begin(target, "continuation", now)
+        return self.current
+
     def running(self, number: int) -> Attempt | None:
         """The try of that number if it still runs; a late event of an older one means nothing."""
         if not 0 < number <= len(self.all):

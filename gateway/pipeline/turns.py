@@ -84,6 +84,23 @@ class Turns:
                 return target
         return None
 
+    def on_with(self, broken: Target, now: float) -> Target | None:
+        """The best target that was not asked and can go on with an answer of the broken one; None without any."""
+        if self._taken >= self._plan.attempts or broken.facts.weights is None:
+            return None
+        for target in self._plan.targets[self._position :]:
+            facts = target.facts
+            if (
+                facts.weights == broken.facts.weights
+                and "prefill" in facts.accepts
+                and target is not self._beside
+                and self._fleet.is_open_to(target, now)
+                and (self._fleet.is_well(target, now) or self._budget.spend(1, now))
+            ):
+                self._taken += 1
+                return target
+        return None
+
     def _next_open(self, now: float) -> Target | None:
         """The next target of the plan that is still fit to be asked: others may have found out meanwhile."""
         while self._position < len(self._plan.targets):

@@ -110,7 +110,7 @@ COST_SOURCE: Final = "gateway.cost.source"
 
 # Closed lists.
 RequestOutcome = Literal["ok", "rejected", "upstream_error", "client_gone", "internal"]
-AttemptReason = Literal["initial", "retry", "failover", "hedge"]
+AttemptReason = Literal["initial", "retry", "failover", "hedge", "continuation"]
 AttemptDecision = Literal["retry", "failover", "give_up"]
 """What was done about an attempt's fault."""
 LimitDecision = Literal["admitted", "denied"]

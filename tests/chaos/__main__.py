@@ -11,13 +11,23 @@ import sys
 import time
 from collections.abc import Sequence
 
-from tests.chaos import before_content, canaries, clients, ejection, fleet, hedges, in_stream, network
+from tests.chaos import (
+    before_content,
+    canaries,
+    clients,
+    continuations,
+    ejection,
+    fleet,
+    hedges,
+    in_stream,
+    network,
+)
 from tests.chaos.catalogue import Case
 from tests.chaos.ways import Way
 
 CASES = [
     case
-    for room in (before_content, network, in_stream, clients, fleet, ejection, hedges, canaries)
+    for room in (before_content, network, in_stream, continuations, clients, fleet, ejection, hedges, canaries)
     for case in room.CATALOGUE.cases
 ]
 PATIENCE_S = 60.0

@@ -28,6 +28,9 @@ tenants:
   acme: {policy: standard}
 """
 
+NEEDS = "expected one of `tools`, `json_schema`, `vision`, `audio`, `logprobs`, `seed`, `stop`, `embeddings`"
+NOBODY_CONTINUES = "no target accepts `prefill` and has the same `weights` as another: nobody could continue"
+
 FIVE = """
 version: 1
 backends:
@@ -130,8 +133,7 @@ IN_BACKENDS = [
     ("{context: 2048}", "{context: 2048.5}", f"{MODEL}.context: expected a whole number ≥ 1, got a fraction"),
     ("{context: 2048}", "{context: '2048'}", f"{MODEL}.context: expected a whole number ≥ 1, got text"),
     ("{context: 2048}", "{context: true}", f"{MODEL}.context: expected a whole number ≥ 1, got a truth value"),
-    ("{context: 2048}", "{weights: w}", unsupported(f"{MODEL}.weights", "weights")),
-    ("{context: 2048}", "{accepts: [prefill]}", unsupported(f"{MODEL}.accepts[0]", "prefill")),
+    ("{context: 2048}", "{weights: ''}", f"{MODEL}.weights: expected 1 to 128 characters"),
     ("{context: 2048}", "{prices: {input: 1}}", f"{MODEL}.prices: `output` is missing"),
     ("{context: 2048}", "{prices: {input: -1, output: 1}}", f"{MODEL}.prices.input: {PRICE}, got -1"),
     ("{context: 2048}", "{prices: {input: 1e7, output: 1}}", f"{MODEL}.prices.input: {PRICE}, got 1e+07"),
@@ -181,6 +183,11 @@ IN_POLICIES = [
         "        targets:",
         "        affinity: prefix\n        targets:",
         f"{ROUTE}.affinity: has nothing to choose from; it is read with `latency`, `least_busy`, `weighted` only",
+    ),
+    (
+        "        targets:",
+        "        on_midstream_failure: continue\n        targets:",
+        f"{ROUTE}.on_midstream_failure: {NOBODY_CONTINUES}",
     ),
     (TARGET, "          - {}\n", f"{ROUTE}.targets[0]: {ENTRY}, got other fields"),
     (TARGET, "          - worker\n", f"{ROUTE}.targets[0]: {ENTRY}, got text"),
@@ -233,7 +240,7 @@ IN_POLICIES = [
     (
         TARGET,
         conditional("when: {needs: [prefill]}", "weight: 1"),
-        unsupported(f"{ROUTE}.targets[0].targets[0].when.needs[0]", "prefill"),
+        f"{ROUTE}.targets[0].targets[0].when.needs[0]: {NEEDS}, got text",
     ),
     (
         TARGET,
@@ -488,3 +495,29 @@ def test_paths_that_hold_nothing_are_mistakes(tmp_path: Path) -> None:
         "holds no *.yaml file",
     ]
     assert mistakes() == [": no path was given; use --config or GATEWAY_CONFIG"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_sound"),
+    [
+        ("{weights: w}", "{weights: w, accepts: [prefill]}", True),
+        ("{weights: w, accepts: [prefill]}", "{weights: w}", True),
+        ("{weights: w}", "{weights: w}", False),
+        ("{weights: w}", "{weights: v, accepts: [prefill]}", False),
+        ("{}", "{accepts: [prefill]}", False),
+    ],
+)
+def test_an_answer_is_continued_only_where_somebody_could(
+    tmp_path: Path, one: str, other: str, *, is_sound: bool
+) -> None:
+    """Two targets with the same weights, one of which takes a beginning."""
+    text = SOUND.replace("{small: {context: 2048}}", f"{{small: {one}, same: {other}}}").replace(
+        "        targets:\n          - {backend: worker, model: small}",
+        "        on_midstream_failure: continue\n"
+        "        targets:\n          - {backend: worker, model: small}\n          - {backend: worker, model: same}",
+    )
+    file = write(tmp_path, text)
+    if is_sound:
+        load([file])
+    else:
+        assert mistakes(file) == [f"{ROUTE}.on_midstream_failure: {NOBODY_CONTINUES}"]

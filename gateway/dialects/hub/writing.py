@@ -75,7 +75,7 @@ def reply_of(label: Label, choices: Sequence[Choice], usage: Usage | None) -> Ch
         for index, each in enumerate(choices)
     ]
     reply = _Answer(
-        label.id, "chat.completion", label.created, label.model, written, UNSET if usage is None else _reported(usage)
+        label.id, "chat.completion", label.created, label.model, written, UNSET if usage is None else reported(usage)
     )
     texts = (
         "".join((each.text, each.refusal, each.reasoning, *(call.name + call.arguments for call in each.calls)))
@@ -140,7 +140,7 @@ class ChunkWriter:
 
     def usage(self, usage: Usage) -> Chunk:
         """The chunk that only reports usage."""
-        return Chunk(raw=self._event((), _reported(usage)), is_usage_only=True, usage=usage)
+        return Chunk(raw=self._event((), reported(usage)), is_usage_only=True, usage=usage)
 
     def _chunk(
         self, choice: int, said: "_Said", text: str, logprobs: list[Logprob] | None = None, *, reason: str | None = None
@@ -272,7 +272,7 @@ def _logprobs(tokens: list[Logprob] | None) -> _Logprobs | None:
     return None if tokens is None else _Logprobs(tokens)
 
 
-def _reported(usage: Usage) -> _Usage:
+def reported(usage: Usage) -> _Usage:
     """As OpenAI reports it: cached tokens are a part of the prompt's, reasoning is a part of the completion's."""
     return _Usage(
         usage.prompt_tokens,

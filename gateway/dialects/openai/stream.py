@@ -106,7 +106,7 @@ class OpenAIStreamDecoder:
             self.id = answer.id
         if answer.model:
             self.model = answer.model
-        return Chunk(raw=raw, text=text, has_content=True)
+        return Chunk(raw=raw, text=text, has_content=True, is_plain=True)
 
     def _event(self, raw: bytes) -> StreamEvent | None:
         """What one event says; None when it repeats what was said and must not be passed on."""
@@ -155,6 +155,7 @@ class OpenAIStreamDecoder:
             self.model = answer.model
         text = ""
         has_content = False
+        is_plain = len(answer.choices or ()) == 1
         repeats = 0
         for choice in answer.choices or ():
             self._began = True
@@ -166,6 +167,7 @@ class OpenAIStreamDecoder:
                 elif (more := _beyond_content(delta)) is not None:
                     text += more
                     has_content = True
+                    is_plain = False
             if choice.text:
                 text += choice.text
                 has_content = True
@@ -184,6 +186,7 @@ class OpenAIStreamDecoder:
             raw=raw,
             text=text,
             has_content=has_content,
+            is_plain=is_plain,
             is_usage_only=usage is not None and (not answer.choices or says_nothing_new),
             usage=usage,
         )
