@@ -17,6 +17,7 @@ from gateway import __version__
 from gateway.control import commands as operator
 from gateway.control import ledger
 from gateway.control.commands import CONFIG_HELP, JOURNAL_HELP, STORE_HELP, CommandError, Commands, config_paths
+from gateway.control.imports.command import add_import
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_schema(commands)
     operator.add_keys(commands)
     ledger.add_ledger(commands)
+    add_import(commands)
     return parser
 
 

@@ -1,0 +1,177 @@
+"""Our configuration while it is put together from a foreign one: backends that are shared, names that fit. Pure."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+import yaml
+
+from gateway.config.yaml_file import Tree
+from gateway.control.imports.providers import PROVIDERS, Place
+
+POLICY: Final = "imported"
+TENANT: Final = "default"
+"""Who owns what belongs to nobody in the file."""
+MOST_ATTEMPTS: Final = 3
+MOST_TIMEOUT_S: Final = 3600.0
+MOST_TARGETS: Final = 64
+MOST_WEIGHT: Final = 1_000_000
+MOST_USD: Final = 9_000_000
+MOST_PRICE: Final = 1_000_000
+"""USD per million tokens."""
+MODEL: Final = re.compile(r"[A-Za-z0-9._:/@-]{1,128}")
+"""What a model may be called here."""
+_NAME_LENGTH: Final = 40
+_NO_KEYS: Final = frozenset(
+    {"", "-", "none", "null", "empty", "dummy", "fake", "fake-key", "no-key", "not-needed", "anything"}
+)
+"""What people write for the key of a server that asks for none."""
+
+Target = dict[str, Tree]
+"""A target or a group of targets, as our configuration writes them."""
+
+
+class Draft:
+    """Collects what the file says, in our words."""
+
+    def __init__(self) -> None:
+        self.backends: dict[str, dict[str, Tree]] = {}
+        self.models: dict[str, dict[str, Tree]] = {}
+        """Public name → route."""
+        self.policy: dict[str, Tree] = {}
+        """The policy's other fields."""
+        self.tenants: dict[str, dict[str, Tree]] = {}
+        self._pasted: dict[str, str] = {}
+        """A secret that stood in the file → the variable it is to be put into. Never written anywhere."""
+
+    def target(self, place: Place, facts: Mapping[str, Tree], stem: str, weight: int = 1) -> tuple[Target, bool]:
+        """The target for a deployment. False when an earlier one of its name says other facts, which then count."""
+        name = self._backend(place.backend, stem)
+        models = self.backends[name]["models"]
+        served: dict[str, Tree] = dict(facts)
+        if place.quirks:
+            served["quirks"] = dict(place.quirks)
+        if not isinstance(models, dict):
+            raise TypeError("a draft's models are a table")
+        same = models.setdefault(place.model, served) == served
+        target: Target = {"backend": name, "model": place.model}
+        return (target | {"weight": weight} if weight != 1 else target), same
+
+    def credential(self, provider: str, variable: str) -> Tree:
+        """How the key in an environment variable goes to the provider."""
+        header, reference = PROVIDERS[provider].header, f"env:{variable}"
+        return {"bearer": reference} if header is None else {"header": {"name": header, "value": reference}}
+
+    def default_credential(self, provider: str, url: str | None) -> Tree:
+        """For a deployment without a key: the provider's own variable; nothing for an address that is not its own."""
+        found = PROVIDERS[provider]
+        is_elsewhere = url is not None and found.base_url is not None
+        return None if found.key is None or is_elsewhere else self.credential(provider, found.key)
+
+    def variable_for(self, secret: str, stem: str) -> str | None:
+        """The variable that a secret of the file should be put into, one for each; None for what is no secret."""
+        if secret.strip().lower() in _NO_KEYS:
+            return None
+        if secret not in self._pasted:
+            taken = set(self._pasted.values())
+            names = (stem if number == 1 else f"{stem}_{number}" for number in range(1, len(taken) + 2))
+            self._pasted[secret] = next(name for name in names if name not in taken)
+        return self._pasted[secret]
+
+    def yaml(self, source: str) -> str:
+        """The whole file."""
+        tree: dict[str, Tree] = {"version": 1, "backends": dict(self.backends)}
+        if self.models:
+            tree["policies"] = {POLICY: {"models": dict(self.models), **self.policy}}
+            tree["tenants"] = dict(self.tenants) or {TENANT: {"policy": POLICY}}
+        text = yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+        return f"# Made from {source}.\n# Look it through; `gateway check` says what is wrong or missing.\n{text}"
+
+    def _backend(self, fields: Mapping[str, Tree], stem: str) -> str:
+        for name, known in self.backends.items():
+            if {key: value for key, value in known.items() if key != "models"} == fields:
+                return name
+        name = unused(slug(stem), self.backends)
+        self.backends[name] = {**fields, "models": {}}
+        return name
+
+
+class _Dumper(yaml.SafeDumper):
+    """Without anchors, which our files do not have."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        """Whatever it is, it is written out."""
+        del data
+        return True
+
+
+def plain(number: float) -> int | float:
+    """A whole number as one."""
+    return int(number) if number.is_integer() else number
+
+
+def slug(text: str) -> str:
+    """A name of ours that reminds of the text."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:_NAME_LENGTH].rstrip("-") or "backend"
+
+
+def unused(name: str, taken: Iterable[str]) -> str:
+    """The name, with a number when it is taken."""
+    known, number, found = set(taken), 1, name
+    while found in known:
+        number += 1
+        found = f"{name[: _NAME_LENGTH - len(str(number)) - 1]}-{number}"
+    return found
+
+
+def group(mode: str, targets: Sequence[Target]) -> Target:
+    """Targets that stand in a list as one. A single one needs no group, and its weight means nothing."""
+    if len(targets) == 1:
+        return {name: value for name, value in targets[0].items() if name != "weight"}
+    listed: list[Tree] = [*targets]
+    return {"strategy": {"mode": mode}, "targets": listed}
+
+
+def route(parts: Sequence[Target]) -> dict[str, Tree]:
+    """The route that tries these in order. Of a target that stands there twice the first counts."""
+    seen: set[tuple[str, str]] = set()
+    kept = [found for part in parts if (found := _without(part, seen)) is not None]
+    if len(kept) == 1 and "targets" in kept[0]:
+        return {name: kept[0][name] for name in ("strategy", "targets")}
+    listed: list[Tree] = [*kept[:MOST_TARGETS]]
+    return {"targets": listed}
+
+
+def merged(targets: Sequence[Target]) -> list[Target]:
+    """Equal targets as one with their weights added: one request would meet them twice."""
+    found: dict[tuple[str, str], Target] = {}
+    for target in targets:
+        key = (str(target["backend"]), str(target["model"]))
+        if key in found:
+            found[key] = found[key] | {"weight": min(MOST_WEIGHT, _weight(found[key]) + _weight(target))}
+        else:
+            found[key] = target
+    return list(found.values())
+
+
+def _weight(target: Target) -> int:
+    weight = target.get("weight", 1)
+    return weight if isinstance(weight, int) else 1
+
+
+def _without(part: Target, seen: set[tuple[str, str]]) -> Target | None:
+    """The part without targets that were seen before, which are seen then; None when nothing is left."""
+    inner = part.get("targets")
+    if not isinstance(inner, list):
+        key = (str(part["backend"]), str(part["model"]))
+        if key in seen:
+            return None
+        seen.add(key)
+        return part
+    left = [found for each in inner if isinstance(each, dict) and (found := _without(each, seen)) is not None]
+    if not left:
+        return None
+    weight = {"weight": part["weight"]} if "weight" in part else {}
+    strategy = part.get("strategy")
+    mode = strategy["mode"] if isinstance(strategy, dict) else "priority"
+    return {**group(str(mode), left), **weight}
