@@ -12,14 +12,15 @@ from typing import Final, Literal
 
 import msgspec
 
-from gateway.admission.limits import Denied, Dimension, Kind, Level
+from gateway.admission.limits import Denied, Dimension, Kind, Level, Unavailable
 from gateway.domain.errors import BudgetExhausted, GatewayError, InvalidRequest, RateLimited
-from gateway.domain.limits import NO_LIMITS, Budget, Limits, OnExceed, capacity, refill_per_s
+from gateway.domain.fault import Fault, FaultKind
+from gateway.domain.limits import BACKEND_BURST_S, BURST_S, NO_LIMITS, Budget, Limits, OnExceed, capacity, refill_per_s
 from gateway.domain.periods import Per, period_at, zone_of
 from gateway.domain.tenant import ApiKey, Tenant
 from gateway.domain.usage import NANO_PER_USD, Estimate
 
-Scope = Literal["tenant", "key", "model"]
+Scope = Literal["tenant", "key", "model", "backend"]
 """Whose limit it is."""
 Price = Callable[[int, int], int]
 """Nano-dollars for so many prompt and output tokens."""
@@ -35,6 +36,7 @@ _OWNERS: Final[dict[Scope, str]] = {
     "tenant": "of this tenant",
     "key": "of this key",
     "model": "of this tenant for {model}",
+    "backend": "that the backend grants",
 }
 
 
@@ -67,6 +69,11 @@ class Hold(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         return Dimension(
             f"{self.begin}:{period.name}{self.end}", self.kind, self.capacity, 0.0, cost, ends_at=period.ends_at
         )
+
+    @property
+    def words(self) -> str:
+        """For messages: `60 requests per minute`."""
+        return f"{self.limit} {_NAMES[self.kind]}"
 
     def cost(self, estimate: Estimate, price: Price) -> int:
         """What a request is expected to take.
@@ -113,11 +120,11 @@ def holds_of(
     """
     holds: tuple[Hold, ...] = ()
     if tenant.limits is not NO_LIMITS or tenant.budget is not None:
-        holds += _holds("tenant", tenant.id, "", tenant.limits, tenant.budget)
+        holds += _holds("tenant", f"t:{tenant.id}", "", tenant.limits, tenant.budget)
     if key.limits is not NO_LIMITS or key.budget is not None:
-        holds += _holds("key", tenant.id, key.public_id, key.limits, key.budget)
+        holds += _holds("key", f"t:{tenant.id}", key.public_id, key.limits, key.budget)
     if limits is not NO_LIMITS or budget is not None:
-        holds += _holds("model", tenant.id, model, limits, budget)
+        holds += _holds("model", f"t:{tenant.id}", model, limits, budget)
     return holds
 
 
@@ -126,13 +133,19 @@ def claim_of(holds: tuple[Hold, ...], estimate: Estimate, price: Price, wall: fl
     return Claim(holds, tuple([hold.dimension(estimate, price, wall) for hold in holds])) if holds else NO_CLAIM
 
 
-@functools.lru_cache(maxsize=16_384)
-def _holds(scope: Scope, tenant: str, name: str, limits: Limits, budget: Budget | None) -> tuple[Hold, ...]:
-    """The limits of one scope. `name` is the key's public id or the model, empty for the tenant itself.
+def place_claim(backend: str, limits: Limits, estimate: Estimate) -> Claim:
+    """What a try at a backend is held against, of all that the backend grants us."""
+    return claim_of(_holds("backend", f"b:{backend}", "", limits, None), estimate, lambda _prompt, _output: 0, 0.0)
 
-    Keys never meet: no tenant's id has a brace or a colon, and the name, which may have colons, comes last.
+
+@functools.lru_cache(maxsize=16_384)
+def _holds(scope: Scope, owner: str, name: str, limits: Limits, budget: Budget | None) -> tuple[Hold, ...]:
+    """The limits of one scope. `name` is the key's public id or the model, empty for the owner itself.
+
+    Keys never meet: no name of an owner has a brace or a colon, and the other name, which may have colons, comes last.
     """
-    begin, end = f"{{t:{tenant}}}:", f":{scope}:{name}" if name else ""
+    begin, end = f"{{{owner}}}:", f":{scope}:{name}" if name else ""
+    burst_s = limits.burst_seconds or (BACKEND_BURST_S if scope == "backend" else BURST_S)
     holds = []
     per_minute: tuple[tuple[Kind, int | None], ...] = (
         ("requests", limits.requests_per_minute),
@@ -148,7 +161,7 @@ def _holds(scope: Scope, tenant: str, name: str, limits: Limits, budget: Budget 
                 begin=begin + kind,
                 end=end,
                 limit=limit,
-                capacity=capacity(limit, limits.burst_s),
+                capacity=capacity(limit, burst_s),
                 refill_per_s=refill_per_s(limit),
                 on_exceed=limits.on_exceed or "reject",
                 downgrade_to=limits.downgrade_to,
@@ -187,6 +200,21 @@ def _holds(scope: Scope, tenant: str, name: str, limits: Limits, budget: Budget 
     return tuple(holds)
 
 
+def place_fault(claim: Claim, answer: Denied | Unavailable, backend: str) -> Fault:
+    """What becomes of a try that the backend's limits have no room for; no wait where they can never have."""
+    if isinstance(answer, Unavailable):
+        message = f"the limits of `{backend}` cannot be checked at present"
+        return Fault(kind=FaultKind.LIMITED, message=message, retry_after_s=answer.retry_after_s)
+    hold, _ = claim.denier(answer)
+    never = answer.retry_after_s is None
+    return Fault(
+        kind=FaultKind.LIMITED,
+        message=f"{hold.words} at `{backend}`",
+        code="request_too_large" if never else "concurrency" if hold.kind == "concurrency" else None,
+        retry_after_s=answer.retry_after_s,
+    )
+
+
 def refusal_of(denied: Denied, claim: Claim, model: str) -> GatewayError:
     """The answer to a denied request: 429 with the wait, or 400 `request_too_large` when no wait would do.
 
@@ -197,7 +225,7 @@ def refusal_of(denied: Denied, claim: Claim, model: str) -> GatewayError:
     owner = _OWNERS[hold.scope].format(model=model)
     if hold.per is not None:
         return _budget_refusal(denied, hold, level, owner)
-    limit = f"{hold.limit} {_NAMES[hold.kind]} {owner}"
+    limit = f"{hold.words} {owner}"
     if denied.retry_after_s is None:
         most = "" if hold.capacity == hold.limit else f", {hold.capacity} of them at once,"
         return InvalidRequest(

@@ -30,9 +30,11 @@ from gateway.pipeline import (
     Exchange,
     Fail,
     Finish,
+    FreePlace,
     Recall,
     RequestHead,
     Reserve,
+    ReservePlace,
     Respond,
     Send,
     Settle,
@@ -287,6 +289,13 @@ class Driver:
         elif isinstance(action, Conclude):
             self._once = None
             self._machinery.repeats.conclude(action.request, action.body, self._loop.time())
+        elif isinstance(action, ReservePlace):
+            answer = functools.partial(self._place_answered, action.attempt)
+            self._machinery.limiter.reserve(
+                action.reservation, action.dimensions, self._loop.time(), action.ttl_s, answer
+            )
+        elif isinstance(action, FreePlace):
+            self._machinery.limiter.settle(action.reservation, action.used, self._loop.time())
         elif isinstance(action, Abort):
             for line, call in self._calls:
                 if line.number == action.attempt:
@@ -327,6 +336,15 @@ class Driver:
                 return
             self._once = request
         self.feed(self.exchange.recalled, request, known)
+
+    def _place_answered(self, attempt: int, answer: Answer) -> None:
+        """The limits of an attempt's backend have answered."""
+        if not isinstance(answer, Granted):
+            self.feed(self.exchange.place_refused, attempt, answer)
+        elif self._client is None:
+            self._machinery.limiter.settle(answer.reservation, NOTHING_USED, self._loop.time())
+        else:
+            self.feed(self.exchange.place_granted, attempt)
 
     def _settled(self, error: Exception | None) -> None:
         self.feed(self.exchange.settled, error)

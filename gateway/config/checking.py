@@ -17,11 +17,9 @@ import msgspec
 from gateway.config.problems import Path, Report, shown
 from gateway.config.shapes import Choice, Items, Maybe, OneOf, Record, Scalar, Shape, Table
 from gateway.config.yaml_file import Tree
-from gateway.domain.backend import Backend
 from gateway.domain.policy import ModelRoute, Policy
 
 UNSUPPORTED_FIELDS: Final[dict[type[msgspec.Struct], frozenset[str]]] = {
-    Backend: frozenset({"limits"}),
     Policy: frozenset({"independence"}),
     ModelRoute: frozenset({"context_fallback"}),
 }

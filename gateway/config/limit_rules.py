@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 
 def limits(file: str, path: Path, fields: Mapping[str, object], _: "Names", report: Report) -> None:
     """Note what cannot help against a limit."""
+    if path[0] == "backends":
+        for name in ("on_exceed", "downgrade_to"):
+            if fields.get(name) not in (None, "next_target"):
+                message = "beyond a backend's limits the next target is asked, whatever the policy"
+                report.mistake(file, (*path, name), message)
+        return
     _downgrade(file, path, fields, report)
     match fields.get("on_exceed"):
         case "next_target":

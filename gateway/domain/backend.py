@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal, get_args
 
 import msgspec
 
+from gateway.domain.limits import Limits
 from gateway.domain.names import ModelName
 from gateway.domain.usage import NANO_PER_USD, PriceTable
 
@@ -259,4 +260,7 @@ class Backend(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     credential: Credential | None = None
     allow_private: bool = False
     """Whether the address may be private or loopback. Only the operator's word opens these."""
+    limits: Limits | None = None
+    """What it grants us, all our tenants together. Taken for each try; beyond it the next target is asked. A burst is
+    10 seconds' worth unless told."""
     domains: Domains = Domains()

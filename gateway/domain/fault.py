@@ -17,6 +17,8 @@ class FaultKind(StrEnum):
     """Refused, unresolvable, no TLS: no byte of the request was sent."""
     SATURATED = "saturated"
     """Our own connections to it are all taken, and so is the queue for them: no doing of the backend's."""
+    LIMITED = "limited"
+    """What the configuration grants us of it is used up: nothing was sent, and no doing of the backend's."""
     STALE = "stale"
     """A kept connection turned out to be closed before it took the request."""
     TIMEOUT = "timeout"
@@ -61,6 +63,7 @@ class Recourse(StrEnum):
 RECOURSE: dict[FaultKind, Recourse] = {
     FaultKind.CONNECT: Recourse.ELSEWHERE,
     FaultKind.SATURATED: Recourse.ELSEWHERE,
+    FaultKind.LIMITED: Recourse.ELSEWHERE,
     FaultKind.STALE: Recourse.SAME_ONCE,
     FaultKind.TIMEOUT: Recourse.ELSEWHERE,
     FaultKind.LOST: Recourse.ELSEWHERE,
@@ -108,6 +111,7 @@ _USELESS_MODEL = Effect(ejects="model", retry_cost=1)
 EFFECT: dict[FaultKind, Effect] = {
     FaultKind.CONNECT: _UNREACHABLE,
     FaultKind.SATURATED: NO_EFFECT,
+    FaultKind.LIMITED: NO_EFFECT,
     FaultKind.STALE: NO_EFFECT,
     FaultKind.TIMEOUT: _BURDENED,
     FaultKind.LOST: _BROKEN,

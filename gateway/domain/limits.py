@@ -20,6 +20,8 @@ OnExceed = Literal["reject", "next_target", "downgrade"]
 
 BURST_S: Final = 60.0
 """Of a tenant's limits, unless told: a whole minute's worth at once, as users of the OpenAI API expect."""
+BACKEND_BURST_S: Final = 10.0
+"""Of a backend's limits, unless told: providers count over less than a minute."""
 _SECONDS_PER_MINUTE: Final = 60
 
 
@@ -34,8 +36,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     concurrency: Count | None = None
     """Requests in flight at the same time."""
     burst_seconds: BurstSeconds | None = None
-    """How many seconds' worth of a limit per minute may be taken at once after a pause; 60 when absent. With fewer the
-    load is smoother."""
+    """How many seconds' worth of a limit per minute may be taken at once after a pause: 60 when absent, of a backend
+    10. With fewer the load is smoother."""
     on_exceed: OnExceed | None = None
     """What becomes of a request beyond a limit. `reject`, when absent: 429 with the wait. `downgrade`, for the limits
     of a model: another model serves it. `next_target` is for budgets; a limit holds for all targets alike."""
@@ -46,11 +48,6 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """These limits with everything that `other` says taken from it."""
         said = {name: value for name in self.__struct_fields__ if (value := getattr(other, name)) is not None}
         return msgspec.structs.replace(self, **said) if said else self
-
-    @property
-    def burst_s(self) -> float:
-        """Seconds' worth of a limit that its bucket holds."""
-        return self.burst_seconds or BURST_S
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -35,6 +35,22 @@ class Conclude(msgspec.Struct, frozen=True):
     body: bytes | None
 
 
+class ReservePlace(msgspec.Struct, frozen=True):
+    """Take what a try needs of its backend's limits; answer with `place_granted` or `place_refused`."""
+
+    attempt: int
+    reservation: str
+    dimensions: Sequence[Dimension]
+    ttl_s: float
+
+
+class FreePlace(msgspec.Struct, frozen=True):
+    """Close the reservation of a try."""
+
+    reservation: str
+    used: Used
+
+
 class Dispatch(msgspec.Struct, frozen=True):
     """Start a try; answer with `sent`, `head`, `data`, then `ended` or `failed`, each naming the attempt."""
 
@@ -88,4 +104,6 @@ class Settle(msgspec.Struct, frozen=True):
     entries: Sequence[LedgerEntry]
 
 
-Action = Reserve | Recall | Conclude | Dispatch | Abort | Respond | Send | Fail | Finish | Settle
+Action = (
+    Reserve | ReservePlace | FreePlace | Recall | Conclude | Dispatch | Abort | Respond | Send | Fail | Finish | Settle
+)

@@ -2,6 +2,9 @@
 
 from typing import TYPE_CHECKING, Literal
 
+import msgspec
+
+from gateway.admission.reservation import Claim
 from gateway.dialects.protocols import StreamDecoder
 from gateway.domain.fault import Fault, Phase
 from gateway.domain.ledger import Outcome
@@ -9,6 +12,7 @@ from gateway.domain.plan import Target
 from gateway.domain.policy import Timeouts
 from gateway.domain.usage import Usage
 from gateway.domain.wire import Headers
+from gateway.pipeline.actions import Dispatch
 
 if TYPE_CHECKING:  # It in turn writes down in an attempt what it sees of a stream.
     from gateway.pipeline.relay import Relay
@@ -19,6 +23,13 @@ MAX_REPLY_BYTES = 16 << 20
 """A longer unstreamed answer is refused: it is held in memory until it is whole."""
 MAX_FAULT_BYTES = 64 << 10
 """What is read of an error's body."""
+
+
+class Gate(msgspec.Struct, frozen=True):
+    """A try that its backend's limits must let pass."""
+
+    claim: Claim
+    dispatch: Dispatch
 
 
 class Attempt:
@@ -36,7 +47,9 @@ class Attempt:
         "epoch",
         "fault",
         "finish_reasons",
+        "gate",
         "goes_on_from",
+        "has_place",
         "headers",
         "held_since",
         "last_bytes_at",
@@ -72,6 +85,10 @@ class Attempt:
         """What routing noted as it began, and wants to know as it ends."""
         self.goes_on_from: int | None = None
         """Tokens of another try's answer that it goes on with; None for a whole answer of its own."""
+        self.gate: Gate | None = None
+        """What it waits for before it may be sent; None where its backend has no limits, or has granted it."""
+        self.has_place = False
+        """Whether something of its backend's limits is taken for it."""
         self.sent_at: float | None = None
         self.committed_at: float | None = None
         """When its first content came: from here on the answer is this backend's."""
@@ -114,6 +131,11 @@ class Attempt:
     def was_sent(self) -> bool:
         """Whether the backend may have seen the request, and may bill it."""
         return self.sent_at is not None
+
+    def note_place(self, now: float) -> None:
+        """Its backend's limits have let it pass: its waits begin."""
+        self.gate, self.has_place = None, True
+        self.phase, self.deadline = "connect", now + self.timeouts.connect
 
     def note_sent(self, now: float, *, streaming: bool) -> None:
         """The request is on the wire.

@@ -12,9 +12,9 @@ import dataclasses
 import enum
 from collections.abc import Sequence
 
-from gateway.admission.limits import Denied, Granted, Level, Unavailable
+from gateway.admission.limits import NOTHING_USED, Denied, Granted, Level, Unavailable
 from gateway.admission.repeats import Recollection, Repeat, fingerprint
-from gateway.admission.reservation import refusal_of
+from gateway.admission.reservation import place_claim, place_fault, refusal_of
 from gateway.dialects.hub.continuation import SEAM, Continuation, Seam, continued
 from gateway.dialects.protocols import Endpoint, StreamEncoder, StreamEvent
 from gateway.dialects.rate_headers import headroom_of
@@ -41,13 +41,15 @@ from gateway.pipeline.actions import (
     Dispatch,
     Fail,
     Finish,
+    FreePlace,
     Recall,
     Reserve,
+    ReservePlace,
     Respond,
     Send,
     Settle,
 )
-from gateway.pipeline.attempt import MAX_FAULT_BYTES, MAX_REPLY_BYTES, Attempt
+from gateway.pipeline.attempt import MAX_FAULT_BYTES, MAX_REPLY_BYTES, Attempt, Gate
 from gateway.pipeline.claiming import claim_for, detour
 from gateway.pipeline.entry import Caller, Collaborators, Job, Unroutable, count_prompt, identify, prepare
 from gateway.pipeline.relay import Relay
@@ -334,6 +336,22 @@ class Exchange:
 
     # The attempts: each event of the one that is running.
 
+    def place_granted(self, number: int, now: float) -> None:
+        """The backend's limits have room for the try, and what it takes is taken."""
+        attempt = self.attempts[number - 1]
+        gate = attempt.gate
+        if attempt.is_over() or gate is None:
+            self.actions.append(FreePlace(self._place_of(attempt), NOTHING_USED))
+            return
+        attempt.note_place(now)
+        self.actions.append(gate.dispatch)
+
+    def place_refused(self, number: int, answer: Denied | Unavailable, now: float) -> None:
+        """They have no room, or nobody can tell: the backend is not asked."""
+        attempt = self.tries.running(number)
+        if attempt is not None and attempt.gate is not None:
+            self._attempt_failed(attempt, place_fault(attempt.gate.claim, answer, attempt.target.backend), now)
+
     def sent(self, number: int, now: float) -> None:
         """The request is on the wire."""
         if (attempt := self.tries.running(number)) is not None:
@@ -578,14 +596,34 @@ class Exchange:
             ends_at=at + (self.total_by - now) + _LEASE_MARGIN_S,
         )
         after = None
-        if failed is not None:
+        if failed is not None and failed.gate is not None:
+            after = failed.gate.dispatch.after  # It was never sent, and so has told nobody.
+        elif failed is not None:
             failed.usage = self._usage_of(failed)
             after = failed.number, failed.usage
-        self.actions.append(Dispatch(attempt.number, target, wire, traceparent, intent, after))
+        dispatch = Dispatch(attempt.number, target, wire, traceparent, intent, after)
+        if target.place.limits is None:
+            self.actions.append(dispatch)
+            return
+        claim = place_claim(target.backend, target.place.limits, self.job.estimate)
+        attempt.gate = Gate(claim, dispatch)
+        ttl_s = self.total_by - now + _LEASE_MARGIN_S
+        self.actions.append(ReservePlace(attempt.number, self._place_of(attempt), claim.dimensions, ttl_s))
+
+    def _place_of(self, attempt: Attempt) -> str:
+        return f"{self.id}:{attempt.number}"
+
+    def _free_place(self, attempt: Attempt) -> None:
+        """What a try that is over took of its backend's limits is charged with what it used."""
+        attempt.has_place = False
+        used = bill.used(self._usage_of(attempt), ())
+        self.actions.append(FreePlace(self._place_of(attempt), used))
 
     def _give_up(self, loser: Attempt | None) -> None:
         if loser is not None:
             self.actions.append(Abort(loser.number))
+            if loser.has_place:
+                self._free_place(loser)
 
     def _timed_out(self, attempt: Attempt, phase: Phase, now: float) -> None:
         fault = Fault(kind=FaultKind.TIMEOUT, phase=phase, message=f"the {phase} timeout passed")
@@ -656,6 +694,8 @@ class Exchange:
             return
         rejected = fault.recourse is Recourse.NONE
         tries.over(attempt, Outcome.REJECTED if rejected else Outcome.FAILED, now, fault)
+        if attempt.has_place:
+            self._free_place(attempt)
         if rejected and attempt is not tries.rival:
             self._give_up(
                 tries.drop(now)
@@ -702,6 +742,8 @@ class Exchange:
         self.settle_asked_at = now
         for attempt in self.attempts:
             attempt.usage = self._usage_of(attempt)
+            if attempt.has_place:
+                self._free_place(attempt)
         self.usage = bill.charged(self.attempts)
         if self.usage is not None and outcome is Outcome.OK:
             request = self.job.request

@@ -1,6 +1,6 @@
 """Whose turn it is: which target a request asks next, after what the last one did. No I/O, no clock."""
 
-from gateway.domain.fault import Recourse
+from gateway.domain.fault import FaultKind, Recourse
 from gateway.domain.plan import Plan, Target
 from gateway.pipeline.attempt import Attempt, AttemptReason
 from gateway.routing.budget import RetryBudget
@@ -60,6 +60,8 @@ class Turns:
         fault = failed.fault
         if fault is None or fault.recourse is Recourse.NONE:
             return None
+        if fault.kind is FaultKind.LIMITED and failed.reason != "retry":
+            self._taken -= 1  # Nobody was asked.
         if fault.recourse is Recourse.SAME_ONCE and not self._stale_retried:
             # The backend never saw it: another connection to the same place costs nothing and is no real retry.
             self._stale_retried = True

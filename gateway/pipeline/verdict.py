@@ -6,6 +6,7 @@ from gateway.domain.errors import (
     ContentFiltered,
     ContextTooLong,
     GatewayError,
+    InvalidRequest,
     Overloaded,
     RateLimited,
     RequestRejected,
@@ -20,7 +21,7 @@ _RETRY_AFTER_S = 2.0
 _RETRY_AFTER_MOST_S = 300.0
 """The longest wait we pass on: nobody knows more than minutes ahead, and some backends say years."""
 
-_LATER = frozenset({FaultKind.CONNECT, FaultKind.SATURATED, FaultKind.STALE, FaultKind.OVERLOADED})
+_LATER = frozenset({FaultKind.CONNECT, FaultKind.SATURATED, FaultKind.LIMITED, FaultKind.STALE, FaultKind.OVERLOADED})
 """Faults that may pass with time and left nothing behind."""
 
 
@@ -34,7 +35,9 @@ def verdict(faults: Sequence[Fault], model: str) -> GatewayError:
     if last.recourse is Recourse.NONE:
         return _rejected(last)
     kinds = {fault.kind for fault in faults}
-    if kinds == {FaultKind.RATE_LIMITED}:
+    if kinds == {FaultKind.LIMITED}:
+        return _limited(faults, model)
+    if kinds <= {FaultKind.RATE_LIMITED, FaultKind.LIMITED}:
         return RateLimited(
             f"Every backend of `{model}` is limiting us.",
             kind="requests",
@@ -56,6 +59,20 @@ def verdict(faults: Sequence[Fault], model: str) -> GatewayError:
     if last.kind is FaultKind.PROTOCOL:
         return UpstreamFailed(f"The backend's answer for `{model}` could not be read.", code="upstream_invalid")
     return UpstreamFailed(f"No backend of `{model}` could complete the request ({last.kind}).")
+
+
+def _limited(faults: Sequence[Fault], model: str) -> GatewayError:
+    """Nobody was asked, because of what the configuration grants us of each backend."""
+    if all(fault.code == "request_too_large" for fault in faults):
+        return InvalidRequest(
+            f"The prompt is larger than the backends of `{model}` can ever be asked ({faults[0].message}). Shorten it.",
+            code="request_too_large",
+        )
+    message = f"The backends of `{model}` have no room within their limits now (the first: {faults[0].message})."
+    wait_s = _least_wait([fault for fault in faults if fault.code != "request_too_large"])
+    if all(fault.code == "concurrency" for fault in faults):
+        return Overloaded(message, retry_after_s=wait_s)
+    return RateLimited(message, kind="requests", code="upstream_rate_limited", retry_after_s=wait_s)
 
 
 def interruption(fault: Fault) -> StreamInterrupted:

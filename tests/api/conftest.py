@@ -54,6 +54,7 @@ async def house(backends: list[ScriptedBackend], refusing: str) -> AsyncIterator
                 "second": backends[1].base_url,
                 "refusing": refusing,
                 "hole": hole,
+                "narrow": {"base_url": backends[0].base_url, "limits": {"concurrency": 1}},
             },
             models={
                 "assistant": ["first", "second"],
@@ -61,6 +62,7 @@ async def house(backends: list[ScriptedBackend], refusing: str) -> AsyncIterator
                 "refused": ["refusing", "second"],
                 "unheard": ["hole", "second"],
                 "down": ["refusing"],
+                "crowded": ["narrow", "second"],
             },
             tenants=TENANTS,
         )

@@ -13,6 +13,7 @@ from tests.backends.openai_backend import chat_chunk, chat_reply, chat_stream, e
 from tests.backends.scripted import Script, ScriptedBackend
 from tests.running.client import CHAT, chat, client_of, error_of, events
 from tests.running.gateway import RunningGateway
+from tests.running.polling import eventually
 
 BUSY = event({"error": {"message": "busy", "type": "overloaded_error"}})
 SILENT = Script(framing="raw", end="hang")
@@ -249,6 +250,25 @@ async def test_a_request_that_is_wrong_itself_is_passed_on_and_not_tried_elsewhe
     }
     assert second.requests == []
     assert response.headers["x-should-retry"] == "false"
+
+
+async def test_what_a_backend_does_not_grant_goes_to_the_next(
+    client: httpx.AsyncClient, first: ScriptedBackend
+) -> None:
+    """One request at a time is granted: of two the other goes elsewhere, until the first one's client has left."""
+
+    async def served_by() -> str:
+        return (await client.post(CHAT, json=chat(model="crowded"))).headers["x-gateway-backend"]
+
+    async def slot() -> bool | None:
+        return await served_by() == "narrow" or None
+
+    first.script(chat_stream(["Hello", " there"], cut_after=1, end="hang"))
+    async with client.stream("POST", CHAT, json=chat(model="crowded", stream=True)) as response:
+        assert response.headers["x-gateway-backend"] == "narrow"
+        assert [await served_by() for _ in range(3)] == ["second"] * 3
+    assert await eventually(slot, "a free slot")
+    assert await served_by() == "narrow"
 
 
 async def test_many_requests_fail_over_at_once(

@@ -69,7 +69,7 @@ LIST = '$.prices["a/b"]'
 DAY = f"{LIST}.2026-02-28"
 MODEL_FIELDS = ", ".join(ServedModel.__struct_fields__)
 DIALECTS = ", ".join(f"`{name}`" for name in get_args(Dialect))
-BACKEND_FIELDS = "dialect, base_url, models, credential, allow_private, domains"
+BACKEND_FIELDS = "dialect, base_url, models, credential, allow_private, limits, domains"
 SHA = "ab" * 32
 TARGET = "          - {backend: worker, model: small}\n"
 OTHER_TENANT = f"\n  zeta: {{policy: standard, keys: [{{name: x, sha256: {SHA}}}]}}"
@@ -107,7 +107,11 @@ IN_BACKENDS = [
     ),
     ("dialect: openai", "dialect: smtp", f"{BACKEND}.dialect: expected one of {DIALECTS}, got text"),
     ("dialect: openai", "", f"{BACKEND}: `dialect` is missing"),
-    ("dialect: openai", "dialect: openai\n    limits: {}", unsupported(f"{BACKEND}.limits", "limits")),
+    (
+        "dialect: openai",
+        "dialect: openai\n    limits: {concurrency: 9, on_exceed: reject}",
+        f"{BACKEND}.limits.on_exceed: beyond a backend's limits the next target is asked, whatever the policy",
+    ),
     (
         "dialect: openai",
         "dialect: openai\n    headers: {}",

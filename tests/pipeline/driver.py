@@ -8,7 +8,7 @@ import functools
 import itertools
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import assert_never
@@ -37,9 +37,11 @@ from gateway.pipeline import (
     Exchange,
     Fail,
     Finish,
+    FreePlace,
     Recall,
     RequestHead,
     Reserve,
+    ReservePlace,
     Respond,
     Send,
     Settle,
@@ -85,7 +87,7 @@ def configured(
     on_midstream_failure: str = "error",
     model: dict[str, object] | None = None,
     policy: dict[str, object] | None = None,
-    places: dict[str, dict[str, object]] | None = None,
+    places: Mapping[str, Mapping[str, object]] | None = None,
 ) -> PolicyBook:
     """Backends `a`, `b`, `c` in this order behind the model `assistant`; each has prices of its own.
 
@@ -200,6 +202,10 @@ class Play:
         self.granted = 0
         self.settled: list[Settle] = []
         self._reserve: Reserve | None = None
+        self.places: list[ReservePlace] = []
+        """What backends' limits were asked and have not answered."""
+        self.held_places: list[str] = []
+        """What they granted and nobody has given back."""
         if opened:
             self.open()
 
@@ -212,7 +218,14 @@ class Play:
         return self._perform()
 
     def reserve(self) -> "Play":
-        """The limits answer, if they were asked to wait with it."""
+        """The limits answer, if they were asked to wait with it; those of backends too."""
+        self.reserve_request()
+        while self.places:
+            self.answer_place()
+        return self._perform()
+
+    def reserve_request(self) -> "Play":
+        """The limits of the tenant answer."""
         if self._reserve is not None:
             asked, self._reserve = self._reserve, None
             answer = self.world.limiter.reserve(asked.reservation, asked.dimensions, self.now, asked.ttl_s)
@@ -227,6 +240,17 @@ class Play:
         """The store of limits cannot be reached, if they were asked to wait with their answer."""
         self._reserve = None
         self.exchange.limits_unavailable(Unavailable(), self.now)
+        return self._perform()
+
+    def answer_place(self) -> "Play":
+        """The limits of a backend answer the one who has waited for longest."""
+        asked = self.places.pop(0)
+        answer = self.world.limiter.reserve(asked.reservation, asked.dimensions, self.now, asked.ttl_s)
+        if isinstance(answer, Granted):
+            self.held_places.append(asked.reservation)
+            self.exchange.place_granted(asked.attempt, self.now)
+        else:
+            self.exchange.place_refused(asked.attempt, answer, self.now)
         return self._perform()
 
     def sent(self, attempt: int | None = None) -> "Play":
@@ -349,7 +373,9 @@ class Play:
     # Actions.
 
     def _number(self, attempt: int | None) -> int:
-        return len(self.dispatched) if attempt is None else attempt
+        if attempt is None:
+            return self.dispatched[-1].attempt if self.dispatched else 0
+        return attempt
 
     def _perform(self) -> "Play":
         while self.exchange.actions:
@@ -359,7 +385,7 @@ class Play:
         return self
 
     def _carry_out(self, action: Action) -> None:
-        assert not self.finished, f"{action} came after the end"
+        assert not self.finished or isinstance(action, FreePlace), f"{action} came after the end"
         match action:
             case Reserve():
                 self._reserve = action
@@ -371,9 +397,11 @@ class Play:
                 )
             case Conclude(request=request, body=body):
                 self.world.repeats.conclude(request, body, self.now)
+            case ReservePlace() | FreePlace():
+                self._see_to_place(action)
             case Dispatch(attempt=number):
                 assert self.granted, "nothing may be sent upstream without a reservation"
-                assert number == len(self.dispatched) + 1
+                assert number > (self.dispatched[-1].attempt if self.dispatched else 0)
                 self.dispatched.append(action)
             case Abort(attempt=number):
                 assert number not in self.aborted
@@ -395,6 +423,16 @@ class Play:
                 self._settle(action)
             case _:
                 assert_never(action)
+
+    def _see_to_place(self, action: ReservePlace | FreePlace) -> None:
+        if isinstance(action, FreePlace):
+            assert action.reservation in self.held_places, "what was not taken cannot be given back"
+            self.held_places.remove(action.reservation)
+            assert self.world.limiter.settle(action.reservation, action.used, self.now) == "settled"
+            return
+        self.places.append(action)
+        if self.reserves:
+            self.answer_place()
 
     def _settle(self, action: Settle) -> None:
         assert self.granted

@@ -18,6 +18,9 @@ from tests.pipeline.driver import JSON, Play, World, configured
 from tests.pipeline.wire import DONE, GARBAGE, PING, ROLE, error, error_event, finish, reply, text_of, usage_chunk
 from tests.pipeline.wire import chunk as piece
 
+ONE_AT_ONCE = {"limits": {"requests_per_minute": 6, "concurrency": 9}}
+LIMITED = {"a": ONE_AT_ONCE, "b": {"limits": {"input_tokens_per_minute": 6}}, "c": ONE_AT_ONCE}
+"""No backend takes two tries at once, and the second one can take none."""
 BOOKS = [
     configured(),
     configured(targets=1),
@@ -26,6 +29,7 @@ BOOKS = [
     configured(quirks={"requires_finish_reason": False}),
     configured(policy={"hedge": {"after": 0.3}}),
     configured(policy={"hedge": {"after": 0.3}}, targets=2, attempts=2),
+    configured(policy={"hedge": {"after": 0.3}}, places=LIMITED),
 ]
 KINDS = [FaultKind.CONNECT, FaultKind.STALE, FaultKind.LOST, FaultKind.PROTOCOL]
 STATUSES = [200, 200, 200, 302, 400, 401, 404, 429, 500, 503]
@@ -45,7 +49,7 @@ class Backends:
         if number is None:
             return
         answer(play, 200, attempt=number)
-        word = f"{play.dispatched[number - 1].target.backend}{number}.{len(self.said.get(number, ''))} "
+        word = f"{play.exchange.attempts[number - 1].target.backend}{number}.{len(self.said.get(number, ''))} "
         if play.stream:
             others = [ROLE, PING, GARBAGE, finish(), usage_chunk(), DONE, error_event()]
         else:
@@ -127,6 +131,7 @@ def test_whatever_happens_in_whatever_order(
     assert play.finished
     assert len(play.settled) == play.granted
     assert play.outstanding == 0
+    assert not play.held_places
 
     # I11: one ending. Success is `[DONE]` or a whole body, and never beside an error.
     outcome = play.exchange.outcome
@@ -155,11 +160,11 @@ def test_whatever_happens_in_whatever_order(
 
     # I7: only the attempt that was delivered is charged, at its own price; every attempt has its row.
     if ledger != "fails" and play.settled:
-        assert [row.attempt for row in play.rows] == (list(range(1, len(places) + 1)) or [0])
+        assert [row.attempt for row in play.rows] == (list(range(1, len(play.exchange.attempts) + 1)) or [0])
         paid = [row for row in play.rows if row.charge_nano_usd]
         assert len(paid) <= 1
         for row in paid:
-            prices = play.dispatched[row.attempt - 1].target.prices
+            prices = play.exchange.attempts[row.attempt - 1].target.prices
             assert row.charge_nano_usd == row.cost_nano_usd == prices.charge(row.usage)
             assert row.attempt == play.exchange.tries.current.number
             assert play.settled[0].used.tokens == row.usage.total_tokens
