@@ -1,5 +1,6 @@
 """A request that goes from one who speaks Anthropic's dialect to another: patched, not rebuilt. Pure."""
 
+import re
 from typing import Any, Final
 
 import msgspec
@@ -11,7 +12,7 @@ from gateway.domain.dispensable import dispensed
 Fields = dict[str, msgspec.Raw]
 
 _SAMPLING: Final = ("temperature", "top_k", "top_p")
-_UNSIGNED: Final = b'"signature":""'
+_UNSIGNED: Final = re.compile(rb'"signature"\s*:\s*""')
 
 
 def own_words(native: Fields, request: ChatRequest, facts: ServedModel) -> tuple[Fields, tuple[str, ...]]:
@@ -29,7 +30,7 @@ def own_words(native: Fields, request: ChatRequest, facts: ServedModel) -> tuple
         elif name == "response_format":
             dropped += _without_format(fields)
     # Thoughts that other models' answers came with, through us: Anthropic would refuse them for want of a signature.
-    if _UNSIGNED in bytes(fields["messages"]):
+    if _UNSIGNED.search(bytes(fields["messages"])):
         fields["messages"] = _signed_only(fields["messages"])
     return fields, tuple(dropped)
 
