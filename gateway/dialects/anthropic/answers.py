@@ -127,7 +127,11 @@ class MessageEncoder:
     def end(self) -> bytes:
         """The last block's end, why the answer ended and what it used."""
         usage = self._usage or _guessed(self._request, " " * self._size)
-        delta = {"stop_reason": _reason(self._reason, refused=self._is_refused), "stop_sequence": None}
+        delta = {
+            "stop_reason": _reason(self._reason, refused=self._is_refused),
+            "stop_sequence": None,
+            "stop_details": None,
+        }
         return b"".join(
             (
                 *self._begin(),
@@ -267,6 +271,7 @@ def _message(reply_id: str | None, model: str | None) -> dict[str, object]:
         "role": "assistant",
         "model": model or "",
         "stop_sequence": None,
+        "stop_details": None,
     }
 
 
