@@ -109,7 +109,8 @@ class Driver:
         self._loop = asyncio.get_running_loop()
         self._client: Client | None = client
         self.exchange = Exchange(machinery.house, endpoint, head, now=self._loop.time(), wall=time())
-        self._calls: list[tuple[_Line, Call]] = []
+        self._calls: dict[int, tuple[_Line, Call]] = {}
+        """By the attempt's number."""
         self._held = False
         """Whether the backend is held back, because the client takes nothing."""
         self._performing = False
@@ -157,7 +158,9 @@ class Driver:
         """Too much waits for the client: read no more from the backend."""
         if self._held or not self._calls:
             return
-        line, call = self._calls[self.exchange.tries.current.number - 1]
+        if (sent := self._calls.get(self.exchange.tries.current.number)) is None:
+            return  # It waits for its backend's limits.
+        line, call = sent
         if not line.over:
             self._held = True
             call.pause()
@@ -167,7 +170,8 @@ class Driver:
         """The client has caught up."""
         if self._held:
             self._held = False
-            self._calls[self.exchange.tries.current.number - 1][1].resume()
+            if (sent := self._calls.get(self.exchange.tries.current.number)) is not None:
+                sent[1].resume()
             self.feed(self.exchange.client_ready)
 
     def close(self) -> None:
@@ -188,7 +192,7 @@ class Driver:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for line, call in self._calls:
+        for line, call in self._calls.values():
             if not line.over:
                 self._loop.call_later(_LINGER_S, call.abort)
         self._calls.clear()
@@ -297,10 +301,10 @@ class Driver:
         elif isinstance(action, FreePlace):
             self._machinery.limiter.settle(action.reservation, action.used, self._loop.time())
         elif isinstance(action, Abort):
-            for line, call in self._calls:
-                if line.number == action.attempt:
-                    line.over = True
-                    call.abort()
+            if action.attempt in self._calls:
+                line, call = self._calls[action.attempt]
+                line.over = True
+                call.abort()
         elif isinstance(action, Fail):
             self._fail(action.error, client)
         else:
@@ -314,7 +318,7 @@ class Driver:
         self._machinery.journal.intend(action.intent, after=action.after)
         line = _Line(self, action.attempt)
         call = self._machinery.transport.send(self._machinery.destinations[action.target.backend], request, line)
-        self._calls.append((line, call))
+        self._calls[action.attempt] = line, call
         self._held = False
 
     def _reserved(self, answer: Answer) -> None:

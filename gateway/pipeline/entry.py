@@ -27,6 +27,28 @@ _COUNT_UP_TO_BYTES = 16 << 10
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class RequestHead:
+    """What is known before the body."""
+
+    headers: Headers
+    request_id: str | None = None
+    """The client's own, if it sent a sane one."""
+    traceparent: bytes | None = None
+    wants_buffer: bool = False
+    """Whether the client would rather wait for a whole answer than see one break off (`x-gateway-buffer`)."""
+    deadline_s: float | None = None
+    """How long the client will wait in all (`x-request-deadline-ms`)."""
+    read_timeout_s: float | None = None
+    """How long the client's SDK waits for the next bytes (`x-stainless-read-timeout`)."""
+    is_retry: bool = False
+    """Whether the client's SDK tries again what failed before (`x-stainless-retry-count`)."""
+    idempotency_key: str | None = None
+    """The client's name for this request, under which it may come again (`Idempotency-Key`). Not read of streams."""
+    problem: GatewayError | None = None
+    """Why no body of this kind can be read. Told only to callers with a key."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Collaborators:
     """What the pipeline asks. All of it answers at once, from memory."""
 

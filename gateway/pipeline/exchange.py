@@ -8,17 +8,16 @@ The ending waits for `settled`: what the client takes for success is in the ledg
 Longer than a file should be: it is one state machine, and whoever changes a transition has to see all the others.
 """
 
-import dataclasses
 import enum
 from collections.abc import Sequence
 
 from gateway.admission.limits import NOTHING_USED, Denied, Granted, Level, Unavailable
 from gateway.admission.repeats import Recollection, Repeat, fingerprint
-from gateway.admission.reservation import place_claim, place_fault, refusal_of
-from gateway.dialects.hub.continuation import SEAM, Continuation, Seam, continued
+from gateway.admission.reservation import place_fault, refusal_of
+from gateway.dialects.hub.continuation import SEAM
 from gateway.dialects.protocols import Endpoint, StreamEncoder, StreamEvent
 from gateway.dialects.rate_headers import headroom_of
-from gateway.domain.chat import ChatRequest, EndOfStream, Label
+from gateway.domain.chat import EndOfStream, Label
 from gateway.domain.errors import (
     GatewayError,
     InternalError,
@@ -33,34 +32,30 @@ from gateway.domain.ledger import Outcome
 from gateway.domain.plan import Decision
 from gateway.domain.usage import Usage
 from gateway.domain.wire import Headers
-from gateway.pipeline import bill
+from gateway.pipeline.account import Account
 from gateway.pipeline.actions import (
     Abort,
     Action,
     Conclude,
-    Dispatch,
     Fail,
     Finish,
     FreePlace,
     Recall,
     Reserve,
-    ReservePlace,
     Respond,
     Send,
-    Settle,
 )
-from gateway.pipeline.attempt import MAX_FAULT_BYTES, MAX_REPLY_BYTES, Attempt, Gate
+from gateway.pipeline.attempt import MAX_FAULT_BYTES, MAX_REPLY_BYTES, Attempt
 from gateway.pipeline.claiming import claim_for, detour
-from gateway.pipeline.entry import Caller, Collaborators, Job, Unroutable, count_prompt, identify, prepare
+from gateway.pipeline.continuing import rest_of
+from gateway.pipeline.entry import Caller, Collaborators, Job, RequestHead, Unroutable, identify, prepare
 from gateway.pipeline.relay import Relay
-from gateway.pipeline.tries import Tries, dialect_of
+from gateway.pipeline.tries import Tries, dialect_of, is_native
 from gateway.pipeline.verdict import interruption, verdict
 from gateway.routing.choose import overloaded
 from gateway.telemetry.context import TraceContext
 
 _LEASE_MARGIN_S = 30.0
-_LEAST_REST_S = 1.0
-"""With less time left nobody is asked to go on with a broken answer."""
 _LEDGER_WAIT_S = 5.0
 _IN_FLIGHT_RETRY_S = 1.0
 """When to ask again for what is being answered."""
@@ -69,28 +64,6 @@ _WAITING = b": waiting\n\n"
 _COMMENT_EVERY_S = 30.0
 """Half of what proxies commonly bear. Once the head is out an error can only be an event, so not sooner."""
 _EVENT_STREAM = b"text/event-stream; charset=utf-8"
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class RequestHead:
-    """What is known before the body."""
-
-    headers: Headers
-    request_id: str | None = None
-    """The client's own, if it sent a sane one."""
-    traceparent: bytes | None = None
-    wants_buffer: bool = False
-    """Whether the client would rather wait for a whole answer than see one break off (`x-gateway-buffer`)."""
-    deadline_s: float | None = None
-    """How long the client will wait in all (`x-request-deadline-ms`)."""
-    read_timeout_s: float | None = None
-    """How long the client's SDK waits for the next bytes (`x-stainless-read-timeout`)."""
-    is_retry: bool = False
-    """Whether the client's SDK tries again what failed before (`x-stainless-retry-count`)."""
-    idempotency_key: str | None = None
-    """The client's name for this request, under which it may come again (`Idempotency-Key`). Not read of streams."""
-    problem: GatewayError | None = None
-    """Why no body of this kind can be read. Told only to callers with a key."""
 
 
 class State(enum.Enum):
@@ -112,6 +85,7 @@ class Exchange:
     """One request. Not reentrant: a method may not be called while another one of the same exchange runs."""
 
     __slots__ = (
+        "_account",
         "_book",
         "_claim",
         "_comment_at",
@@ -273,11 +247,19 @@ class Exchange:
         self.job, self.model, self.decision = job, job.request.model, job.decision
         if job.downgraded_from:
             self.downgraded_from = job.downgraded_from[0]
-        deposit = 0.0 if self.head.is_retry else job.plan.deposit  # The SDK's own retries buy no further ones of ours.
-        is_traced = self.trace is not None and self.trace.sampled
-        self.tries = Tries(self._house, job, deposit=deposit, is_traced=is_traced)
-        self.attempts = self.tries.all
         self.total_by = self.started_at + self._patience_s()
+        self._account = Account(
+            self._house,
+            self._endpoint,
+            job,
+            exchange_id=self.id,
+            request_id=self.request_id,
+            wall_offset_s=self.wall_started - self.started_at,
+        )
+        deposit = 0.0 if self.head.is_retry else job.plan.deposit  # The SDK's own retries buy no further ones of ours.
+        ends_by = self.total_by + _LEASE_MARGIN_S
+        self.tries = Tries(self._house, job, self._account, self.trace, ends_by=ends_by, deposit=deposit)
+        self.attempts = self.tries.all
         if job.request.stream:
             self._comment_at = self.started_at + _COMMENT_EVERY_S
         self._claim = claim_for(job, self.wall_started + (now - self.started_at))
@@ -341,7 +323,7 @@ class Exchange:
         attempt = self.attempts[number - 1]
         gate = attempt.gate
         if attempt.is_over() or gate is None:
-            self.actions.append(FreePlace(self._place_of(attempt), NOTHING_USED))
+            self.actions.append(FreePlace(self._account.place_of(attempt), NOTHING_USED))
             return
         attempt.note_place(now)
         self.actions.append(gate.dispatch)
@@ -375,7 +357,7 @@ class Exchange:
                 return
             attempt.decoder = dialect_of(attempt).stream_decoder(self.job.request, attempt.target, self._label(attempt))
             attempt.relay = self._rest or Relay(
-                self._endpoint.stream_encoder(self.job.request, native=self._is_native(attempt)),
+                self._endpoint.stream_encoder(self.job.request, native=is_native(self.job.request, attempt)),
                 self.job.request,
                 holds_back=self.job.holds_back,
                 count=self._house.counter.count,
@@ -471,7 +453,7 @@ class Exchange:
                 self._timed_out(each, each.phase, now)
         elif now >= tries.hedge_at:
             if (hedge := tries.hedge(now)) is not None:
-                self._dispatch(hedge, now)
+                self.actions.append(hedge)
         else:
             self._send(_WAITING)  # Proxies between us and the client give up on silence. Failover stays free.
             self._comment_at = now + _COMMENT_EVERY_S
@@ -542,88 +524,29 @@ class Exchange:
         """Start the next try that the plan and the last fault allow; False when there is none."""
         if now >= self.total_by:
             return False
-        attempt = self.tries.first(now) if failed is None else self.tries.after(failed, now)
-        if attempt is None:
+        sending = self.tries.first(now) if failed is None else self.tries.after(failed, now)
+        if sending is None:
             return False
-        self._dispatch(attempt, now, failed)
+        self.actions.append(sending)
         return True
 
     def _go_on(self, broken: Attempt, fault: Fault, now: float) -> bool:
         """Have another target continue what the client was sent of this one; False when it cannot be."""
-        relay, decoder = broken.relay, broken.decoder
-        if relay is None or decoder is None or not relay.may_go_on or self.total_by - now < _LEAST_REST_S:
+        count = self._house.counter.count
+        rest = rest_of(broken, self.job.request, fault, left_s=self.total_by - now, count=count)
+        sending = None if rest is None else self.tries.on_with(broken, rest.request, rest.delivered, now)
+        if rest is None or sending is None:
             return False
-        if fault.recourse is Recourse.NONE:
-            return False
-        request, count = self.job.request, self._house.counter.count
-        text = "".join(broken.text)
-        delivered = count(text)
-        if request.max_output_tokens is not None and delivered >= request.max_output_tokens:
-            return False
-        attempt = self.tries.on_with(broken.target, now)
-        if attempt is None:
-            return False
-        attempt.goes_on_from = delivered
-        broken.usage = self._usage_of(broken)
-        seam = Seam(delivered, broken.target.backend, attempt.target.backend)
-        rest = continued(request, text, delivered)
-        encoder = Continuation(relay.encoder, reply_id=decoder.id, model=decoder.model, begun=broken.usage, seam=seam)
-        self._rest = Relay(encoder, rest, holds_back=False, count=count, is_open=True)
+        self._rest = rest.relay(self.tries.current.target, count)
         self._send(SEAM)
-        self._dispatch(attempt, now, request=rest)
+        self.actions.append(sending)
         return True
-
-    def _dispatch(
-        self, attempt: Attempt, now: float, failed: Attempt | None = None, *, request: ChatRequest | None = None
-    ) -> None:
-        """Send a try that has begun: the request itself, unless another one is given."""
-        request, target = request or self.job.request, attempt.target
-        traceparent = None
-        if self.trace is not None and attempt.span_id is not None and target.place.allow_private:
-            # Only for machines of our own: third parties learn no ids.
-            traceparent = self._house.tracing.traceparent_for(self.trace, attempt.span_id)
-        wire = dialect_of(attempt).encode_request(request, target)
-        attempt.dropped = wire.dropped
-        if (native := request.native) is not None and not self._is_native(attempt):
-            attempt.dropped += (*request.beyond_hub, *native.hints)
-        at = self.wall_started + (now - self.started_at)
-        intent = bill.intent_of(
-            self.job,
-            attempt,
-            exchange_id=self.id,
-            request_id=self.request_id,
-            at=at,
-            ends_at=at + (self.total_by - now) + _LEASE_MARGIN_S,
-        )
-        after = None
-        if failed is not None and failed.gate is not None:
-            after = failed.gate.dispatch.after  # It was never sent, and so has told nobody.
-        elif failed is not None:
-            failed.usage = self._usage_of(failed)
-            after = failed.number, failed.usage
-        dispatch = Dispatch(attempt.number, target, wire, traceparent, intent, after)
-        if target.place.limits is None:
-            self.actions.append(dispatch)
-            return
-        claim = place_claim(target.backend, target.place.limits, self.job.estimate)
-        attempt.gate = Gate(claim, dispatch)
-        ttl_s = self.total_by - now + _LEASE_MARGIN_S
-        self.actions.append(ReservePlace(attempt.number, self._place_of(attempt), claim.dimensions, ttl_s))
-
-    def _place_of(self, attempt: Attempt) -> str:
-        return f"{self.id}:{attempt.number}"
-
-    def _free_place(self, attempt: Attempt) -> None:
-        """What a try that is over took of its backend's limits is charged with what it used."""
-        attempt.has_place = False
-        used = bill.used(self._usage_of(attempt), ())
-        self.actions.append(FreePlace(self._place_of(attempt), used))
 
     def _give_up(self, loser: Attempt | None) -> None:
         if loser is not None:
             self.actions.append(Abort(loser.number))
             if loser.has_place:
-                self._free_place(loser)
+                self.actions.append(self._account.free(loser))
 
     def _timed_out(self, attempt: Attempt, phase: Phase, now: float) -> None:
         fault = Fault(kind=FaultKind.TIMEOUT, phase=phase, message=f"the {phase} timeout passed")
@@ -672,7 +595,7 @@ class Exchange:
         attempt.text.append(reply.text)
         self.tries.over(attempt, Outcome.OK, now)
         attempt.finish_reasons, attempt.reply_id, attempt.reply_model = reply.finish_reasons, reply.id, reply.model
-        body = self._endpoint.encode_reply(self.job.request, reply, native=self._is_native(attempt))
+        body = self._endpoint.encode_reply(self.job.request, reply, native=is_native(self.job.request, attempt))
         self._reply_body = body
         self._end(Outcome.OK, [Respond(_JSON, len(body)), Send(body), Finish()], now)
 
@@ -695,11 +618,9 @@ class Exchange:
         rejected = fault.recourse is Recourse.NONE
         tries.over(attempt, Outcome.REJECTED if rejected else Outcome.FAILED, now, fault)
         if attempt.has_place:
-            self._free_place(attempt)
+            self.actions.append(self._account.free(attempt))
         if rejected and attempt is not tries.rival:
-            self._give_up(
-                tries.drop(now)
-            )  # The first choice has judged the request; what a hedge finds of it is no matter.
+            self._give_up(tries.drop(now))  # The first choice has judged the request; a hedge is not to judge it anew.
         elif tries.left(attempt, now):
             return
         if not self._try_next(now, attempt):
@@ -741,41 +662,14 @@ class Exchange:
         self.state = State.SETTLING
         self.settle_asked_at = now
         for attempt in self.attempts:
-            attempt.usage = self._usage_of(attempt)
             if attempt.has_place:
-                self._free_place(attempt)
-        self.usage = bill.charged(self.attempts)
-        if self.usage is not None and outcome is Outcome.OK:
-            request = self.job.request
-            self._house.estimator.observe(
-                self.job.caller.tenant.id,
-                self.model,
-                prompt_bytes=request.prompt_bytes,
-                usage=self.usage,
-                choices=request.choices,
-            )
-        entries = bill.rows(
-            self.job,
-            self.attempts,
-            exchange_id=self.id,
-            request_id=self.request_id,
-            outcome=outcome,
-            wall=lambda at: self.wall_started + (at - self.started_at),
-            now=now,
-        )
-        self.actions.append(Settle(self.id, bill.used(self.usage, entries), entries))
-
-    def _is_native(self, attempt: Attempt) -> bool:
-        """Whether the backend answers in the client's own words, where those are not the hub's."""
-        request = self.job.request
-        return request.native is not None and dialect_of(attempt).speaks(request, attempt.target)
+                self.actions.append(self._account.free(attempt))
+        self.usage, settle = self._account.close(self.attempts, outcome, now)
+        self.actions.append(settle)
 
     def _label(self, attempt: Attempt) -> Label:
         """What the answer is called if its backend does not say."""
         return Label(f"chatcmpl-{self.id}", attempt.target.model, int(self.wall_started))
-
-    def _usage_of(self, attempt: Attempt) -> Usage:
-        return bill.usage_of(attempt, prompt_tokens=self._prompt_tokens, count=self._house.counter.count)
 
     def _patience_s(self) -> float:
         """How long the request may take: the policy's total, or as long as the client waits if that is less."""
@@ -783,13 +677,6 @@ class Exchange:
         if not self.job.request.stream and self._once is None:
             waits.append(self.head.read_timeout_s)  # No bytes come before the whole answer does.
         return min(wait for wait in waits if wait is not None)
-
-    def _prompt_tokens(self) -> int:
-        """The prompt's tokens where no backend reported them: counted if it is small enough, else as estimated."""
-        counted = self.job.counted_prompt
-        if counted is None:
-            counted = count_prompt(self._house.counter, self._endpoint, self.job.request)
-        return self.job.estimate.prompt_tokens if counted is None else counted
 
 
 def _finished(attempt: Attempt) -> Relay | None:

@@ -6,30 +6,63 @@ first content of either, or until one of them fails.
 
 import math
 
+from gateway.admission.reservation import place_claim
 from gateway.dialects import upstream_dialect
 from gateway.dialects.protocols import UpstreamDialect
+from gateway.domain.chat import ChatRequest
 from gateway.domain.fault import Fault
 from gateway.domain.ledger import Outcome
 from gateway.domain.plan import Target
-from gateway.pipeline.attempt import Attempt, AttemptReason
+from gateway.domain.usage import Usage
+from gateway.pipeline.account import Account
+from gateway.pipeline.actions import Dispatch, ReservePlace
+from gateway.pipeline.attempt import Attempt, AttemptReason, Gate
 from gateway.pipeline.entry import Collaborators, Job
 from gateway.pipeline.turns import Turns
 from gateway.routing.hedging import LEAST_S
+from gateway.telemetry.context import TraceContext
+
+Sending = Dispatch | ReservePlace
+"""What begins a try."""
 
 
 class Tries:
     """All tries of one request."""
 
-    __slots__ = ("_hedging", "_house", "_is_traced", "_job", "all", "current", "hedge_at", "rival", "turns")
+    __slots__ = (
+        "_account",
+        "_ends_by",
+        "_hedging",
+        "_house",
+        "_job",
+        "_trace",
+        "all",
+        "current",
+        "hedge_at",
+        "rival",
+        "turns",
+    )
 
     current: Attempt
     """The one that runs, or ran last: after a race the one that won it. None before the first began."""
 
-    def __init__(self, house: Collaborators, job: Job, *, deposit: float, is_traced: bool) -> None:
+    def __init__(
+        self,
+        house: Collaborators,
+        job: Job,
+        account: Account,
+        trace: TraceContext | None,
+        *,
+        ends_by: float,
+        deposit: float,
+    ) -> None:
         budget = house.budgets.of(job.caller.tenant.id, job.request.model)
         self._house = house
         self._job = job
-        self._is_traced = is_traced
+        self._account = account
+        self._trace = trace
+        self._ends_by = ends_by
+        """When the request is over at the latest, and its reservation with it."""
         self._hedging = budget.hedging
         self.turns = Turns(job.plan, house.fleet, budget, deposit=deposit)
         self.all: list[Attempt] = []
@@ -39,7 +72,7 @@ class Tries:
         self.hedge_at = math.inf
         """When the first try has been silent for so long that a hedge may be sent."""
 
-    def first(self, now: float) -> Attempt | None:
+    def first(self, now: float) -> Sending | None:
         """Begin the first try; None when no target can take it any more."""
         target = self.turns.first(now)
         if target is None:
@@ -52,18 +85,20 @@ class Tries:
             if after_s is None:
                 after_s = self._house.fleet.late_after_s(target, self._job.estimate.prompt_tokens, now)
             self.hedge_at = now + max(after_s, LEAST_S)
-        return self.current
+        return self._dispatch(self.current, self._job.request, now)
 
-    def after(self, failed: Attempt, now: float) -> Attempt | None:
+    def after(self, failed: Attempt, now: float) -> Sending | None:
         """Begin the try that the plan and the fault of the last one allow; None when there is none."""
         self.hedge_at = math.inf
         turn = self.turns.after(failed, now)
         if turn is None:
             return None
         self.current = self._begin(*turn, now)
-        return self.current
+        gate = failed.gate  # One that never was sent has told nobody what the one before it used.
+        used = (failed.number, self._account.used_by(failed)) if gate is None else gate.dispatch.after
+        return self._dispatch(self.current, self._job.request, now, after=used)
 
-    def hedge(self, now: float) -> Attempt | None:
+    def hedge(self, now: float) -> Sending | None:
         """Begin a hedge beside the first try, if it may be and somebody is fit for it."""
         self.hedge_at = math.inf
         if not self._hedging.allows(now):
@@ -73,15 +108,17 @@ class Tries:
             return None
         self._hedging.spend()
         self.rival = self._begin(target, "hedge", now)
-        return self.rival
+        return self._dispatch(self.rival, self._job.request, now)
 
-    def on_with(self, broken: Target, now: float) -> Attempt | None:
-        """Begin the try that goes on with what a broken one delivered; None when nobody can."""
-        target = self.turns.on_with(broken, now)
+    def on_with(self, broken: Attempt, rest: ChatRequest, delivered: int, now: float) -> Sending | None:
+        """Begin the try that goes on behind so many tokens that a broken one delivered; None when nobody can."""
+        target = self.turns.on_with(broken.target, now)
         if target is None:
             return None
+        self._account.used_by(broken)
         self.current = self._begin(target, "continuation", now)
-        return self.current
+        self.current.goes_on_from = delivered
+        return self._dispatch(self.current, rest, now)
 
     def running(self, number: int) -> Attempt | None:
         """The try of that number if it still runs; a late event of an older one means nothing."""
@@ -154,7 +191,8 @@ class Tries:
         attempt.end(outcome, now, fault)
 
     def _begin(self, target: Target, reason: AttemptReason, now: float) -> Attempt:
-        span_id = self._house.tracing.child_span_id() if self._is_traced else None
+        trace = self._trace
+        span_id = self._house.tracing.child_span_id() if trace is not None and trace.sampled else None
         timeouts = self._job.plan.timeouts
         attempt = Attempt(len(self.all) + 1, target, reason, timeouts, now=now, span_id=span_id)
         if not self.turns.are_over:  # Haste is for where somebody else could answer.
@@ -162,6 +200,27 @@ class Tries:
         attempt.epoch = self._house.fleet.dispatched(target, now)
         self.all.append(attempt)
         return attempt
+
+    def _dispatch(
+        self, attempt: Attempt, request: ChatRequest, now: float, *, after: tuple[int, Usage] | None = None
+    ) -> Sending:
+        """What sends it: at once, or when its backend's limits have let it pass."""
+        target, traceparent = attempt.target, None
+        if self._trace is not None and attempt.span_id is not None and target.place.allow_private:
+            # Only for machines of our own: third parties learn no ids.
+            traceparent = self._house.tracing.traceparent_for(self._trace, attempt.span_id)
+        wire = dialect_of(attempt).encode_request(request, target)
+        attempt.dropped = wire.dropped
+        if (native := request.native) is not None and not is_native(request, attempt):
+            attempt.dropped += (*request.beyond_hub, *native.hints)
+        intent = self._account.intent(attempt, now, self._ends_by)
+        dispatch = Dispatch(attempt.number, target, wire, traceparent, intent, after)
+        if target.place.limits is None:
+            return dispatch
+        claim = place_claim(target.backend, target.place.limits, self._job.estimate)
+        attempt.gate = Gate(claim, dispatch)
+        place = self._account.place_of(attempt)
+        return ReservePlace(attempt.number, place, claim.dimensions, self._ends_by - now)
 
     def _hasten(self, attempt: Attempt, now: float) -> None:
         """Wait no longer than the target's other answers took."""
@@ -175,3 +234,8 @@ class Tries:
 def dialect_of(attempt: Attempt) -> UpstreamDialect:
     """What the attempt's backend speaks."""
     return upstream_dialect(attempt.target.place.dialect)
+
+
+def is_native(request: ChatRequest, attempt: Attempt) -> bool:
+    """Whether the attempt's backend answers in the client's own words, where those are not the hub's."""
+    return request.native is not None and dialect_of(attempt).speaks(request, attempt.target)

@@ -83,7 +83,7 @@ class Continuation:
     __slots__ = ("_begun", "_encoder", "_id", "_model", "_seam")
 
     def __init__(
-        self, encoder: StreamEncoder, *, reply_id: str | None, model: str | None, begun: Usage, seam: Seam
+        self, encoder: StreamEncoder, *, reply_id: str | None, model: str | None, begun: Usage | None, seam: Seam
     ) -> None:
         self._encoder = encoder
         self._id = None if reply_id is None else msgspec.Raw(msgspec.json.encode(reply_id))
@@ -132,6 +132,8 @@ class Continuation:
     def _whole(self, rest: Usage) -> Usage:
         """Of both parts: the prompt once, and all that was said."""
         begun = self._begun
+        if begun is None:
+            return rest
         return msgspec.structs.replace(
             begun,
             output_tokens=begun.output_tokens + rest.output_tokens,

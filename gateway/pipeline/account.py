@@ -1,0 +1,94 @@
+"""What one request costs, from its intents to its rows, decided by the best witness there is. No I/O, no clock."""
+
+from collections.abc import Sequence
+
+from gateway.dialects.protocols import Endpoint
+from gateway.domain.ledger import Intent, Outcome
+from gateway.domain.usage import Usage
+from gateway.pipeline import bill
+from gateway.pipeline.actions import FreePlace, Settle
+from gateway.pipeline.attempt import Attempt
+from gateway.pipeline.entry import Collaborators, Job, count_prompt
+
+
+class Account:
+    """Of one job. `wall_offset_s` turns times of the loop's clock into seconds since the epoch."""
+
+    __slots__ = ("_endpoint", "_house", "_id", "_job", "_request_id", "_wall_offset_s")
+
+    def __init__(
+        self,
+        house: Collaborators,
+        endpoint: Endpoint,
+        job: Job,
+        *,
+        exchange_id: str,
+        request_id: str,
+        wall_offset_s: float,
+    ) -> None:
+        self._house = house
+        self._endpoint = endpoint
+        self._job = job
+        self._id = exchange_id
+        self._request_id = request_id
+        self._wall_offset_s = wall_offset_s
+
+    def intent(self, attempt: Attempt, now: float, ends_by: float) -> Intent:
+        """What stands for a try that is about to be sent, until `close`; it is late when `ends_by` has passed."""
+        return bill.intent_of(
+            self._job,
+            attempt,
+            exchange_id=self._id,
+            request_id=self._request_id,
+            at=self._wall(now),
+            ends_at=self._wall(ends_by),
+        )
+
+    def used_by(self, attempt: Attempt) -> Usage:
+        """What a try that is over used."""
+        attempt.usage = bill.usage_of(attempt, prompt_tokens=self._prompt_tokens, count=self._house.counter.count)
+        return attempt.usage
+
+    def place_of(self, attempt: Attempt) -> str:
+        """The reservation of what a try takes of its backend's limits."""
+        return f"{self._id}:{attempt.number}"
+
+    def free(self, attempt: Attempt) -> FreePlace:
+        """What a try that is over took of its backend's limits is charged with what it used."""
+        attempt.has_place = False
+        return FreePlace(self.place_of(attempt), bill.used(self.used_by(attempt), ()))
+
+    def close(self, attempts: Sequence[Attempt], outcome: Outcome, now: float) -> tuple[Usage | None, Settle]:
+        """Price every try. Gives what the tenant pays, and what is to be written before the client hears of it."""
+        for attempt in attempts:
+            self.used_by(attempt)
+        usage = bill.charged(attempts)
+        if usage is not None and outcome is Outcome.OK:
+            request = self._job.request
+            self._house.estimator.observe(
+                self._job.caller.tenant.id,
+                request.model,
+                prompt_bytes=request.prompt_bytes,
+                usage=usage,
+                choices=request.choices,
+            )
+        entries = bill.rows(
+            self._job,
+            attempts,
+            exchange_id=self._id,
+            request_id=self._request_id,
+            outcome=outcome,
+            wall=self._wall,
+            now=now,
+        )
+        return usage, Settle(self._id, bill.used(usage, entries), entries)
+
+    def _wall(self, at: float) -> float:
+        return at + self._wall_offset_s
+
+    def _prompt_tokens(self) -> int:
+        """The prompt's tokens where no backend reported them: counted if it is small enough, else as estimated."""
+        counted = self._job.counted_prompt
+        if counted is None:
+            counted = count_prompt(self._house.counter, self._endpoint, self._job.request)
+        return self._job.estimate.prompt_tokens if counted is None else counted
