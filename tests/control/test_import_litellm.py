@@ -153,12 +153,21 @@ model_list:
 
 
 PLACES: list[tuple[str, str, str, type | None]] = [
+    ("{model: anthropic/claude-haiku-4-5, api_key: os.environ/A}", "anthropic/claude-haiku-4-5",
+     "https://api.anthropic.com/v1", HeaderCredential),
+    ("{model: anthropic/claude-haiku-4-5, api_base: 'https://proxy.example', api_key: os.environ/A}",
+     "anthropic-proxy/claude-haiku-4-5", "https://proxy.example/v1", HeaderCredential),
+    ("{model: bedrock/us.amazon.nova-pro-v1:0, aws_region_name: us-east-1}", "bedrock/us.amazon.nova-pro-v1:0",
+     "https://bedrock-runtime.us-east-1.amazonaws.com", AwsCredential),
+    ("{model: bedrock/converse/us.amazon.nova-pro-v1:0, aws_region_name: eu-west-1, aws_profile_name: prod}",
+     "bedrock/us.amazon.nova-pro-v1:0", "https://bedrock-runtime.eu-west-1.amazonaws.com", AwsCredential),
     ("{model: gemini/gemini-2.5-flash}", "gemini/gemini-2.5-flash",
-     "https://generativelanguage.googleapis.com/v1beta/openai", BearerCredential),
-    ("{model: vertex_ai/gemini-2.5-flash, vertex_project: p, vertex_location: us-central1}",
-     "vertex/google/gemini-2.5-flash",
-     "https://us-central1-aiplatform.googleapis.com/v1/projects/p/locations/us-central1/endpoints/openapi",
+     "https://generativelanguage.googleapis.com/v1beta", HeaderCredential),
+    ("{model: vertex_ai/gemini-2.5-flash, vertex_project: p, vertex_location: us-central1}", "vertex/gemini-2.5-flash",
+     "https://us-central1-aiplatform.googleapis.com/v1/projects/p/locations/us-central1/publishers/google",
      GoogleCredential),
+    ("{model: vertex_ai/claude-haiku-4-5@20251001, vertex_project: p}", "vertex/claude-haiku-4-5@20251001",
+     "https://aiplatform.googleapis.com/v1/projects/p/locations/global/publishers/anthropic/models", GoogleCredential),
     ("{model: groq/llama-3.3-70b-versatile, api_key: os.environ/GROQ}", "groq/llama-3.3-70b-versatile",
      "https://api.groq.com/openai/v1", BearerCredential),
     ("{model: openrouter/anthropic/claude-sonnet-4.5}", "openrouter/anthropic/claude-sonnet-4.5",
@@ -175,6 +184,14 @@ PLACES: list[tuple[str, str, str, type | None]] = [
 ]  # fmt: skip
 
 
+OTHER_DIALECTS = {
+    "claude-haiku-4-5": "anthropic",
+    "claude-haiku-4-5@20251001": "anthropic",
+    "us.amazon.nova-pro-v1:0": "bedrock",
+    "gemini-2.5-flash": "gemini",
+}
+
+
 @pytest.mark.parametrize(("params", "target", "url", "credential"), PLACES, ids=[case[1] for case in PLACES])
 def test_each_provider_is_asked_where_it_is(
     tmp_path: Path, params: str, target: str, url: str, credential: type | None
@@ -185,6 +202,21 @@ def test_each_provider_is_asked_where_it_is(
     (place,) = book.backends.values()
     assert place.base_url == url
     assert type(place.credential) is (type(None) if credential is None else credential)
+    assert place.dialect == OTHER_DIALECTS.get(target.partition("/")[2], "openai")
+
+
+def test_embeddings_are_asked_for_where_they_are_served(tmp_path: Path) -> None:
+    """In OpenAI's dialect alone: Gemini's other door has them, Bedrock has none."""
+    text = """
+model_list:
+  - {model_name: e, litellm_params: {model: gemini/gemini-embedding-001}, model_info: {mode: embedding}}
+  - {model_name: t, litellm_params: {model: bedrock/amazon.titan, aws_region_name: a}, model_info: {mode: embedding}}
+"""
+    book, notes = converted(text, tmp_path)
+    (place,) = book.backends.values()
+    assert place.base_url == "https://generativelanguage.googleapis.com/v1beta/openai"
+    assert place.models["gemini-embedding-001"].accepts == ("embeddings",)
+    assert "embeddings" in notes["$.model_list[1].litellm_params"]
 
 
 STRATEGIES = [
@@ -295,22 +327,6 @@ def test_clients_keep_their_virtual_keys(tmp_path: Path) -> None:
     }
 
 
-def test_a_bedrock_model_is_asked_in_its_own_dialect_where_this_version_speaks_it(tmp_path: Path) -> None:
-    """Else it is said; either way nothing is made up."""
-    text = """
-model_list:
-  - {model_name: m, litellm_params: {model: openai/a}}
-  - {model_name: nova, litellm_params: {model: bedrock/us.amazon.nova-pro-v1:0, aws_region_name: us-east-1}}
-"""
-    book, notes = converted(text, tmp_path)
-    if "nova" in routes_of(book):
-        place = book.backends["bedrock"]
-        assert place.base_url == "https://bedrock-runtime.us-east-1.amazonaws.com"
-        assert isinstance(place.credential, AwsCredential)
-    else:
-        assert "does not speak the dialect `bedrock`" in notes["$.model_list[1].litellm_params"]
-
-
 SCALARS = st.none() | st.booleans() | st.integers(-5, 2000) | st.integers() | st.floats() | st.sampled_from(
     ["", "gpt-4o", "openai/gpt-4o", "azure/x", "os.environ/X", PASTED, "https://a.example/v1", "http://x:0", "1d", "*",
      "ollama/m", "[", "a b", "bedrock/x", "vertex_ai/claude", "é"]
@@ -346,7 +362,7 @@ DEPLOYMENTS = st.lists(
     ),
     keys=TREES,
 )
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 def test_whatever_the_file_holds_what_comes_of_it_is_sound_and_without_secrets(
     tmp_path_factory: pytest.TempPathFactory, files: Any, keys: Any
 ) -> None:

@@ -207,7 +207,7 @@ GROUPS = st.recursive(
 
 
 @given(config=GROUPS | TREES, models=st.lists(st.sampled_from(["a", "b/c", "é"]), max_size=2))
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 def test_whatever_the_config_holds_what_comes_of_it_is_sound_and_without_secrets(
     tmp_path_factory: pytest.TempPathFactory, config: Any, models: list[str]
 ) -> None:

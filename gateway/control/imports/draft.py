@@ -85,7 +85,10 @@ class Draft:
             tree["policies"] = {POLICY: {"models": dict(self.models), **self.policy}}
             tree["tenants"] = dict(self.tenants) or {TENANT: {"policy": POLICY}}
         text = yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
-        return f"# Made from {source}.\n# Look it through; `gateway check` says what is wrong or missing.\n{text}"
+        head = f"# Made from {source}.\n# Look it through; `gateway check` says what is wrong or missing.\n"
+        if any(fields["dialect"] != "openai" for fields in self.backends.values()):
+            head += "# Models behind other dialects than OpenAI's may want quirks: see policies/backends/.\n"
+        return head + text
 
     def _backend(self, fields: Mapping[str, Tree], stem: str) -> str:
         for name, known in self.backends.items():

@@ -1,20 +1,17 @@
 """Providers by the names that other gateways give them, and where each is asked. A table and pure functions.
 
-A provider whose OpenAI-compatible door serves all its models is asked there; the others in their own dialect.
+Providers with a dialect of their own are asked in it; all others speak OpenAI's.
 """
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, get_args, get_type_hints
+from typing import Final
 from urllib.parse import urlsplit
 
 from gateway.config.yaml_file import Tree
 from gateway.domain.address import parse_base_url
-from gateway.domain.backend import Backend
-
-DIALECTS: Final = frozenset(get_args(get_type_hints(Backend)["dialect"]))
-"""What this version speaks."""
+from gateway.domain.backend import Dialect
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +26,7 @@ class Provider:
     """The header that takes the key, when it is not a bearer."""
     maker: str | None = None
     """Who runs or licenses the models, when that is one and known."""
-    dialect: str = "openai"
+    dialect: Dialect = "openai"
 
 
 PROVIDERS: Final[Mapping[str, Provider]] = {
@@ -39,8 +36,13 @@ PROVIDERS: Final[Mapping[str, Provider]] = {
         "https://api.anthropic.com/v1", "ANTHROPIC_API_KEY", "x-api-key", maker="anthropic", dialect="anthropic"
     ),
     "bedrock": Provider(None, None, dialect="bedrock"),
-    "gemini": Provider("https://generativelanguage.googleapis.com/v1beta/openai", "GEMINI_API_KEY", maker="google"),
-    "vertex": Provider(None, None, maker="google"),
+    "gemini": Provider(
+        "https://generativelanguage.googleapis.com/v1beta", "GEMINI_API_KEY", "x-goog-api-key", "google", "gemini"
+    ),
+    "gemini_openai": Provider(
+        "https://generativelanguage.googleapis.com/v1beta/openai", "GEMINI_API_KEY", maker="google"
+    ),
+    "vertex": Provider(None, None, maker="google", dialect="gemini"),
     "nvidia_nim": Provider("https://integrate.api.nvidia.com/v1", "NVIDIA_NIM_API_KEY", maker="nvidia"),
     "groq": Provider("https://api.groq.com/openai/v1", "GROQ_API_KEY", maker="groq"),
     "mistral": Provider("https://api.mistral.ai/v1", "MISTRAL_API_KEY", maker="mistral"),
@@ -99,6 +101,8 @@ class Wish:
     region: str | None = None
     project: str | None = None
     profile: str | None = None
+    embeds: bool = False
+    """Whether it makes embeddings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +122,8 @@ class NoPlace(Exception):
 def place(wish: Wish) -> Place:
     """Where the deployment is asked. Raises NoPlace."""
     provider = PROVIDERS[wish.provider]
-    if provider.dialect not in DIALECTS:
-        raise NoPlace(f"is not carried: this version does not speak the dialect `{provider.dialect}`")
+    if wish.embeds and provider.dialect != "openai":
+        raise NoPlace("is not carried: embeddings are asked for in OpenAI's dialect alone")
     match wish.provider:
         case "azure":
             return _azure(wish, provider)
@@ -131,8 +135,8 @@ def place(wish: Wish) -> Place:
             url = wish.base_url or provider.base_url
             if url is None:
                 raise NoPlace("is not carried: nothing says at which address it is served")
-            if wish.provider == "ollama" and not urlsplit(url).path.strip("/"):
-                url = url.rstrip("/") + "/v1"
+            if wish.provider in {"ollama", "anthropic"} and not urlsplit(url).path.strip("/"):
+                url = url.rstrip("/") + "/v1"  # There, the version is not part of the address.
             return Place(_backend(url, wish, provider), wish.model)
 
 
@@ -163,17 +167,18 @@ def _bedrock(wish: Wish, provider: Provider) -> Place:
 
 
 def _vertex(wish: Wish, provider: Provider) -> Place:
-    """By the OpenAI-compatible door, which takes Google's own models with their publisher's name."""
-    if wish.model.startswith("claude"):
-        raise NoPlace("is not carried: Claude at Vertex has a door of its own")
+    """Each publisher has a door of its own, which speaks the publisher's dialect."""
     if wish.project is None:
         raise NoPlace("is not carried: nothing names its Google project")
     location = wish.region or "global"
     host = "aiplatform.googleapis.com" if location == "global" else f"{location}-aiplatform.googleapis.com"
-    url = f"https://{host}/v1/projects/{wish.project}/locations/{location}/endpoints/openapi"
-    backend = _backend(url, wish, provider)
+    publishers = f"https://{host}/v1/projects/{wish.project}/locations/{location}/publishers"
+    is_claude = wish.model.startswith("claude")
+    backend = _backend(f"{publishers}/{'anthropic/models' if is_claude else 'google'}", wish, provider)
     backend["credential"] = wish.credential or {"google": {}}
-    return Place(backend, wish.model if "/" in wish.model else f"google/{wish.model}")
+    if is_claude:
+        backend |= {"dialect": "anthropic", "domains": {"provider": "anthropic"}}
+    return Place(backend, wish.model, {"raw_predict": True} if is_claude else {})
 
 
 def _backend(url: str, wish: Wish, provider: Provider) -> dict[str, Tree]:
