@@ -5,6 +5,7 @@ import secrets
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from time import time, time_ns
 from typing import Any
 
@@ -16,10 +17,10 @@ from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 
 from gateway import __version__
+from gateway.accounting import statement
 from gateway.accounting.journal import Journal
 from gateway.admission.counting import TokenCounter
 from gateway.admission.estimate import Estimator
-from gateway.admission.ledger_name import ledger_name
 from gateway.admission.memory import MemoryLimiter
 from gateway.admission.redis_limits import RedisLimiter
 from gateway.admission.repeats import MemoryRepeats
@@ -34,6 +35,7 @@ from gateway.config.settings import Settings, read_secret, read_text
 from gateway.domain.backend import Backend
 from gateway.domain.errors import GatewayError, InternalError, NotFound
 from gateway.pipeline import Collaborators
+from gateway.pipeline.beginnings import beginnings
 from gateway.routing.budget import RetryBudgets
 from gateway.routing.fleet import Fleet
 from gateway.telemetry.logs import LogWriter, configure_logging
@@ -113,6 +115,8 @@ def create_app(settings: Settings, book: PolicyBook) -> Litestar:
             stack.callback(tracer.shutdown)
             journal.open()
             stack.push_async_callback(journal.close, _JOURNAL_CLOSE_S)
+            for begin in beginnings(book, book.keys, partial(statement.paid, settings.store), time()):
+                machinery.limiter.seed(begin.key, begin.used, begin.ends_at)
             stack.push_async_callback(transport.aclose)
             directory.refresh()
             stack.callback(directory.close)
@@ -121,8 +125,11 @@ def create_app(settings: Settings, book: PolicyBook) -> Litestar:
             tasks.start_soon(directory.watch)
             tasks.start_soon(_sweep, machinery)
             tasks.start_soon(probes.run)
-            if remote is not None:
-                tasks.start_soon(remote.run, ledger_name(settings.store))
+            if remote is not None and settings.limits is not None:
+                tasks.start_soon(remote.run, journal.name)
+                from gateway.accounting.shipping import Shipper  # redis-py takes long to import, and few need it
+
+                tasks.start_soon(Shipper(settings.limits, settings.store, wall=time).run, journal.name)
                 stack.push_async_callback(remote.leave, _LIMITS_CLOSE_S)
                 if not await remote.connected(_LIMITS_OPEN_S):
                     log.warning("limits.store_away", why=remote.trouble())

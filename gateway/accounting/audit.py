@@ -9,7 +9,7 @@ from typing import Final
 
 from gateway.accounting.rows import COLUMNS, Row, entry_of
 from gateway.domain.ledger import LedgerEntry, Outcome
-from gateway.domain.usage import price_table
+from gateway.domain.usage import Usage, price_table
 
 _ALIKE: Final = ("request_id", "tenant", "key", "model", "policy")
 """What the attempts of an exchange have in common."""
@@ -32,9 +32,11 @@ def findings(rows: Sequence[Row]) -> Iterator[str]:
     if len(entries) < len(rows):
         return
     yield from _of_exchange(rows, entries)
+    continues = False
     for row, entry in zip(rows, entries, strict=True):
-        for finding in _of_row(entry):
+        for finding in _of_row(entry, continues=continues):
             yield _place(row) + finding
+        continues = continues or entry.outcome is Outcome.INTERRUPTED
 
 
 def _of_exchange(rows: Sequence[Row], entries: Sequence[LedgerEntry]) -> Iterator[str]:
@@ -46,8 +48,9 @@ def _of_exchange(rows: Sequence[Row], entries: Sequence[LedgerEntry]) -> Iterato
         at = COLUMNS.index(name)
         if len({row[at] for row in rows}) > 1:
             yield f"{_place(rows[0])}its attempts differ in `{name}`"
-    for entry, row in zip(entries[:-1], rows, strict=False):
-        if entry.outcome in _LAST:
+    for position, (entry, row) in enumerate(zip(entries, rows, strict=True), 1):
+        # One that another was quicker than may have begun later.
+        if entry.outcome in _LAST and any(each.outcome is not Outcome.OUTRUN for each in entries[position:]):
             yield f"{_place(row)}ended as `{entry.outcome}`, and yet there is another attempt"
     charged = [entry for entry in entries if entry.charge_nano_usd]
     if any(entry.outcome is not Outcome.INTERRUPTED for entry in charged[:-1]):
@@ -57,7 +60,8 @@ def _of_exchange(rows: Sequence[Row], entries: Sequence[LedgerEntry]) -> Iterato
         yield f"{_place(rows[0])}was never sent, and yet names a backend"
 
 
-def _of_row(entry: LedgerEntry) -> Iterator[str]:
+def _of_row(entry: LedgerEntry, *, continues: bool) -> Iterator[str]:
+    """`continues` says that an earlier attempt was interrupted, so that this one may have gone on with its answer."""
     usage = entry.usage
     buckets = (
         usage.input_tokens,
@@ -68,17 +72,21 @@ def _of_row(entry: LedgerEntry) -> Iterator[str]:
     )
     if min(buckets) < 0:
         yield "has less than no tokens"
-    if entry.attempt == 0:
-        cost = 0
-    else:
+    cost, fair = 0, {0}
+    if entry.attempt:
         try:
-            cost = price_table(entry.price_version).charge(usage)
+            prices = price_table(entry.price_version)
         except ValueError as error:
             yield str(error)
             return
+        cost = prices.charge(usage)
+        fair.add(entry.cost_nano_usd)
+        if continues:  # The prompt was paid with the part of the answer that came before.
+            added = Usage(output_tokens=usage.output_tokens, reasoning_tokens=usage.reasoning_tokens)
+            fair.add(prices.charge(added))
     if entry.cost_nano_usd != cost:
         yield f"costs {entry.cost_nano_usd} nano-dollars; by its price version it is {cost}"
-    if entry.charge_nano_usd not in (0, entry.cost_nano_usd):
+    if entry.charge_nano_usd not in fair:
         yield f"charges {entry.charge_nano_usd} nano-dollars, which is neither nothing nor its cost"
     if entry.charge_nano_usd and entry.outcome not in _PAID:
         yield f"ended as `{entry.outcome}`, and yet its tenant is charged"

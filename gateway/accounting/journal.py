@@ -95,6 +95,8 @@ class Journal:
         self._is_running = False  # asking the thread itself takes a lock, on every request
         self._lock: int | None = None
         self._intents = Intents(path.with_name(path.name + SUFFIX))
+        self.name = ""
+        """The ledger's own among those of a fleet, once it is open; it lies in the file."""
         self.reaped: Sequence[LedgerEntry] = ()
         """What `open` wrote for gateways that died before."""
         self.commits = 0
@@ -127,6 +129,7 @@ class Journal:
             self._release()
             raise
         try:
+            ((self.name,),) = connection.execute("SELECT id FROM identity")
             self.reaped = self._close_orphans(connection)
         except BaseException:
             connection.close()

@@ -71,6 +71,7 @@ class Total(msgspec.Struct, frozen=True, kw_only=True):
 
 SUMMED: Final = Total.__struct_fields__[3:]
 """The columns that are added up."""
+_TOKENS: Final = SUMMED[:5]
 
 
 def rows(
@@ -114,6 +115,46 @@ def totals(path: Path, by: Sequence[By], wanted: Filter = ALL) -> Iterator[Total
         count = len(names)
         counts = dict(zip(Total.__struct_fields__[1:], found[count:], strict=True))
         yield Total(by=found[:count], **counts)
+
+
+def grouped(path: Path, *, after: int, up_to: int) -> Iterator[Any]:
+    """Day, tenant, key, model, requests, attempts and sums of the rows numbered so, `after` itself left out.
+
+    An exchange counts as a request in the group of its first row.
+    """
+    names = "date(at, 'unixepoch'), tenant, key, model"
+    sums = ", ".join(f"SUM({column})" for column in SUMMED)
+    query = (
+        f"SELECT {names}, SUM(attempt <= 1), COUNT(*), {sums} FROM ledger "  # noqa: S608  # our own constants
+        f"WHERE rowid > ? AND rowid <= ? GROUP BY {names}"
+    )
+    return _query(path, query, [after, up_to])
+
+
+def last_row(path: Path) -> int:
+    """The number of the last row that was written; 0 before the first."""
+    ((last,),) = _query(path, "SELECT COALESCE(MAX(rowid), 0) FROM ledger", [])
+    return int(last)
+
+
+def name_of(path: Path) -> str:
+    """The name by which a fleet tells this ledger from others."""
+    ((name,),) = _query(path, "SELECT id FROM identity", [])
+    return str(name)
+
+
+def paid(path: Path, since: float, before: float) -> Iterator[tuple[str, str, str, int, int]]:
+    """Tenant, key, model, tokens and nano-dollars of what tenants paid in that time.
+
+    Tokens of a free answer count too, if it was delivered; of one that a dead gateway left nobody can tell.
+    """
+    query = f"""
+        SELECT tenant, key, model, SUM({" + ".join(_TOKENS)}), SUM(charge_nano_usd) FROM ledger
+        WHERE at >= ? AND at < ? AND (charge_nano_usd > 0 OR outcome IN ('ok', 'interrupted', 'client_gone')
+            OR (outcome = 'shutdown' AND output_tokens + reasoning_tokens > 0))
+        GROUP BY tenant, key, model
+    """  # noqa: S608  # our own constants
+    yield from _query(path, query, [since, before])
 
 
 def check_file(path: Path) -> Iterator[str]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 if TYPE_CHECKING:
     from gateway.auth.store import StoredKey
     from gateway.config.policies import PolicyBook
+    from gateway.domain.store import RedisPlace
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001  # argparse gives it no public name
 """Where a command adds itself."""
@@ -180,14 +181,20 @@ def config_paths(arguments: argparse.Namespace) -> tuple[Path, ...]:
     return settings.config_paths(arguments.config or ())
 
 
-def ledger_path(arguments: argparse.Namespace) -> Path:
-    """The ledger's file."""
+def places(arguments: argparse.Namespace) -> "tuple[Path, RedisPlace | None]":
+    """The ledger's file, and the Redis that the fleet shares if there is one."""
     from gateway.config import settings
 
     try:
-        return settings.read(store=arguments.store, journal=arguments.journal).store
+        told = settings.read(store=arguments.store, journal=arguments.journal)
     except settings.SettingsError as error:
         raise CommandError(str(error)) from error
+    return told.store, told.limits
+
+
+def ledger_path(arguments: argparse.Namespace) -> Path:
+    """The ledger's file."""
+    return places(arguments)[0]
 
 
 def key_store_path(arguments: argparse.Namespace) -> Path:

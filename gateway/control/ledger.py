@@ -6,16 +6,18 @@ import argparse
 import csv
 import datetime as dt
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from gateway.control.commands import JOURNAL_HELP, STORE_HELP, CommandError, Commands, ledger_path, print_table
+from gateway.control.commands import JOURNAL_HELP, STORE_HELP, CommandError, Commands, ledger_path, places, print_table
 
 if TYPE_CHECKING:
     from gateway.accounting.statement import By, Filter, Total
+    from gateway.domain.store import RedisPlace
 
 
 def add_ledger(commands: Commands) -> None:
@@ -59,7 +61,8 @@ def add_ledger(commands: Commands) -> None:
         "verify",
         help="check that the books are right",
         description="Checks the file, that each request has all its attempts and one charge, and that each row's money "
-        "follows from its tokens and the prices that it names. Names everything that is wrong; exits with 1 then.",
+        "follows from its tokens and the prices that it names; where the store is a Redis, also that its totals are "
+        "what the ledger's rows come to. Names everything that is wrong; exits with 1 then.",
     )
     verify.set_defaults(run=_verify)
 
@@ -108,7 +111,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     from gateway.accounting import intents, statement
     from gateway.accounting.audit import findings
 
-    path = ledger_path(arguments)
+    path, fleet = places(arguments)
     exchanges = attempts = wrong = 0
     with _readable():
         for finding in statement.check_file(path):
@@ -120,6 +123,9 @@ def _verify(arguments: argparse.Namespace) -> int:
             for finding in findings(rows):
                 print(finding)
                 wrong += 1
+        for finding in _compared(fleet, path) if fleet is not None else ():
+            print(finding)
+            wrong += 1
         (whole,) = statement.totals(path, [])
         open_ = len(intents.read(path.with_name(path.name + intents.SUFFIX)))
     if open_:
@@ -130,6 +136,18 @@ def _verify(arguments: argparse.Namespace) -> int:
         file=sys.stderr,
     )
     return 1 if wrong else 0
+
+
+def _compared(fleet: "RedisPlace", path: Path) -> Sequence[str]:
+    """Where the fleet's totals are not what the rows come to that were shipped."""
+    import redis
+
+    from gateway.accounting import shipping, statement
+
+    try:
+        return shipping.compare(fleet, path, statement.name_of(path), wall=time.time())
+    except redis.RedisError as error:
+        raise CommandError(f"the store's totals cannot be read ({type(error).__name__})") from error
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from tests.accounting.entries import entry
 VERSION = "a@2026-01-01:3b9aca00-1dcd6500-3b9aca00-77359400-b2d05e00"
 USAGE = Usage(input_tokens=5, cached_input_tokens=4, cache_write_tokens=3, output_tokens=2, reasoning_tokens=1)
 COST = price_table(VERSION).charge(USAGE)
+ADDED = price_table(VERSION).charge(Usage(output_tokens=2, reasoning_tokens=1))
+"""What the tenant pays of an answer that was begun by another attempt."""
 
 
 def row(attempt: int = 1, /, **changes: object) -> LedgerEntry:
@@ -27,6 +29,7 @@ def row(attempt: int = 1, /, **changes: object) -> LedgerEntry:
 FREE: dict[str, object] = {"usage": NO_USAGE, "charge_nano_usd": 0, "cost_nano_usd": 0}
 NOWHERE: dict[str, object] = {"backend": "", "upstream_model": "", "price_version": ""}
 FAILED = row(1, outcome=Outcome.FAILED, **FREE)
+FAILED_LATER = row(2, outcome=Outcome.FAILED, **FREE)
 NEVER = row(0, outcome=Outcome.FAILED, **FREE, **NOWHERE)
 
 
@@ -40,6 +43,9 @@ NEVER = row(0, outcome=Outcome.FAILED, **FREE, **NOWHERE)
         [row(outcome=Outcome.FAILED, charge_nano_usd=0)],
         [row(outcome=Outcome.ORPHANED)],
         [row(outcome=Outcome.INTERRUPTED), row(2)],
+        [row(outcome=Outcome.INTERRUPTED), row(2, charge_nano_usd=ADDED)],
+        [row(), row(2, outcome=Outcome.OUTRUN, charge_nano_usd=0)],
+        [row(outcome=Outcome.OUTRUN, charge_nano_usd=0), row(2)],
         [row(price_version="0-0-0-0", charge_nano_usd=0, cost_nano_usd=0)],
     ],
 )
@@ -61,6 +67,9 @@ BROKEN: list[tuple[str, list[LedgerEntry]]] = [
     ),
     (f"costs 7 nano-dollars; by its price version it is {COST}", [row(cost_nano_usd=7, charge_nano_usd=7)]),
     ("charges 7 nano-dollars, which is neither", [row(charge_nano_usd=7)]),
+    ("nano-dollars, which is neither", [row(charge_nano_usd=ADDED)]),
+    ("ended as `outrun`, and yet its tenant", [row(outcome=Outcome.OUTRUN)]),
+    ("ended as `ok`, and yet there is another", [row(charge_nano_usd=0), FAILED_LATER]),
     ("ended as `failed`, and yet its tenant", [row(outcome=Outcome.FAILED)]),
     ("ended as `rejected`, and yet its tenant", [row(outcome=Outcome.REJECTED)]),
     ("has less than no tokens", [row(usage=Usage(input_tokens=-1), charge_nano_usd=0, cost_nano_usd=-1000)]),
