@@ -32,7 +32,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
-        "--model", default=_DEFAULT_MODEL, help=f"{', '.join(MODELS)}, or the path of a Llama .gguf file (%(default)s)"
+        "--model",
+        default=_DEFAULT_MODEL,
+        help=f"{', '.join(MODELS)}, the path of a Llama .gguf file, or of a folder with safetensors (%(default)s)",
     )
     common.add_argument(
         "--cache-dir", type=Path, default=default_cache_dir(), help="models and compiled executables (%(default)s)"

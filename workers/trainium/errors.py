@@ -11,6 +11,7 @@ RequestError                     becomes an OpenAI error body
 │   ├── MethodNotAllowed  405    the path exists, the method is not POST
 │   └── RequestTooLarge   413    the body is longer than any prompt that fits
 ├── Overloaded            503    the queue is full, or the worker is loading or draining; try elsewhere or later
+├── DeadlineExceeded      504    the time the caller gave is over
 └── EngineFailed          500    the device failed while the request was running
 """
 
@@ -87,6 +88,13 @@ class Overloaded(RequestError):
 
     status = 503
     code = "overloaded"
+
+
+class DeadlineExceeded(RequestError):
+    """Raised when the answer was not finished within the time its caller gave."""
+
+    status = 504
+    code = "deadline_exceeded"
 
 
 class EngineFailed(RequestError):

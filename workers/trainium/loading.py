@@ -1,5 +1,7 @@
 """From settings to something that can serve: fetch, read, compile. Blocking; runs in the loading thread.
 
+A folder whose configuration says `bert` becomes a model for embeddings, everything else one that writes text.
+
 Reports every step to `Readiness`. JAX is imported here and not before: importing it takes seconds, and its platform is
 an environment variable that must be set first.
 """
@@ -9,24 +11,33 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from workers.trainium.config import Settings, plan_buckets
+from workers.trainium.engine.embedding import embed_shapes
 from workers.trainium.engine.shapes import Buckets, Shape
 from workers.trainium.errors import ModelUnavailable
 from workers.trainium.grammar import Grammars
 from workers.trainium.model.gguf import GgufFile
+from workers.trainium.model.safetensors import Checkpoint, read_json
 from workers.trainium.neuron import Backend, prepare_environment
 from workers.trainium.readiness import Readiness
 from workers.trainium.registry import locate
 from workers.trainium.text import ChatTemplate, Vocabulary
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from workers.trainium.model.embedding import EmbeddingRunner
     from workers.trainium.model.runner import JaxRunner
 
 _STOP_S: Final = 2.0
+_EMBED_ROWS: Final = (1, 8)
+_EMBED_LENGTHS: Final = (32, 128)
+"""Tokens per text; the longest a model takes comes behind them."""
 _NEEDED: Final = 2
 """Executables without which nothing can be served: one prefill, one decode."""
 
@@ -50,6 +61,33 @@ class Loaded:
     grammars: Grammars
     buckets: Buckets
 
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """Every executable, the most useful first."""
+        return self.buckets.shapes()
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedEmbedder:
+    """A model for embeddings on its device."""
+
+    model: str
+    """The name clients use."""
+    runner: "EmbeddingRunner"
+    tokenizer: "Tokenizer"
+    max_len: int
+    """Tokens of one text."""
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """Every executable, the most useful first."""
+        lengths = tuple(length for length in _EMBED_LENGTHS if length < self.max_len)
+        return embed_shapes(_EMBED_ROWS, (*lengths, self.max_len))
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """The text's tokens, between the marks the model was trained with."""
+        return tuple(self.tokenizer.encode(text).ids)
+
 
 class Loading:
     """One model on its way to serving."""
@@ -70,7 +108,7 @@ class Loading:
         self._stopping.set()
         self._fetched.wait(_STOP_S)
 
-    def load(self) -> Loaded:
+    def load(self) -> Loaded | LoadedEmbedder:
         """Fetch and read the model and compile the first two executables.
 
         Raises `ModelUnavailable`, `DeviceUnavailable`, or `Stopped`.
@@ -87,10 +125,37 @@ class Loading:
             finally:
                 self._fetched.set()
             importing.result()
-        from workers.trainium.model.runner import Capacity, JaxRunner, use_compilation_cache
+        from workers.trainium.model.runner import use_compilation_cache
 
         self._report_loading(0, 0)
         use_compilation_cache(settings.cache_dir / "executables")
+        loaded = self._load_embedder(model, path) if path.is_dir() else self._load_writer(model, path)
+        for done, shape in enumerate(loaded.shapes[:_NEEDED]):
+            self._check_stopping()
+            self._readiness.compiling(done, _NEEDED, str(shape))
+            self._compile(loaded.runner, shape)
+        return loaded
+
+    def _load_embedder(self, model: str, path: Path) -> LoadedEmbedder:
+        from tokenizers import Tokenizer
+
+        from workers.trainium.model.embedding import EmbeddingRunner
+
+        backend, checkpoint = self._backend, Checkpoint(path)
+        runner = EmbeddingRunner.load(
+            checkpoint, platform=backend.platform, dtype=backend.dtype, report=self._report_loading
+        )
+        tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        trained = path / "sentence_bert_config.json"
+        limit = int(read_json(trained)["max_seq_length"]) if trained.is_file() else runner.arch.positions
+        return LoadedEmbedder(model, runner, tokenizer, min(limit, runner.arch.positions))
+
+    def _load_writer(self, model: str, path: Path) -> Loaded:
+        from workers.trainium.model.runner import Capacity, JaxRunner
+
+        settings = self._settings
         file = GgufFile(path)
         vocabulary = Vocabulary(file)
         source = file.metadata.get("tokenizer.chat_template")
@@ -104,16 +169,11 @@ class Loading:
         )
         buckets = plan_buckets(self._backend.prefill, settings.slots, settings.max_len)
         template = ChatTemplate(source) if isinstance(source, str) else None
-        loaded = Loaded(model, runner, vocabulary, template, Grammars(vocabulary), buckets)
-        for done, shape in enumerate(buckets.shapes()[:_NEEDED]):
-            self._check_stopping()
-            self._readiness.compiling(done, _NEEDED, str(shape))
-            self._compile(runner, shape)
-        return loaded
+        return Loaded(model, runner, vocabulary, template, Grammars(vocabulary), buckets)
 
-    def compile_rest(self, loaded: Loaded) -> None:
+    def compile_rest(self, loaded: Loaded | LoadedEmbedder) -> None:
         """Compile the other executables while requests are already served. Raises `Stopped`."""
-        shapes = loaded.buckets.shapes()
+        shapes = loaded.shapes
         for shape in shapes[_NEEDED:]:
             self._check_stopping()
             self._readiness.ready(len(loaded.runner.ready), len(shapes), f"compiling {shape} in the background")
@@ -124,7 +184,7 @@ class Loading:
                 log.exception("executable.failed", shape=str(shape))
         self._readiness.ready(len(loaded.runner.ready), len(shapes), "serving")
 
-    def _compile(self, runner: "JaxRunner", shape: Shape) -> None:
+    def _compile(self, runner: "JaxRunner | EmbeddingRunner", shape: Shape) -> None:
         seconds = runner.compile(shape)
         log.info("executable.compiled", shape=str(shape), seconds=round(seconds, 2))
         self._compiled(shape, seconds)

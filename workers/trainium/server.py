@@ -14,13 +14,16 @@ import structlog
 import uvicorn
 from litestar import Litestar, Request, Response, asgi, get
 from litestar.exceptions import HTTPException
+from litestar.handlers import ASGIRouteHandler
 from litestar.params import FromPath
 from litestar.types import Receive, Scope, Send
 
+from workers.trainium.embeddings import Embeddings
 from workers.trainium.errors import InvalidRequest, UnknownModel, WorkerError
-from workers.trainium.inference import Inference
+from workers.trainium.exchange import Answer, Endpoint
+from workers.trainium.inference import Inference, Tokenize
 from workers.trainium.replies import error_body
-from workers.trainium.worker import Worker
+from workers.trainium.worker import Embedding, Serving, Worker
 
 _CLOSE_S = 5
 """How long connections may take to end once nothing runs any more."""
@@ -30,16 +33,12 @@ log = structlog.get_logger()
 
 def build_app(worker: Worker) -> Litestar:
     """The ASGI application of one worker."""
-    chat = Inference(worker, "chat", "/v1/chat/completions")
-    completion = Inference(worker, "completion", "/v1/completions")
-
-    @asgi("/v1/chat/completions", copy_scope=False)
-    async def chat_completions(scope: Scope, receive: Receive, send: Send) -> None:
-        await chat(scope, receive, send)
-
-    @asgi("/v1/completions", copy_scope=False)
-    async def completions(scope: Scope, receive: Receive, send: Send) -> None:
-        await completion(scope, receive, send)
+    answers: dict[str, Answer] = {
+        "/v1/chat/completions": Inference(worker, "chat").answer,
+        "/v1/completions": Inference(worker, "completion").answer,
+        "/v1/embeddings": Embeddings(worker).answer,
+        "/tokenize": Tokenize(worker).answer,
+    }
 
     @get("/health", sync_to_thread=False)
     def health() -> dict[str, str]:
@@ -72,11 +71,27 @@ def build_app(worker: Worker) -> Litestar:
         return _describe(worker)
 
     return Litestar(
-        [chat_completions, completions, health, ready, metrics, models, model, describe],
+        [
+            *(_route(path, Endpoint(worker, path, answer)) for path, answer in answers.items()),
+            health,
+            ready,
+            metrics,
+            models,
+            model,
+            describe,
+        ],
         openapi_config=None,
         logging_config=None,
         exception_handlers={HTTPException: _http_error},
     )
+
+
+def _route(path: str, endpoint: Endpoint) -> ASGIRouteHandler:
+    @asgi(path, copy_scope=False)
+    async def serve_path(scope: Scope, receive: Receive, send: Send) -> None:
+        await endpoint(scope, receive, send)
+
+    return serve_path
 
 
 def open_socket(host: str, port: int) -> socket.socket:
@@ -164,7 +179,7 @@ def _model(worker: Worker) -> dict[str, Any]:
         "object": "model",
         "created": worker.started,
         "owned_by": "llm-gateway",
-        "max_model_len": worker.settings.max_len,
+        "max_model_len": worker.max_len,
     }
 
 
@@ -173,7 +188,7 @@ def _describe(worker: Worker) -> dict[str, Any]:
     executables: dict[str, list[str]] = {"ready": [], "pending": []}
     if serving is not None:
         ready = serving.loaded.runner.ready
-        for shape in serving.loaded.buckets.shapes():
+        for shape in serving.loaded.shapes:
             executables["ready" if shape in ready else "pending"].append(str(shape))
     return {
         "model": worker.model,
@@ -186,9 +201,10 @@ def _describe(worker: Worker) -> dict[str, Any]:
         },
         "caps": {
             "slots": settings.slots,
-            "max_model_len": settings.max_len,
+            "max_model_len": worker.max_len,
             "max_waiting": settings.max_waiting,
-            "chat": serving.loaded.template is not None if serving is not None else None,
+            "chat": serving.loaded.template is not None if isinstance(serving, Serving) else None,
+            "embeddings": isinstance(serving, Embedding) if serving is not None else None,
             "tools": True,
             "logprobs": True,
             "response_format": True,

@@ -25,6 +25,8 @@ from workers.trainium.steering import Penalties
 
 _TOKEN_ID: Final = re.compile(r"[0-9]{1,9}")
 _MOST_ANSWERS: Final = 16
+_MOST_INPUTS: Final = 2048
+"""Texts in one request for embeddings; OpenAI's limit."""
 _PATH: Final = re.compile(r"(.*) - at `\$\.?(.*)`$", re.DOTALL)
 
 
@@ -82,7 +84,22 @@ class _Completion(_Common, frozen=True, kw_only=True):
     logprobs: int | None = None
 
 
-_Body = TypeVar("_Body", bound=_Common)
+class _Tokenize(msgspec.Struct, frozen=True, kw_only=True):
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[WireMessage] | None = None
+    tools: list[WireTool] | None = None
+    add_generation_prompt: bool | None = None
+
+
+class _Embeddings(msgspec.Struct, frozen=True, kw_only=True):
+    model: str
+    input: str | list[str | int | list[int]]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = None
+
+
+_Body = TypeVar("_Body", bound=msgspec.Struct)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +139,17 @@ class Generate:
     def needs_grammar(self) -> bool:
         """Whether the answer's tokens are constrained."""
         return self.schema is not None or (isinstance(self.prompt, Conversation) and self.prompt.tools is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Embed:
+    """A request for embeddings."""
+
+    model: str
+    inputs: tuple[str | tuple[int, ...], ...]
+    """Texts, or token ids."""
+    is_base64: bool
+    dimensions: int | None
 
 
 def _anything(_: object) -> bool:
@@ -169,6 +197,20 @@ def parse_chat(body: bytes) -> Generate:
     return replace(generate, schema=schema)
 
 
+def parse_tokenize(body: bytes) -> tuple[str | None, Conversation | str]:
+    """A `/tokenize` body: the model, if it names one, and what to take apart. Raises `InvalidRequest`."""
+    wanted = _convert(_fields(body, _Tokenize), _Tokenize)
+    _require((wanted.prompt is None) != (wanted.messages is None), "prompt", "given, or `messages`, and not both")
+    if wanted.prompt is not None:
+        return wanted.model, wanted.prompt
+    return wanted.model, Conversation(
+        read_messages(wanted.messages or []),
+        wanted.add_generation_prompt is not False,
+        "",
+        read_tools(wanted.tools, None, is_parallel=True),
+    )
+
+
 def _schema(wanted: _ResponseFormat | None) -> str | None:
     """The JSON schema of the answer, as JSON; None when it may be any text."""
     if wanted is None or wanted.type == "text":
@@ -190,6 +232,21 @@ def parse_completion(body: bytes) -> Generate:
     top = completion.logprobs
     _require(top is None or 0 <= top <= 5, "logprobs", "between 0 and 5")  # noqa: PLR2004  # the API's range
     return _generate(completion, _prompt(completion.prompt), completion.max_tokens, top_logprobs=top)
+
+
+def parse_embeddings(body: bytes) -> Embed:
+    """A `/v1/embeddings` body. Raises `InvalidRequest`, naming the parameter."""
+    wanted = _convert(_fields(body, _Embeddings), _Embeddings)
+    given = wanted.input
+    if isinstance(given, str):
+        inputs: tuple[str | tuple[int, ...], ...] = (given,)
+    elif given and all(isinstance(item, int) for item in given):
+        inputs = (tuple(item for item in given if isinstance(item, int)),)
+    else:
+        _require(not any(isinstance(item, int) for item in given), "input", "all texts, or all lists of token ids")
+        inputs = tuple(item if isinstance(item, str) else tuple(item) for item in given if not isinstance(item, int))
+    _require(0 < len(inputs) <= _MOST_INPUTS and all(inputs), "input", f"1 to {_MOST_INPUTS} texts, none of them empty")
+    return Embed(wanted.model, inputs, wanted.encoding_format == "base64", wanted.dimensions)
 
 
 def _prompt(prompt: str | list[str | int]) -> str | tuple[int, ...]:
@@ -230,7 +287,7 @@ def _conversation(chat: _Chat) -> Conversation:
     return Conversation(tuple(before), add_generation_prompt=True, begun=last["content"], tools=tools)
 
 
-def _fields(body: bytes, shape: type[_Common]) -> dict[str, Any]:
+def _fields(body: bytes, shape: type[msgspec.Struct]) -> dict[str, Any]:
     """The body's fields that `shape` has; the others have been checked to be harmless."""
     try:
         decoded = msgspec.json.decode(body)

@@ -8,10 +8,11 @@ import structlog
 
 from workers.trainium.config import Settings
 from workers.trainium.driver import Driver
+from workers.trainium.embedder import Embedder
 from workers.trainium.engine.scheduler import Scheduler
 from workers.trainium.engine.shapes import Shape
-from workers.trainium.errors import EngineFailed, Overloaded, WorkerError
-from workers.trainium.loading import Loaded, Loading, Stopped
+from workers.trainium.errors import EngineFailed, InvalidRequest, Overloaded, WorkerError
+from workers.trainium.loading import Loaded, LoadedEmbedder, Loading, Stopped
 from workers.trainium.metrics import Gauges, Metrics
 from workers.trainium.neuron import Backend
 from workers.trainium.readiness import Progress, Readiness
@@ -25,7 +26,15 @@ class Serving:
     """What requests need, once it exists."""
 
     loaded: Loaded
-    driver: Driver
+    engine: Driver
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """What requests for embeddings need, once it exists."""
+
+    loaded: LoadedEmbedder
+    engine: Embedder
 
 
 @dataclass(slots=True)
@@ -39,7 +48,7 @@ class Worker:
     metrics: Metrics = field(default_factory=Metrics)
     started: int = field(default_factory=lambda: int(time.time()))
     """Unix seconds."""
-    serving: Serving | None = None
+    serving: Serving | Embedding | None = None
     _loading: Loading | None = None
 
     @property
@@ -50,15 +59,37 @@ class Worker:
         return self.settings.model.rsplit("/", 1)[-1].removesuffix(".gguf")
 
     @property
+    def max_len(self) -> int:
+        """Tokens of a prompt and its answer, or of a text to embed."""
+        return self.serving.loaded.max_len if isinstance(self.serving, Embedding) else self.settings.max_len
+
+    @property
     def progress(self) -> Progress:
         """How far the worker is; notices when the device has failed."""
-        failure = self.serving.driver.failure if self.serving is not None else None
+        failure = self.serving.engine.failure if self.serving is not None else None
         if failure is not None:
             self.readiness.failed(f"the device failed: {failure}; restart the worker")
         return self.readiness.now
 
     def require_serving(self) -> Serving:
-        """What requests need. Raises `Overloaded` while loading or draining, `EngineFailed` after a failure."""
+        """What writes text.
+
+        Raises `Overloaded` while loading or draining, `EngineFailed` after a failure, `InvalidRequest` when the model
+        does something else.
+        """
+        serving = self._require_any()
+        if isinstance(serving, Serving):
+            return serving
+        raise InvalidRequest(f"`{self.model}` makes embeddings and writes no text; use /v1/embeddings", param="model")
+
+    def require_embedding(self) -> Embedding:
+        """What makes embeddings; raises as `require_serving` does."""
+        serving = self._require_any()
+        if isinstance(serving, Embedding):
+            return serving
+        raise InvalidRequest(f"`{self.model}` writes text and makes no embeddings", param="model")
+
+    def _require_any(self) -> Serving | Embedding:
         progress = self.progress
         if progress.status == "ready" and self.serving is not None:
             return self.serving
@@ -71,23 +102,23 @@ class Worker:
 
     def load_headers(self) -> list[tuple[bytes, bytes]]:
         """How busy the worker is, for whoever chooses between workers: fresher than a scrape."""
-        driver = self.serving.driver if self.serving is not None else None
-        waiting, free = (driver.waiting, driver.free_slots) if driver is not None else (0, 0)
+        engine = self.serving.engine if self.serving is not None else None
+        waiting, free = (engine.waiting, engine.free_slots) if engine is not None else (0, 0)
         return [(b"x-worker-queue-depth", b"%d" % waiting), (b"x-worker-free-slots", b"%d" % free)]
 
     def gauges(self) -> Gauges:
         """What is true now, for `/metrics`."""
         if self.serving is None:
             return Gauges(0, 0, 0, 0.0, 0, 0)
-        driver, loaded = self.serving.driver, self.serving.loaded
+        engine, loaded = self.serving.engine, self.serving.loaded
         ready = len(loaded.runner.ready)
         return Gauges(
-            running=driver.running,
-            waiting=driver.waiting,
-            free_slots=driver.free_slots,
-            cache_usage=driver.cache_usage,
+            running=engine.running,
+            waiting=engine.waiting,
+            free_slots=engine.free_slots,
+            cache_usage=engine.cache_usage,
             ready_executables=ready,
-            pending_executables=len(loaded.buckets.shapes()) - ready,
+            pending_executables=len(loaded.shapes) - ready,
         )
 
     async def bring_up(self) -> None:
@@ -103,13 +134,17 @@ class Worker:
             self.readiness.failed(str(error))
             raise
 
-    def begin(self, loaded: Loaded) -> None:
+    def begin(self, loaded: Loaded | LoadedEmbedder) -> None:
         """Take requests from now on."""
-        scheduler = Scheduler(self.settings.slots, self.settings.max_len)
-        driver = Driver(loaded.runner, scheduler, self.metrics, max_waiting=self.settings.max_waiting)
-        driver.start()
-        self.serving = Serving(loaded, driver)
-        ready, total = len(loaded.runner.ready), len(loaded.buckets.shapes())
+        waiting = self.settings.max_waiting
+        if isinstance(loaded, Loaded):
+            scheduler = Scheduler(self.settings.slots, self.settings.max_len)
+            driver = Driver(loaded.runner, scheduler, self.metrics, max_waiting=waiting)
+            driver.start()
+            self.serving = Serving(loaded, driver)
+        else:
+            self.serving = Embedding(loaded, Embedder(loaded.runner, self.metrics, max_waiting=waiting))
+        ready, total = len(loaded.runner.ready), len(loaded.shapes)
         self.readiness.ready(ready, total, "serving")
         log.info("worker.ready", model=loaded.model, device=loaded.runner.device_name, dtype=self.backend.dtype)
 
@@ -119,20 +154,20 @@ class Worker:
         await self._stop_loading()
         if self.serving is None:
             return
-        driver = self.serving.driver
-        log.info("worker.draining", open=driver.open)
+        engine = self.serving.engine
+        log.info("worker.draining", open=engine.open)
         with anyio.move_on_after(self.settings.drain_timeout_s):
-            await driver.wait_until_idle()
-        if driver.open:
-            log.warning("worker.drain_timed_out", open=driver.open)
-            driver.abort_all()
+            await engine.wait_until_idle()
+        if engine.open:
+            log.warning("worker.drain_timed_out", open=engine.open)
+            engine.abort_all()
 
     async def close(self) -> None:
         """End the engine's thread and send the last spans."""
         with anyio.move_on_after(5, shield=True):
             await self._stop_loading()
             if self.serving is not None:
-                await self.serving.driver.stop()
+                await self.serving.engine.stop()
             await anyio.to_thread.run_sync(self.tracing.close)
 
     async def _stop_loading(self) -> None:

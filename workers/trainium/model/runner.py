@@ -59,6 +59,14 @@ def use_compilation_cache(directory: Path) -> None:
         jax.config.update(name, value)  # type: ignore[no-untyped-call]  # JAX leaves it untyped
 
 
+def find_device(platform: str) -> jax.Device:
+    """The first device of the platform. Raises `DeviceUnavailable` when JAX has none."""
+    try:
+        return jax.devices(platform)[0]
+    except RuntimeError as error:
+        raise DeviceUnavailable(f"JAX has no `{platform}` device (JAX_PLATFORMS is set?): {error}") from error
+
+
 class JaxRunner:
     """Runs a Llama model through JAX, on whichever platform JAX was started with."""
 
@@ -90,10 +98,7 @@ class JaxRunner:
         Raises `DeviceUnavailable` when JAX has no such device, `ModelUnavailable` when the file cannot be used.
         """
         arch = read_architecture(file)
-        try:
-            device = jax.devices(platform)[0]
-        except RuntimeError as error:
-            raise DeviceUnavailable(f"JAX has no `{platform}` device (JAX_PLATFORMS is set?): {error}") from error
+        device = find_device(platform)
         params = load_params(
             file, arch, length=capacity.max_len, dtype=jnp.dtype(_DTYPES[dtype]), device=device, report=report
         )

@@ -1,0 +1,87 @@
+"""The seam to the device for embeddings: compiles shapes ahead of time and runs batches of texts."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+
+from workers.trainium.engine.shapes import Shape
+from workers.trainium.model import bert
+from workers.trainium.model.runner import find_device
+from workers.trainium.model.safetensors import Checkpoint
+
+_DTYPES: Final = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+FloatArray: TypeAlias = npt.NDArray[np.float32]
+_Executable: TypeAlias = Callable[[bert.BertParams, npt.NDArray[np.int32], npt.NDArray[np.int32]], jax.Array]
+
+
+class EmbeddingRunner:
+    """Embeds texts through JAX. `compile` is called from the loading thread, `run` from one thread at a time."""
+
+    def __init__(self, arch: bert.BertArchitecture, params: bert.BertParams) -> None:
+        self.arch = arch
+        self._params = params
+        self._device = next(iter(params.words.devices()))
+        self._executables: dict[Shape, _Executable] = {}
+
+    @classmethod
+    def load(
+        cls, checkpoint: Checkpoint, *, platform: str, dtype: str, report: Callable[[int, int], None]
+    ) -> "EmbeddingRunner":
+        """Read the weights onto the first device of the platform; `report(done, total)` counts layers.
+
+        Raises `DeviceUnavailable` or `ModelUnavailable`.
+        """
+        arch = bert.read_bert(checkpoint)
+        device = find_device(platform)
+        params = bert.load_bert(checkpoint, arch, dtype=jnp.dtype(_DTYPES[dtype]), device=device, report=report)
+        return cls(arch, params)
+
+    @property
+    def device_name(self) -> str:
+        """Platform and kind of the device, for people."""
+        return f"{self._device.platform}:{self._device.device_kind}"
+
+    @property
+    def ready(self) -> frozenset[Shape]:
+        """Shapes that can run."""
+        return frozenset(self._executables)
+
+    def lower(self, shape: Shape) -> jax.stages.Lowered:
+        """The graph of one shape, before the device's compiler sees it."""
+        arch = self.arch
+
+        def step(params: bert.BertParams, tokens: jax.Array, lengths: jax.Array) -> jax.Array:
+            return bert.embed(arch, params, tokens, lengths)
+
+        tokens = jax.ShapeDtypeStruct((shape.size, shape.context), np.int32)  # type: ignore[no-untyped-call]  # JAX leaves it untyped
+        lengths = jax.ShapeDtypeStruct((shape.size,), np.int32)  # type: ignore[no-untyped-call]  # JAX leaves it untyped
+        return jax.jit(step).lower(self._params, tokens, lengths)
+
+    def compile(self, shape: Shape) -> float:
+        """Make the shape runnable; returns the seconds it took."""
+        started = time.perf_counter()
+        executable: _Executable = self.lower(shape).compile()
+        self._executables = {**self._executables, shape: executable}
+        return time.perf_counter() - started
+
+    def run(self, shape: Shape, texts: Sequence[Sequence[int]]) -> FloatArray:
+        """One embedding (texts, width) per text.
+
+        Raises `ValueError` when the texts do not fit into the shape, `KeyError` when it is not compiled.
+        """
+        if not 0 < len(texts) <= shape.size or not all(0 < len(text) <= shape.context for text in texts):
+            raise ValueError(f"{len(texts)} texts do not fit into {shape}")
+        tokens = np.zeros((shape.size, shape.context), np.int32)
+        lengths = np.zeros(shape.size, np.int32)
+        for row, text in enumerate(texts):
+            if min(text) < 0 or max(text) >= self.arch.vocab:
+                raise ValueError("a token id is out of range")
+            tokens[row, : len(text)] = text
+            lengths[row] = len(text)
+        return np.asarray(self._executables[shape](self._params, tokens, lengths))[: len(texts)]
