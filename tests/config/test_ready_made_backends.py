@@ -11,8 +11,9 @@ POLICIES = Path(__file__).parents[2] / "policies"
 PRICES = POLICIES / "prices.yaml"
 FILES = sorted((POLICIES / "backends").glob("*.yaml"))
 EXPECTED = {
-    "anthropic", "azure-openai", "bedrock", "bedrock-openai", "dynamo", "gemini", "gemini-openai", "nim", "oci-openai",
-    "ollama", "openai", "sglang", "tensorrt-llm", "triton", "vertex", "vertex-openai", "vllm", "worker",
+    "anthropic", "azure-anthropic", "azure-openai", "bedrock", "bedrock-anthropic", "bedrock-openai", "dynamo",
+    "gemini", "gemini-openai", "nim", "oci-openai", "ollama", "openai", "sglang", "tensorrt-llm", "triton", "vertex",
+    "vertex-openai", "vllm", "worker",
 }  # fmt: skip
 PLACEHOLDERS = ("my-resource", "my-project", "us-east-1", "us-central1", "us-chicago-1")
 

@@ -219,6 +219,7 @@ BEYOND: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         ("tools.web_search_20250305",),
     ),
     "top_k": ({"top_k": 3}, ("top_k",)),
+    "a prompt for the cache alone": ({"max_tokens": 0}, ("max_tokens",)),
     "a file": (
         {"messages": [user({"type": "document", "source": {"type": "file", "file_id": "f"}})]},
         ("messages.document",),
@@ -298,7 +299,7 @@ def test_a_stream_always_ends_with_its_usage() -> None:
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"max_tokens": None}, "max_tokens"),
-    ({"max_tokens": 0}, "max_tokens"),
+    ({"max_tokens": -1}, "max_tokens"),
     ({"max_tokens": "9"}, "max_tokens"),
     ({"messages": []}, "messages"),
     ({"messages": None}, "messages"),

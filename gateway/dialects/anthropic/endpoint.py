@@ -1,14 +1,14 @@
 """Anthropic's Messages as clients call it: reads requests, writes answers. Does no I/O."""
 
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
 from gateway.dialects.anthropic.answers import MessageEncoder, PassingEncoder, message_of
 from gateway.dialects.anthropic.errors import error_body
 from gateway.dialects.anthropic.inbound import translated
-from gateway.dialects.body import FLAG, LIMIT, fields_of, model_of, read
+from gateway.dialects.body import FLAG, fields_of, model_of, read
 from gateway.dialects.openai import CHAT
 from gateway.dialects.protocols import StreamEncoder
 from gateway.domain.chat import ChatReply, ChatRequest, Native
@@ -16,6 +16,7 @@ from gateway.domain.errors import GatewayError, InvalidRequest
 from gateway.domain.wire import Headers
 
 _PASSED_ON: Final = frozenset({b"anthropic-beta", b"anthropic-version"})
+_LIMIT: Final = msgspec.json.Decoder(Annotated[int, msgspec.Meta(ge=0, le=100_000_000)] | None)
 _PROMPT: Final = ("system", "messages", "tools")
 
 
@@ -28,7 +29,7 @@ class MessagesEndpoint:
     def decode_request(self, body: bytes, headers: Headers = ()) -> ChatRequest:
         """The request in both words: its own, and the hub's as far as they go."""
         native = fields_of(body)
-        limit = read(native, "max_tokens", LIMIT)
+        limit = read(native, "max_tokens", _LIMIT)
         if limit is None:
             raise InvalidRequest("`max_tokens` is missing: how long may the answer be?", param="max_tokens")
         return self._request(native, headers, limit)

@@ -50,6 +50,8 @@ class Translation:
         given = {name for name, raw in native.items() if bytes(raw) != b"null"}
         self.hints |= given & _HINTS
         self.lost |= given - _SAID - _HINTS
+        if bytes(native.get("max_tokens", b"")) == b"0":
+            self.lost.add("max_tokens")  # Not an answer is wanted but the prompt in the cache.
         self._say(
             "messages", [*self._system(native), *(each for turn in _turns(native) for each in self._messages(turn))]
         )

@@ -209,7 +209,7 @@ def _result(part: ToolResult) -> Json:
 def _medium(media: Media) -> Json | None:
     """An image or a document; None for what Anthropic does not take."""
     if media.kind == "image" and media.url is not None:
-        is_web = media.url.startswith(("https://", "http://"))
+        is_web = media.url.startswith("https://")  # It would be fetched from there: from nowhere inside of networks.
         return {"type": "image", "source": {"type": "url", "url": media.url}} if is_web else None
     if not media.data:
         return None
