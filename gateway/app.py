@@ -23,7 +23,8 @@ from gateway.admission.counting import TokenCounter
 from gateway.admission.estimate import Estimator
 from gateway.admission.memory import MemoryLimiter
 from gateway.admission.redis_limits import RedisLimiter
-from gateway.admission.repeats import MemoryRepeats
+from gateway.admission.redis_repeats import RedisRepeats
+from gateway.admission.repeats import MemoryRepeats, Repeats
 from gateway.api import anthropic, health, inference, models
 from gateway.api.machinery import Machinery
 from gateway.api.replies import error_response, refusal
@@ -80,9 +81,11 @@ def create_app(settings: Settings, book: PolicyBook) -> Litestar:
         writer.request_log(record)
 
     remote = None
+    repeats: Repeats = MemoryRepeats()
     if settings.limits is not None:
         process = f"{source.getrandbits(64):016x}"
         remote = RedisLimiter(settings.limits, process=process, wall=lambda _now: time())
+        repeats = RedisRepeats(remote.orders, process=process)
     machinery = Machinery(
         house=Collaborators(
             directory=directory,
@@ -96,7 +99,7 @@ def create_app(settings: Settings, book: PolicyBook) -> Litestar:
             new_id=lambda: f"{time_ns() // 1_000_000:012x}{source.getrandbits(80):020x}",
         ),
         limiter=remote or MemoryLimiter(lambda _now: time()),
-        repeats=MemoryRepeats(),
+        repeats=repeats,
         journal=journal,
         transport=transport,
         destinations=destinations,

@@ -18,7 +18,7 @@ from gateway.admission.link import Link, trouble_of
 from gateway.admission.resp import Connection, Reply, TimedOut, Word, packed
 from gateway.admission.servers import Servers
 
-Name = Literal["reserve", "settle", "renew", "grow", "tell", "owe", "beat"]
+Name = Literal["reserve", "settle", "renew", "grow", "tell", "owe", "beat", "recall", "conclude"]
 MOST_KEPT: Final = 100_000
 """Orders that wait for a store that is away. One more drops the oldest: budgets know it all the same, as totals, and
 its slot and what it did not use of a bucket come back with its lease and by refilling."""

@@ -209,6 +209,11 @@ class RedisLimiter:
     # What the process asks.
 
     @property
+    def orders(self) -> Orders:
+        """The way to the store, for what else is kept there."""
+        return self._orders
+
+    @property
     def order_counts(self) -> OrderCounts:
         """What became of the operations; for metrics."""
         return self._orders.counts

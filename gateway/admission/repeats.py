@@ -89,7 +89,7 @@ class MemoryRepeats:
     def claim(self, request: Repeat, now: float, ttl_s: float, answer: Callable[[Recollection], None]) -> None:
         """Ask what is known of the request; see `Repeats.claim`. Nobody but this process runs it: it needs no end."""
         del ttl_s
-        answer(self._recall(request, now))
+        answer(self.claim_now(request, now))
 
     def conclude(self, request: Repeat, body: bytes | None, now: float) -> None:
         """The request has ended; see `Repeats.conclude`."""
@@ -104,7 +104,8 @@ class MemoryRepeats:
         while self._bytes > MOST_BYTES:
             self._forget_oldest()
 
-    def _recall(self, request: Repeat, now: float) -> Recollection:
+    def claim_now(self, request: Repeat, now: float) -> Recollection:
+        """What this process knows of the request; from here on that it runs, if that was nothing."""
         while self._ended and (next(iter(self._ended.values())).ended_at or now) + KEPT_S <= now:
             self._forget_oldest()
         place = (request.tenant, request.key)
