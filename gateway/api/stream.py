@@ -31,6 +31,7 @@ from gateway.pipeline import (
     Fail,
     Finish,
     FreePlace,
+    Grow,
     Recall,
     RequestHead,
     Reserve,
@@ -227,7 +228,7 @@ class Driver:
             self.gone()
             client.cut()
         else:
-            self._set_timer(now)
+            self.feed(self.exchange.heartbeat)
 
     def shutdown(self) -> None:
         """The grace is over: end the answer honestly now."""
@@ -293,13 +294,6 @@ class Driver:
         elif isinstance(action, Conclude):
             self._once = None
             self._machinery.repeats.conclude(action.request, action.body, self._loop.time())
-        elif isinstance(action, ReservePlace):
-            answer = functools.partial(self._place_answered, action.attempt)
-            self._machinery.limiter.reserve(
-                action.reservation, action.dimensions, self._loop.time(), action.ttl_s, answer
-            )
-        elif isinstance(action, FreePlace):
-            self._machinery.limiter.settle(action.reservation, action.used, self._loop.time())
         elif isinstance(action, Abort):
             if action.attempt in self._calls:
                 line, call = self._calls[action.attempt]
@@ -307,6 +301,8 @@ class Driver:
                 call.abort()
         elif isinstance(action, Fail):
             self._fail(action.error, client)
+        elif isinstance(action, (ReservePlace, FreePlace, Grow)):
+            self._adjust(action)
         else:
             assert_never(action)
 
@@ -340,6 +336,17 @@ class Driver:
                 return
             self._once = request
         self.feed(self.exchange.recalled, request, known)
+
+    def _adjust(self, action: ReservePlace | FreePlace | Grow) -> None:
+        """What is taken besides the request's own reservation, or beyond it."""
+        limiter, now = self._machinery.limiter, self._loop.time()
+        if isinstance(action, ReservePlace):
+            answer = functools.partial(self._place_answered, action.attempt)
+            limiter.reserve(action.reservation, action.dimensions, now, action.ttl_s, answer)
+        elif isinstance(action, FreePlace):
+            limiter.settle(action.reservation, action.used, now)
+        else:
+            limiter.grow(action.reservation, action.more, now)
 
     def _place_answered(self, attempt: int, answer: Answer) -> None:
         """The limits of an attempt's backend have answered."""

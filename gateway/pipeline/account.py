@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
+from gateway.admission.limits import Used
 from gateway.dialects.protocols import Endpoint
 from gateway.domain.ledger import Intent, Outcome
 from gateway.domain.usage import Usage
 from gateway.pipeline import bill
-from gateway.pipeline.actions import FreePlace, Settle
+from gateway.pipeline.actions import FreePlace, Grow, Settle
 from gateway.pipeline.attempt import Attempt
 from gateway.pipeline.entry import Collaborators, Job, count_prompt
 
@@ -14,7 +15,7 @@ from gateway.pipeline.entry import Collaborators, Job, count_prompt
 class Account:
     """Of one job. `wall_offset_s` turns times of the loop's clock into seconds since the epoch."""
 
-    __slots__ = ("_endpoint", "_house", "_id", "_job", "_request_id", "_wall_offset_s")
+    __slots__ = ("_endpoint", "_grown", "_house", "_id", "_job", "_request_id", "_wall_offset_s")
 
     def __init__(
         self,
@@ -32,6 +33,8 @@ class Account:
         self._id = exchange_id
         self._request_id = request_id
         self._wall_offset_s = wall_offset_s
+        self._grown = 0
+        """Tokens of the answer beyond those expected, as far as they are charged already."""
 
     def intent(self, attempt: Attempt, now: float, ends_by: float) -> Intent:
         """What stands for a try that is about to be sent, until `close`; it is late when `ends_by` has passed."""
@@ -57,6 +60,23 @@ class Account:
         """What a try that is over took of its backend's limits is charged with what it used."""
         attempt.has_place = False
         return FreePlace(self.place_of(attempt), bill.used(self.used_by(attempt), ()))
+
+    def growth(self, attempt: Attempt, tokens: int, *, is_claimed: bool) -> list[Grow]:
+        """What is charged now for an answer of so many tokens so far, if fewer were expected of it.
+
+        `is_claimed` says whether the request itself holds anything, besides what its try took of a backend's limits.
+        """
+        more = tokens - self._job.estimate.output_tokens
+        if more <= self._grown:
+            return []
+        self._grown = more
+        grown = []
+        if is_claimed:
+            cost = attempt.target.prices.charge(Usage(output_tokens=more))
+            grown.append(Grow(self._id, Used(more, 0, more, cost)))
+        if attempt.has_place:
+            grown.append(Grow(self.place_of(attempt), Used(more, 0, more)))
+        return grown
 
     def close(self, attempts: Sequence[Attempt], outcome: Outcome, now: float) -> tuple[Usage | None, Settle]:
         """Price every try. Gives what the tenant pays, and what is to be written before the client hears of it."""

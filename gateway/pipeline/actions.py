@@ -51,6 +51,13 @@ class FreePlace(msgspec.Struct, frozen=True):
     used: Used
 
 
+class Grow(msgspec.Struct, frozen=True):
+    """Charge a reservation, a request's or a try's, with more than was expected: in all, not since last time."""
+
+    reservation: str
+    more: Used
+
+
 class Dispatch(msgspec.Struct, frozen=True):
     """Start a try; answer with `sent`, `head`, `data`, then `ended` or `failed`, each naming the attempt."""
 
@@ -105,5 +112,17 @@ class Settle(msgspec.Struct, frozen=True):
 
 
 Action = (
-    Reserve | ReservePlace | FreePlace | Recall | Conclude | Dispatch | Abort | Respond | Send | Fail | Finish | Settle
+    Reserve
+    | ReservePlace
+    | FreePlace
+    | Grow
+    | Recall
+    | Conclude
+    | Dispatch
+    | Abort
+    | Respond
+    | Send
+    | Fail
+    | Finish
+    | Settle
 )

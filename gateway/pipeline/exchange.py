@@ -424,6 +424,16 @@ class Exchange:
         """Pieces of text that the client was sent: no more than there are tokens in them."""
         return len(self.tries.current.text) if self.state is State.RELAYING else 0
 
+    def heartbeat(self, _now: float) -> None:
+        """Called every second or so: a stream that outgrows what was reserved for it takes more as it goes.
+
+        Otherwise one long answer after another would be known only as it ends, and many at once go far into debt.
+        """
+        if self.state is not State.RELAYING or not (self._claim.dimensions or self.tries.current.has_place):
+            return
+        claimed = bool(self._claim.dimensions)
+        self.actions += self._account.growth(self.tries.current, self.pieces_delivered, is_claimed=claimed)
+
     @property
     def wake_at(self) -> float | None:
         """When `tick` must be called at the latest; None when nothing is awaited."""

@@ -38,6 +38,7 @@ from gateway.pipeline import (
     Fail,
     Finish,
     FreePlace,
+    Grow,
     Recall,
     RequestHead,
     Reserve,
@@ -298,6 +299,11 @@ class Play:
         self.world.now = until
         return self
 
+    def heartbeat(self) -> "Play":
+        """A second or so has passed."""
+        self.exchange.heartbeat(self.now)
+        return self._perform()
+
     def hang_up(self) -> "Play":
         """The client closes its connection."""
         self.exchange.client_gone(self.now)
@@ -397,6 +403,8 @@ class Play:
                 )
             case Conclude(request=request, body=body):
                 self.world.repeats.conclude(request, body, self.now)
+            case Grow(reservation=reservation, more=more):
+                assert self.world.limiter.grow(reservation, more, self.now)
             case ReservePlace() | FreePlace():
                 self._see_to_place(action)
             case Dispatch(attempt=number):

@@ -6,7 +6,7 @@ from gateway.auth.keys import digest
 from gateway.domain.limits import NO_LIMITS, Limits
 from gateway.domain.tenant import ApiKey
 from tests.pipeline.driver import KEY, Play, World, configured
-from tests.pipeline.wire import ask, error, reply
+from tests.pipeline.wire import DONE, ask, chunk, error, finish, reply, usage_chunk
 
 
 def world(
@@ -155,3 +155,30 @@ def test_models_that_lead_to_each_other_come_to_an_end() -> None:
     }
     world = World(configured(targets=1, policy={"models": models}))
     assert [hundred(world).status for _ in range(3)] == [200, 200, 429]
+
+
+def test_a_stream_that_outgrows_its_reservation_takes_more_as_it_goes() -> None:
+    """So that the next request meets what is really left; settled, it is charged once with what it used."""
+    world = World(configured(limits={"output_tokens_per_minute": 600}, places={"a": {"limits": {"concurrency": 9}}}))
+    play = Play(world, body=ask(stream=True, max_tokens=100)).head()
+    play.data(*[chunk("word ")] * 100).heartbeat()
+    assert left(world) == 500
+    play.data(*[chunk("word ")] * 50).heartbeat().heartbeat()
+    assert left(world) == 450
+    play.data(finish(), usage_chunk(prompt_tokens=9, completion_tokens=140), DONE)
+    assert left(world) == 460
+
+
+def test_a_budget_grows_with_a_long_answer_at_the_price_of_its_target() -> None:
+    world = World(configured(policy={"budget": {"usd": 1, "per": "day"}}))
+    play = Play(world, body=ask(stream=True, max_tokens=100)).head()
+    before = left(world)
+    play.data(*[chunk("word ")] * 120).heartbeat()
+    assert before - left(world) == 20 * 2000
+
+
+def left(world: World) -> int:
+    """What a request that takes nothing would find."""
+    claim = Play(world, reserves=False, body=ask(stream=True, max_tokens=1)).exchange._claim
+    (dimension,) = (each for each in claim.dimensions if each.kind in ("output_tokens", "budget_usd"))
+    return int(world.limiter.level_of(dimension, world.now))
