@@ -172,6 +172,8 @@ def _strategy(file: str, path: Path, fields: Mapping[str, object], _: Names, rep
     mode = fields.get("mode", "priority")
     if "gamma" in fields and isinstance(mode, str) and mode != "cost":
         report.mistake(file, (*path, "gamma"), f"is read by `cost` only, and the strategy is `{mode}`")
+    if "fill" in fields and isinstance(mode, str) and mode != "priority":
+        report.mistake(file, (*path, "fill"), f"is read by `priority` only, and the strategy is `{mode}`")
 
 
 def _when(file: str, path: Path, fields: Mapping[str, object], names: Names, report: Report) -> None:

@@ -28,6 +28,10 @@ PathTemplate = Annotated[
 Price = Annotated[Decimal, msgspec.Meta(ge=0, le=1_000_000)]
 
 
+IN_HOUSE: Final = "in-house"
+"""The provider of what we run ourselves."""
+
+
 class Domains(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A backend's failure domains: what it has in common with others when something breaks."""
 

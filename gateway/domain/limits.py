@@ -87,6 +87,14 @@ def capacity(per_minute: int, burst_s: float) -> int:
     return max(1, int(per_minute * burst_s / _SECONDS_PER_MINUTE))
 
 
+class WorkerLoad(msgspec.Struct, frozen=True, gc=False):
+    """How busy a worker says it is."""
+
+    waiting: int
+    """Requests that have no slot yet."""
+    free_slots: int
+
+
 class Headroom(msgspec.Struct, frozen=True, gc=False):
     """What a backend says is left of its own limit on us, the one that is nearest to its end."""
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 import msgspec
 
-from gateway.domain.backend import Backend, ServedModel
+from gateway.domain.backend import IN_HOUSE, Backend, ServedModel
 from gateway.domain.policy import Hedge, Strategy, Timeouts, When
 from gateway.domain.usage import PriceTable
 
@@ -25,9 +25,12 @@ class Target:
     """Those of the day on which the configuration was read, and those that follow. Rows are priced `at` their time."""
     name: str = dataclasses.field(init=False)
     """`backend/model`."""
+    is_in_house: bool = dataclasses.field(init=False)
+    """Whether we run it, so that its word on its load is to be trusted."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", f"{self.backend}/{self.model}")
+        object.__setattr__(self, "is_in_house", self.place.domains.provider == IN_HOUSE)
 
     def __str__(self) -> str:
         return self.name
@@ -51,15 +54,16 @@ class Route:
     leaves: tuple[Target, ...] = dataclasses.field(init=False)
     """All targets in it and in its parts, each once, as listed."""
     is_plain: bool = dataclasses.field(init=False)
-    """Whether it is a list of targets in order of priority."""
+    """Whether it is a list of targets in order of priority, whatever their load."""
     is_conditional: bool = dataclasses.field(init=False)
     """Whether it or a part of it has conditions."""
 
     def __post_init__(self) -> None:
+        is_list = self.strategy.mode == "priority" and self.strategy.fill is None
         parts = [entry for entry in self.targets if isinstance(entry, Route)]
         leaves = [leaf for entry in self.targets for leaf in (entry.leaves if isinstance(entry, Route) else (entry,))]
         object.__setattr__(self, "leaves", tuple(dict.fromkeys(leaves)))
-        object.__setattr__(self, "is_plain", self.strategy.mode == "priority" and not parts)
+        object.__setattr__(self, "is_plain", is_list and not parts)
         object.__setattr__(self, "is_conditional", bool(self.conditions) or any(part.is_conditional for part in parts))
 
 

@@ -15,6 +15,7 @@ from gateway.admission.limits import NOTHING_USED, Denied, Granted, Level, Unava
 from gateway.admission.repeats import Recollection, Repeat, fingerprint
 from gateway.admission.reservation import place_fault, refusal_of
 from gateway.dialects.hub.continuation import SEAM
+from gateway.dialects.load_headers import load_of
 from gateway.dialects.protocols import Endpoint, StreamEncoder, StreamEvent
 from gateway.dialects.rate_headers import headroom_of
 from gateway.domain.chat import EndOfStream, Label
@@ -347,6 +348,8 @@ class Exchange:
         attempt.note_head(status, now)
         if (headroom := headroom_of(headers)) is not None:
             self._house.fleet.told(attempt.target, headroom, now)
+        if attempt.target.is_in_house and (load := load_of(headers)) is not None:
+            self._house.fleet.loaded(attempt.target, load, now)
         if status >= 300:  # noqa: PLR2004  # the body that follows says why
             attempt.headers = headers
         elif self.job.request.stream:

@@ -17,7 +17,7 @@ Which are our own is the configuration's to say, see `is_ours`. At the clouds th
 import math
 from typing import Final
 
-from gateway.domain.backend import Backend
+from gateway.domain.backend import IN_HOUSE, Backend
 
 START: Final = 1024.0
 """As many as our own pool of connections allows: until a backend says so, we know of no reason to hold back."""
@@ -44,7 +44,6 @@ says nothing of load, and must not add up to a limit that the next burst meets."
 USED: Final = 0.5
 """Of the limit: with fewer in flight the latency says nothing of it."""
 
-IN_HOUSE: Final = "in-house"
 UNKNOWN_TTFT_S: Final = 1.0
 
 

@@ -12,10 +12,10 @@ import msgspec
 
 from gateway.domain.fault import Fault, Recourse
 from gateway.domain.ledger import Outcome
-from gateway.domain.limits import Headroom
+from gateway.domain.limits import Headroom, WorkerLoad
 from gateway.domain.plan import Target
 from gateway.domain.policy import Timeouts
-from gateway.routing.concurrency import Limit, is_ours
+from gateway.routing.concurrency import START, Limit, is_ours
 from gateway.routing.headroom import Ebb
 from gateway.routing.health import Breaker, Cooldown, Draw, Ejection, State
 from gateway.routing.patience import Patience
@@ -26,6 +26,8 @@ _OPENED: Final = BREAKER_HOLDS | {None}
 """Reasons of a target whose breaker has opened and that nothing else bars."""
 SATURATED: Final = "saturated"
 """The reason that no panic overrules: it works on as much as it bears."""
+LOAD_KNOWN_S: Final = 2.0
+"""So long a worker's word on its queue holds: then a request finds out anew."""
 LATENCY_DECAY_S: Final = 10.0
 """Finagle's decay of its peak-EWMA."""
 EXPECTED_BASE_S: Final = 0.4
@@ -49,6 +51,10 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
     latency_at: float
     is_full: bool = False
     """Whether it works on as many tries as it may at once; `barred` tells so only where nothing else bars it."""
+    bears: float = START
+    """Tries that it may work on at once, as far as that is learned."""
+    queues: bool = False
+    """Whether it is a worker that lately said that it has no free slot."""
 
 
 class FleetView(msgspec.Struct, frozen=True, gc=False):
@@ -222,6 +228,11 @@ class Fleet:
             if name.partition("/")[0] == backend:
                 tally.breaker.hasten(now)
 
+    def loaded(self, target: Target, load: WorkerLoad, now: float) -> None:
+        """A worker's answer said how busy it was, with the requests of every gateway that asks it."""
+        is_busy = load.waiting > 0 or load.free_slots == 0
+        self._tally(target).queues_until = now + LOAD_KNOWN_S if is_busy else 0.0
+
     def restored(self, backend: str) -> None:
         """The backend's credential, which was lost, is there again: nothing is held against it."""
         credential = self._credentials.get(backend)
@@ -260,6 +271,7 @@ class _Tally:
         "limit",
         "model",
         "patience",
+        "queues_until",
         "unavailable",
     )
 
@@ -275,6 +287,8 @@ class _Tally:
         self.unavailable = unavailable
         self.limit = limit
         self.in_flight = 0
+        self.queues_until = 0.0
+        """A worker without a free slot said so not long before."""
         self._latency = self._latency_at = 0.0
 
     def standing(self, now: float) -> Standing:
@@ -297,8 +311,13 @@ class _Tally:
             ramp = min(ramp, self.ebb.part(now))
         in_flight = self.in_flight
         if in_flight + 1 > self.limit.value:
-            return Standing(barred or SATURATED, wait_s, ramp, in_flight, self._latency, self._latency_at, is_full=True)
-        return Standing(barred, wait_s, ramp, in_flight, self._latency, self._latency_at)
+            barred, is_full = barred or SATURATED, True
+        else:
+            is_full = False
+        queues = now < self.queues_until
+        return Standing(
+            barred, wait_s, ramp, in_flight, self._latency, self._latency_at, is_full, self.limit.value, queues
+        )
 
     def lag(self, ratio: float, now: float) -> None:
         """It was at least so slow."""

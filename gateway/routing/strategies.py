@@ -24,7 +24,7 @@ import msgspec
 
 from gateway.domain.chat import ChatRequest
 from gateway.domain.plan import Route, Target
-from gateway.domain.policy import BALANCED, Mode, When
+from gateway.domain.policy import BALANCED, Mode, Strategy, When
 from gateway.domain.usage import Estimate
 from gateway.routing.affinity import bears, preferred
 from gateway.routing.draws import Draws
@@ -32,6 +32,10 @@ from gateway.routing.fleet import LATENCY_DECAY_S, FleetView, Standing
 
 LATENCY_LEAST: Final = 0.05
 """L of a target that nobody asked for long: it looks fast, until a few requests are under way to it."""
+
+
+OVERPROVISIONED: Final = 1.4
+"""Envoy's: a group of a list keeps all its requests while 5 of 7 parts of it are well."""
 
 
 class Asked(msgspec.Struct, frozen=True, gc=False):
@@ -67,6 +71,8 @@ class Lot(msgspec.Struct):
     weight: int
     name: str
     """The same for the same entry, whichever of its targets are eligible."""
+    leaves: tuple[Target, ...] = ()
+    """All targets of the entry, eligible or not."""
     score: float = 0.0
     tie: float = 0.0
 
@@ -90,9 +96,10 @@ def arranged(route: Route, eligible: Container[Target], scene: Scene) -> list[Ta
         else:
             inner = [entry] if entry in eligible else []
         if inner:
-            lots.append(Lot(inner, entry.weight, (entry if isinstance(entry, Target) else entry.leaves[0]).name))
+            leaves = (entry,) if isinstance(entry, Target) else entry.leaves
+            lots.append(Lot(inner, entry.weight, leaves[0].name, leaves))
     mode = route.strategy.mode
-    ranked = RANKS[mode](lots, scene, route.strategy.gamma)
+    ranked = RANKS[mode](lots, scene, route.strategy)
     if scene.key is not None and mode in BALANCED and len(lots) > 1:
         ranked = _with_home_first(lots, ranked, scene, scene.key)
     return [target for lot in ranked for target in lot.targets]
@@ -128,19 +135,51 @@ def _with_home_first(lots: list[Lot], ranked: list[Lot], scene: Scene, key: int)
     return [home, *(lot for lot in ranked if lot is not home)] if is_kept else ranked
 
 
-def _in_order(lots: list[Lot], scene: Scene, _gamma: float) -> list[Lot]:
-    """As listed. A target that is coming back goes behind the others, but for its growing part of the requests."""
-    behind = [lot for lot in lots if (ramp := scene.standing(lot).ramp) < 1.0 and scene.draws.next() >= ramp]
+def _in_order(lots: list[Lot], scene: Scene, strategy: Strategy) -> list[Lot]:
+    """As listed, but for what does not get this request: that goes behind the others. See `_takes`."""
+    behind = [lot for lot in lots if not _takes(lot, scene, strategy.fill)]
     return [lot for lot in lots if lot not in behind] + behind if behind else lots
 
 
-def _weighted(lots: list[Lot], scene: Scene, _gamma: float) -> list[Lot]:
+def _takes(lot: Lot, scene: Scene, fill: float | None) -> bool:
+    """Whether an entry of a list keeps its place: a part of the requests, as large as it is well, while it has room.
+
+    A target that comes back gets its growing part. A group gets all while 5 of 7 parts of it are well, less below:
+    Envoy's priority levels with their over-provisioning of 1.4, parts counted by what each target bears.
+    """
+    standings = scene.fleet.standings
+    if len(lot.leaves) == 1:
+        part = standings[lot.leaves[0].name].ramp
+    else:
+        barred = [each for each in lot.leaves if standings[each.name].barred is not None]
+        whole = sum(_capacity(each, standings) for each in (*lot.targets, *barred))
+        part = sum(_capacity(each, standings) * standings[each.name].ramp for each in lot.targets) / whole
+        part *= OVERPROVISIONED
+    if part < 1.0 and scene.draws.next() >= part:
+        return False
+    if fill is None:
+        return True
+    busy = sum(standings[each.name].in_flight for each in lot.targets)
+    if busy + 1 > fill * sum(_capacity(each, standings) for each in lot.targets):
+        return False
+    return not all(standings[each.name].queues for each in lot.targets)
+
+
+def _capacity(target: Target, standings: Mapping[str, Standing]) -> float:
+    """Tries that it may work on at once: what was learned, and no more than its backend grants."""
+    learned, limits = standings[target.name].bears, target.place.limits
+    if limits is None or limits.concurrency is None:
+        return learned
+    return min(learned, limits.concurrency)
+
+
+def _weighted(lots: list[Lot], scene: Scene, _strategy: Strategy) -> list[Lot]:
     for lot in lots:
         lot.score = -math.log(1.0 - scene.draws.next()) / (lot.weight * scene.standing(lot).ramp)
     return _sorted(lots, scene)
 
 
-def _by_latency(lots: list[Lot], scene: Scene, _gamma: float) -> list[Lot]:
+def _by_latency(lots: list[Lot], scene: Scene, _strategy: Strategy) -> list[Lot]:
     """The better of two, not the best of all: gateways that know the same do not all choose the same."""
     for lot in lots:
         standing = scene.standing(lot)
@@ -157,23 +196,23 @@ def _by_latency(lots: list[Lot], scene: Scene, _gamma: float) -> list[Lot]:
     return ranked + left
 
 
-def _by_load(lots: list[Lot], scene: Scene, _gamma: float) -> list[Lot]:
+def _by_load(lots: list[Lot], scene: Scene, _strategy: Strategy) -> list[Lot]:
     for lot in lots:
         lot.score = _load(lot, scene.standing(lot))
         lot.tie = scene.draws.next()
     return _sorted(lots, scene)
 
 
-def _by_cost(lots: list[Lot], scene: Scene, gamma: float) -> list[Lot]:
+def _by_cost(lots: list[Lot], scene: Scene, strategy: Strategy) -> list[Lot]:
     for lot in lots:
         standing = scene.standing(lot)
         work = _latency(standing, scene.fleet.now) * _load(lot, standing)
-        lot.score = _price(lot.targets[0], scene.asked.estimate) ** gamma * work
+        lot.score = _price(lot.targets[0], scene.asked.estimate) ** strategy.gamma * work
         lot.tie = work * (1.0 + scene.draws.next() / 1000)  # Where all are free, the rest decides; then chance.
     return _sorted(lots, scene)
 
 
-RANKS: Final[Mapping[Mode, Callable[[list[Lot], Scene, float], list[Lot]]]] = {
+RANKS: Final[Mapping[Mode, Callable[[list[Lot], Scene, Strategy], list[Lot]]]] = {
     "priority": _in_order,
     "weighted": _weighted,
     "latency": _by_latency,

@@ -21,13 +21,14 @@ from tests.chaos import (
     hedges,
     in_stream,
     network,
+    spill,
 )
 from tests.chaos.catalogue import Case
 from tests.chaos.ways import Way
 
 CASES = [
     case
-    for room in (before_content, network, in_stream, continuations, clients, fleet, ejection, hedges, canaries)
+    for room in (before_content, network, in_stream, continuations, clients, fleet, ejection, spill, hedges, canaries)
     for case in room.CATALOGUE.cases
 ]
 PATIENCE_S = 60.0

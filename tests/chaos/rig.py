@@ -140,7 +140,8 @@ class Rig:
         rows = self.rows()
         for row in rows:
             attempts.setdefault(row.exchange, []).append(row.attempt)
-        assert sorted(attempts) == sorted(self.limiter.granted)
+        # What a try takes of its backend's limits has a reservation of its own, named after the request's.
+        assert sorted(attempts) == sorted(each for each in self.limiter.granted if ":" not in each)
         for exchange, numbers in attempts.items():
             assert sorted(numbers) in ([0], list(range(1, len(numbers) + 1))), (exchange, numbers)
         for name, backend in (("first", self.first), ("second", self.second)):

@@ -190,6 +190,11 @@ IN_POLICIES = [
     ),
     (
         "        targets:",
+        "        strategy: {mode: latency, fill: 0.5}\n        targets:",
+        f"{ROUTE}.strategy.fill: is read by `priority` only, and the strategy is `latency`",
+    ),
+    (
+        "        targets:",
         "        on_midstream_failure: continue\n        targets:",
         f"{ROUTE}.on_midstream_failure: {NOBODY_CONTINUES}",
     ),

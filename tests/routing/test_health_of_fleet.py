@@ -61,7 +61,7 @@ def test_every_kind_of_fault_has_its_effect() -> None:
     """And what may be tried elsewhere costs a token of the budget, unless the backend never saw it."""
     assert set(EFFECT) == set(RECOURSE) == set(FaultKind)
     free = {kind for kind in FaultKind if EFFECT[kind].retry_cost == 0 and RECOURSE[kind] is not Recourse.NONE}
-    assert free == {K.CONNECT, K.SATURATED, K.STALE}
+    assert free == {K.CONNECT, K.LIMITED, K.SATURATED, K.STALE}
     assert all(EFFECT[kind] is NO_EFFECT for kind in FaultKind if RECOURSE[kind] is Recourse.NONE)
 
 
