@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import anthropic
 import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
@@ -301,3 +302,59 @@ async def test_a_blocked_prompt_is_the_clients_to_hear_of(client: openai.AsyncOp
         await client.chat.completions.create(model="gemini-first", messages=HELLO)
     assert caught.value.code == "content_filter"
     assert clouds.other.requests == []
+
+
+@pytest.fixture
+async def claude_code(house: RunningGateway, clouds: Clouds) -> AsyncIterator[anthropic.AsyncAnthropic]:
+    """Anthropic's client, as agents of its kin use it."""
+    async with anthropic.AsyncAnthropic(base_url=house.url, api_key=house.keys["acme"], max_retries=0) as made:
+        yield made
+
+
+RICH = {
+    "bedrock": converse_stream(
+        answer("Well.", thought=(["Let me ", "see."], "c2ln"), calls=[("t1", "look", ['{"at"', ": 1}"])])
+    ),
+    "gemini": gemini_stream(
+        events(["Well."], thoughts=["Let me ", "see."], calls=[called("look", {"at": 1}, call_id="t1")])
+    ),
+}
+
+
+@pytest.mark.parametrize("model", RICH)
+async def test_anthropics_client_reads_thoughts_text_and_calls(
+    claude_code: anthropic.AsyncAnthropic, clouds: Clouds, model: str
+) -> None:
+    """The arguments come as pieces of JSON, the usage is not nothing, and it asks for more than these backends know."""
+    (clouds.bedrock if model == "bedrock" else clouds.gemini).script(RICH[model])
+    async with claude_code.messages.stream(
+        model=model,
+        max_tokens=4000,
+        system=[{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}],
+        messages=[{"role": "user", "content": "Look."}],
+        tools=[{"name": "look", "input_schema": {"type": "object"}}],
+        thinking={"type": "enabled", "budget_tokens": 2000},
+    ) as stream:
+        pieces = [each.partial_json async for each in stream if each.type == "input_json"]
+        message = await stream.get_final_message()
+    assert "".join(pieces).replace(" ", "") == '{"at":1}'
+    blocks: list[Any] = [block.to_dict() for block in message.content]
+    assert [block["type"] for block in blocks] == ["thinking", "text", "tool_use"]
+    assert (blocks[0]["thinking"], blocks[1]["text"]) == ("Let me see.", "Well.")
+    assert (blocks[2]["id"], blocks[2]["input"]) == ("t1", {"at": 1})
+    assert (message.stop_reason, message.usage.input_tokens, message.usage.output_tokens) == ("tool_use", 9, 2)
+
+
+@pytest.mark.parametrize("model", RICH)
+async def test_a_client_of_responses_reads_text_and_calls(
+    client: openai.AsyncOpenAI, clouds: Clouds, model: str
+) -> None:
+    (clouds.bedrock if model == "bedrock" else clouds.gemini).script(RICH[model])
+    look: Any = {"type": "function", "name": "look", "parameters": {"type": "object"}}
+    async with client.responses.stream(model=model, input="Look.", tools=[look]) as stream:
+        response = await stream.get_final_response()
+    assert response.output_text == "Well."
+    calls = [item for item in response.output if item.type == "function_call"]
+    assert [(call.call_id, call.name, json.loads(call.arguments)) for call in calls] == [("t1", "look", {"at": 1})]
+    assert response.usage is not None
+    assert (response.usage.input_tokens, response.usage.output_tokens) == (9, 2)
