@@ -203,6 +203,10 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
             "type": "json_schema", "structure": {"jsonSchema": {"schema": json.dumps(SCHEMA), "name": "n"}},
         }}},
     ),
+    "any JSON": (
+        ask(response_format={"type": "json_object"}),
+        {**HI, "system": [{"text": "Answer with one JSON object and nothing else."}]},
+    ),
     "a service tier": (ask(service_tier="flex"), {**HI, "serviceTier": {"type": "flex"}}),
     "the default tier": (ask(service_tier="default"), HI),
     "no reasoning": (ask(reasoning_effort="none"), HI),
@@ -272,7 +276,6 @@ UNSUPPORTED: list[tuple[Any, tuple[str, ...]]] = [
     (ask(frequency_penalty=1, presence_penalty=1), ("frequency_penalty", "presence_penalty")),
     (ask(logprobs=True, top_logprobs=2), ("logprobs", "top_logprobs")),
     (ask(temperature=1.2), ("temperature",)),
-    (ask(response_format={"type": "json_object"}), ("response_format",)),
     (ask(parallel_tool_calls=False, tools=[tool()]), ("parallel_tool_calls",)),
     (ask(reasoning_effort="low"), ("reasoning_effort",)),
     (ask(top_k=3), ("top_k",)),
@@ -292,11 +295,11 @@ def test_what_converse_has_no_words_for_is_named(request_: Any, names: tuple[str
 
 
 def test_what_may_be_dropped_is_left_out_and_named_with_the_hints() -> None:
-    request = ask(n=2, seed=1, temperature=1.5, top_k=3, stop="x", user="u", response_format={"type": "json_object"})
+    request = ask(n=2, seed=1, temperature=1.5, top_k=3, stop="x", user="u")
     place = target("bedrock", CLAUDE, accepts=())
     wire = UPSTREAM.encode_request(request, place)
     assert json.loads(wire.body) == HI
-    assert wire.dropped == ("n", "response_format", "seed", "stop", "temperature", "top_k", "user")
+    assert wire.dropped == ("n", "seed", "stop", "temperature", "top_k", "user")
 
 
 def test_the_limit_of_the_model_is_what_a_request_without_one_asks_for() -> None:

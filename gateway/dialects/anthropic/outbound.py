@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from gateway.dialects.hub.conversation import (
+    JSON_ONLY,
     Cache,
     Conversation,
     Media,
@@ -48,7 +49,6 @@ _BUDGETS: Final = {"minimal": 1024, "low": 1024, "medium": 4096, "high": 16_384,
 _LEAST_BUDGET: Final = 1024
 _CHOICES: Final = {"auto": "auto", "required": "any", "none": "none"}
 _UNTHINKING: Final[Json] = {"type": "disabled"}
-_JSON_ONLY: Final = "Answer with one JSON object and nothing else."
 
 
 def unfit(talk: Conversation, facts: ServedModel) -> list[str]:
@@ -100,7 +100,7 @@ class Draft:
     def _messages(self) -> None:
         system = [_text(each) for each in self._talk.system if each.text.strip()]
         if self._talk.form is not None and self._talk.form.schema is ABSENT:
-            system.append({"type": "text", "text": _JSON_ONLY})
+            system.append({"type": "text", "text": JSON_ONLY})
         messages: list[Json] = [{"role": turn.role, "content": _content(turn)} for turn in self._turns]
         if not messages:
             messages, system = [{"role": "user", "content": system}], []  # There must be a turn.

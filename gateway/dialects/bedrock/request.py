@@ -12,6 +12,7 @@ from typing import Final, assert_never
 import msgspec
 
 from gateway.dialects.hub.conversation import (
+    JSON_ONLY,
     Cache,
     Conversation,
     Media,
@@ -69,8 +70,6 @@ def unfit(talk: Conversation, facts: ServedModel) -> list[str]:
     names = _untold_media(talk)
     if talk.choices > 1:
         names.append("n")
-    if talk.form is not None and talk.form.schema is ABSENT:
-        names.append("response_format")
     names += [
         name
         for name, value in (("temperature", talk.temperature), ("top_p", talk.top_p))
@@ -105,6 +104,8 @@ def body_of(talk: Conversation, facts: ServedModel) -> bytes:
         ]
     }
     system = [block for text in talk.system if text.text.strip() for block in _blocks(text)]
+    if talk.form is not None and talk.form.schema is ABSENT:
+        system.append({"text": JSON_ONLY})
     if system:
         body["system"] = system
     body["inferenceConfig"] = _inference(talk, facts)

@@ -148,4 +148,6 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     service_tier: str | None = None
 
 
+JSON_ONLY = "Answer with one JSON object and nothing else."
+"""What a model is told where its backend has no other word for any JSON object."""
 _NO_ARGUMENTS = msgspec.Raw(b'{"type":"object","properties":{}}')
