@@ -254,6 +254,16 @@ OWN_WORDS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
          "additionalModelRequestFields": {
              "tool_choice": {"type": "tool", "name": "look", "disable_parallel_tool_use": True}}},
     ),
+    "an effort that Claude decides on": (
+        ask(reasoning_effort="high"), {"thinks_by": "effort", "extra_fields": "anthropic"},
+        {**HI, "outputConfig": {"effort": "high"}, "additionalModelRequestFields": {"thinking": {"type": "adaptive"}}},
+    ),
+    "an effort beside a tool that must be called": (
+        ask(reasoning_effort="high", tools=[tool()], tool_choice="required"),
+        {"thinks_by": "effort", "extra_fields": "anthropic"},
+        {**HI, "outputConfig": {"effort": "high"},
+         "toolConfig": {"tools": [spec("look")], "toolChoice": {"any": {}}}},
+    ),
     "top_k": (ask(top_k=5), {"extra_fields": "anthropic"}, {**HI, "additionalModelRequestFields": {"top_k": 5}}),
     "a model without sampling": (
         ask(top_k=5, temperature=1.5, top_p=0.5), {"takes_sampling": False, "extra_fields": "anthropic"}, HI,
@@ -268,6 +278,29 @@ def test_what_the_model_takes_beyond_converse_is_told_where_its_quirks_say_so(na
     check_request(wire.body, CLAUDE)
     assert json.loads(wire.body) == expected
     assert UPSTREAM.unsupported(request, target("bedrock", **quirks)) == ()
+
+
+RULED_OUT = [
+    ("sampling by thinking", ask(
+        reasoning_effort="high", max_tokens=8000, temperature=0.5, top_k=3,
+    ), ("temperature", "top_k")),
+    ("thinking by a tool that must be called", ask(
+        reasoning_effort="high", max_tokens=8000, tools=[tool()], tool_choice="required", temperature=0.5,
+    ), ("reasoning_effort",)),
+    ("thinking by a thought that the client lost", ask(
+        USER, CALLED, ANSWERED, reasoning_effort="high", max_tokens=8000,
+    ), ("reasoning_effort",)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("request_", "names"), [pytest.param(*rest, id=name) for name, *rest in RULED_OUT])
+def test_what_claude_refuses_together_is_left_out_and_named(request_: Any, names: tuple[str, ...]) -> None:
+    place = target("bedrock", CLAUDE, thinks_by="budget", extra_fields="anthropic")
+    wire = UPSTREAM.encode_request(request_, place)
+    check_request(wire.body, CLAUDE)
+    assert wire.dropped == names
+    assert (b'"thinking"' in wire.body) == ("reasoning_effort" not in names)
+    assert (b'"temperature"' in wire.body) == ("temperature" not in names and "temperature" in request_.fields)
 
 
 UNSUPPORTED: list[tuple[Any, tuple[str, ...]]] = [

@@ -7,7 +7,6 @@ that cannot be had, the request goes without it, and says so.
 
 import base64
 import binascii
-from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -24,7 +23,7 @@ from gateway.dialects.hub.conversation import (
     ToolCall,
     ToolResult,
 )
-from gateway.dialects.hub.turns import Exchanged, alternating, safe_id
+from gateway.dialects.hub.turns import Exchanged, alternating, lost_its_thread, safe_id
 from gateway.dialects.openai.plain import nearest
 from gateway.dialects.openai.wire import ABSENT
 from gateway.domain.backend import Effort, ServedModel
@@ -135,18 +134,14 @@ class Draft:
         elif effort is not None and quirks.thinks_by == "effort":
             known = tuple(each for each in quirks.efforts if each != "none") or _EFFORTS
             self._configure("effort", nearest(effort, known))
-            if not self._is_forced():
+            if not self._talk.forces_calls:
                 self.body["thinking"] = {"type": "adaptive"}
         elif effort is not None and quirks.thinks_by == "budget":
             budget = min(_BUDGETS[effort], self._most_tokens // 2)
-            if self._is_forced() or budget < _LEAST_BUDGET or _lost_its_thread(self._turns):
+            if self._talk.forces_calls or budget < _LEAST_BUDGET or lost_its_thread(self._turns):
                 self.dropped.append("reasoning_effort")
             else:
                 self.body["thinking"] = {"type": "enabled", "budget_tokens": budget}
-
-    def _is_forced(self) -> bool:
-        choice = self._talk.tool_choice
-        return choice is not None and choice.mode == "required" and bool(self._talk.tools)
 
     def _sampling(self) -> None:
         """Temperature and its kin: not of a model that thinks, and of temperature and top_p only one."""
@@ -248,11 +243,3 @@ def _tool(tool: Tool) -> Json:
     if tool.strict:
         told["strict"] = True
     return _marked(told, tool.cache)
-
-
-def _lost_its_thread(turns: Sequence[Exchanged]) -> bool:
-    """Whether a call of a tool is being answered whose thought the client did not keep."""
-    if len(turns) < 2 or not any(isinstance(part, ToolResult) for part in turns[-1].parts):  # noqa: PLR2004  # a pair
-        return False
-    first = turns[-2].parts[0]
-    return not (isinstance(first, Reasoning) and (first.signature or first.redacted))

@@ -24,7 +24,7 @@ from gateway.dialects.hub.conversation import (
     ToolChoice,
     ToolResult,
 )
-from gateway.dialects.hub.turns import alternating, safe_id
+from gateway.dialects.hub.turns import Exchanged, alternating, lost_its_thread, safe_id
 from gateway.dialects.openai.plain import nearest
 from gateway.dialects.openai.wire import ABSENT
 from gateway.domain.backend import Effort, Quirks, ServedModel
@@ -37,6 +37,7 @@ EXPRESSIBLE: Final = frozenset(
     }
 )  # fmt: skip
 
+_SAMPLING: Final = ("temperature", "top_k", "top_p")
 _IMAGES: Final = {
     "image/png": "png",
     "image/jpeg": "jpeg",
@@ -94,31 +95,41 @@ def _untold_media(talk: Conversation) -> list[str]:
     return sounds + [part.field for part in media if not part.data or part.media_type not in _FORMATS[part.kind]]
 
 
-def body_of(talk: Conversation, facts: ServedModel) -> bytes:
-    """The body of a Converse request."""
+def body_of(talk: Conversation, facts: ServedModel) -> tuple[bytes, tuple[str, ...]]:
+    """The body of a Converse request, and the fields that it does without because others rule them out."""
     quirks = facts.quirks
     turns = alternating(talk.turns)
-    body: Json = {
-        "messages": [
-            {"role": turn.role, "content": [block for part in turn.parts for block in _blocks(part)]} for turn in turns
-        ]
-    }
+    body: Json = {"messages": [_message(turn) for turn in turns]}
     system = [block for text in talk.system if text.text.strip() for block in _blocks(text)]
     if talk.form is not None and talk.form.schema is ABSENT:
         system.append({"text": JSON_ONLY})
     if system:
         body["system"] = system
-    body["inferenceConfig"] = _inference(talk, facts)
+    extra = _extra_fields(talk, facts, turns)
+    sampling = {name: value for name in _SAMPLING if (value := getattr(talk, name)) is not None}
+    dropped = tuple(sampling) if "thinking" in extra else ()  # Claude takes either.
+    if "top_k" in sampling and not dropped:
+        extra["top_k"] = talk.top_k
+    body["inferenceConfig"] = _inference(talk, facts, samples=not dropped)
     tools = _tools(talk, [part for turn in turns for part in turn.parts])
     if tools:
         body["toolConfig"] = tools
-    if extra := _extra_fields(talk, facts):
+    if extra:
         body["additionalModelRequestFields"] = extra
     if output := _output(talk, quirks):
         body["outputConfig"] = output
     if talk.service_tier in {"flex", "priority"}:
         body["serviceTier"] = {"type": talk.service_tier}
-    return msgspec.json.encode(body)
+    if talk.effort not in {None, "none"} and "thinking" not in extra and _effort(talk, quirks) is None:
+        dropped += ("reasoning_effort",)
+    return msgspec.json.encode(body), dropped
+
+
+def _message(turn: Exchanged) -> Json:
+    content = [block for part in turn.parts for block in _blocks(part)]
+    if turn.role == "assistant" and isinstance(text := content[-1].get("text") if content else None, str):
+        content[-1]["text"] = text.rstrip()  # Blanks at the end of the last turn are refused.
+    return {"role": turn.role, "content": content}
 
 
 def _blocks(part: Part) -> list[Json]:
@@ -129,7 +140,7 @@ def _blocks(part: Part) -> list[Json]:
         case Media():
             block = _medium(part)
         case Reasoning():
-            return [{"reasoningContent": _reasoning(part)}] if part.signature or part.redacted else []
+            return [{"reasoningContent": _reasoning(part)}]
         case ToolCall(name=name, arguments=arguments):
             block = {"toolUse": {"toolUseId": safe_id(part.id), "name": name, "input": arguments}}
         case ToolResult():
@@ -175,11 +186,11 @@ def _most_tokens(talk: Conversation, facts: ServedModel) -> int:
     return talk.max_output_tokens or facts.max_output_tokens or DEFAULT_MAX_TOKENS
 
 
-def _inference(talk: Conversation, facts: ServedModel) -> Json:
+def _inference(talk: Conversation, facts: ServedModel, *, samples: bool) -> Json:
     told: Json = {"maxTokens": _most_tokens(talk, facts)}
-    if talk.temperature is not None:
+    if samples and talk.temperature is not None:
         told["temperature"] = talk.temperature
-    if talk.top_p is not None:
+    if samples and talk.top_p is not None:
         told["topP"] = talk.top_p
     if stop := [each for each in talk.stop if each.strip()]:
         told["stopSequences"] = stop
@@ -235,17 +246,23 @@ def _budget(talk: Conversation, facts: ServedModel) -> int | None:
     return budget if budget >= _LEAST_BUDGET else None
 
 
-def _extra_fields(talk: Conversation, facts: ServedModel) -> Json:
-    quirks = facts.quirks
+def _extra_fields(talk: Conversation, facts: ServedModel, turns: Sequence[Exchanged]) -> Json:
+    """What Converse has no words for, in Anthropic's.
+
+    Thinking goes with no forced tool, and must go on where a tool's call interrupted it.
+    """
     told: Json = {}
-    if quirks.extra_fields != "anthropic":
+    if facts.quirks.extra_fields != "anthropic":
         return told
-    if talk.top_k is not None:
-        told["top_k"] = talk.top_k
     if not talk.allows_parallel_calls and talk.tools:
         told["tool_choice"] = _one_at_a_time(talk.tool_choice)
-    if (budget := _budget(talk, facts)) is not None:
+    budget = _budget(talk, facts)
+    if talk.forces_calls:
+        return told
+    if budget is not None and not lost_its_thread(turns):
         told["thinking"] = {"type": "enabled", "budget_tokens": budget}
+    elif _effort(talk, facts.quirks) is not None:
+        told["thinking"] = {"type": "adaptive"}
     return told
 
 

@@ -39,13 +39,14 @@ class _Bedrock:
         fitted = fit(request, target.facts, EXPRESSIBLE, unfit)
         if fitted.talk is None:
             raise ValueError(f"{fitted.unsaid[-1]} cannot be said to {target}")
+        body, ruled_out = body_of(fitted.talk, target.facts)
         verb = "converse-stream" if request.stream else "converse"
         return WireRequest(
             method="POST",
             path=f"/model/{quote(target.model, safe='')}/{verb}",
             headers=_CONTENT,
-            body=body_of(fitted.talk, target.facts),
-            dropped=fitted.dropped,
+            body=body,
+            dropped=tuple(sorted({*fitted.dropped, *ruled_out})),
         )
 
     def decode_reply(self, request: ChatRequest, body: bytes, label: Label) -> ChatReply | Fault:

@@ -82,7 +82,7 @@ def unfit(talk: Conversation, facts: ServedModel) -> list[str]:
 def body_of(talk: Conversation, facts: ServedModel) -> bytes:
     """The body of a generateContent request."""
     quirks = facts.quirks
-    body: Json = {"contents": [_content(turn, quirks) for turn in alternating(talk.turns)]}
+    body: Json = {"contents": [_content(turn, quirks) for turn in alternating(talk.turns, keeps_thoughts=False)]}
     system = [{"text": each.text} for each in talk.system if each.text.strip()]
     if system:
         body["systemInstruction"] = {"parts": system}
@@ -122,7 +122,7 @@ def _parts(part: Part, quirks: Quirks) -> list[Json]:
         case Media():
             return [_medium(part, quirks) or {}]
         case Reasoning():
-            return []  # Thoughts are not sent back, only their signatures; other makers' mean nothing to Gemini.
+            return []  # Not among these turns: Gemini wants the signatures alone, which stand elsewhere.
         case ToolCall():
             call: Json = {"functionCall": _identified(part.id, {"name": part.name, "args": part.arguments})}
             if part.signature is not None:

@@ -147,6 +147,11 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     """How much to think: `none`, `minimal`, `low`, `medium`, `high`, `xhigh` or `max` (`reasoning_effort`)."""
     service_tier: str | None = None
 
+    @property
+    def forces_calls(self) -> bool:
+        """Whether the model must call a tool."""
+        return self.tool_choice is not None and self.tool_choice.mode == "required" and bool(self.tools)
+
 
 JSON_ONLY = "Answer with one JSON object and nothing else."
 """What a model is told where its backend has no other word for any JSON object."""

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from gateway.dialects.hub.conversation import Part, Text, ToolResult, Turn
+from gateway.dialects.hub.conversation import Part, Reasoning, Text, ToolResult, Turn
 
 _SAFE_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_-]")
@@ -23,15 +23,15 @@ class Exchanged(msgspec.Struct, frozen=True, kw_only=True):
     """Of the last text of an assistant's turn."""
 
 
-def alternating(turns: Iterable[Turn]) -> list[Exchanged]:
+def alternating(turns: Iterable[Turn], *, keeps_thoughts: bool = True) -> list[Exchanged]:
     """The turns with neighbours of the same role made one, so that all results of parallel calls stand together.
 
     A system message in the midst of a conversation becomes the user's words, in its place. Blank texts are left out:
-    most backends refuse them.
+    most backends refuse them. So are thoughts without a signature, or all of them.
     """
     merged: list[Exchanged] = []
     for turn in turns:
-        parts = tuple(part for part in turn.parts if not (isinstance(part, Text) and not part.text.strip()))
+        parts = tuple(part for part in turn.parts if _is_worth_telling(part, keeps_thoughts=keeps_thoughts))
         if not parts:
             continue
         role: Literal["user", "assistant"] = "assistant" if turn.role == "assistant" else "user"
@@ -45,9 +45,23 @@ def alternating(turns: Iterable[Turn]) -> list[Exchanged]:
     return [msgspec.structs.replace(each, parts=_results_first(each.parts)) for each in merged]
 
 
+def _is_worth_telling(part: Part, *, keeps_thoughts: bool) -> bool:
+    if isinstance(part, Reasoning):
+        return keeps_thoughts and bool(part.signature or part.redacted)
+    return not isinstance(part, Text) or bool(part.text.strip())
+
+
 def _results_first(parts: Sequence[Part]) -> tuple[Part, ...]:
     """A tool's answer must follow its call at once: words that came between go behind it."""
     return tuple(sorted(parts, key=lambda part: not isinstance(part, ToolResult)))
+
+
+def lost_its_thread(turns: Sequence[Exchanged]) -> bool:
+    """Whether a call of a tool is being answered whose thought the client did not keep."""
+    if len(turns) < 2 or not any(isinstance(part, ToolResult) for part in turns[-1].parts):  # noqa: PLR2004  # a pair
+        return False
+    first = turns[-2].parts[0]
+    return not (isinstance(first, Reasoning) and (first.signature or first.redacted))
 
 
 def safe_id(call_id: str) -> str:
