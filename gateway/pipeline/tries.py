@@ -212,7 +212,7 @@ class Tries:
         wire = dialect_of(attempt).encode_request(request, target)
         attempt.dropped = wire.dropped
         if (native := request.native) is not None and not is_native(request, attempt):
-            attempt.dropped += (*request.beyond_hub, *native.hints)
+            attempt.dropped = tuple(dict.fromkeys((*wire.dropped, *request.beyond_hub, *native.hints)))
         intent = self._account.intent(attempt, now, self._ends_by)
         dispatch = Dispatch(attempt.number, target, wire, traceparent, intent, after)
         if target.place.limits is None:

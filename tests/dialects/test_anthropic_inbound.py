@@ -20,6 +20,7 @@ THEIRS: TypeAdapter[Any] = TypeAdapter(MessageCreateParamsNonStreaming)
 HUBS: TypeAdapter[Any] = TypeAdapter(CompletionCreateParamsNonStreaming)
 HI = [{"role": "user", "content": "Hi"}]
 SCHEMA = {"type": "object", "properties": {"at": {"type": "string"}}}
+CLOSED = {**SCHEMA, "additionalProperties": False, "required": ["at"]}
 MARK = {"type": "ephemeral"}
 PNG = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0="}}
 PNG_URL = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0="}}
@@ -83,7 +84,18 @@ MESSAGES_CASES: dict[str, tuple[list[Any], list[Any]]] = {
         [user({"type": "document", "title": "A", "source": {"type": "text", "media_type": "text/plain", "data": "x"}})],
         [{"role": "user", "content": "A\n\nx"}],
     ),
-    "an assistant's words": ([*HI, assistant(words("Hm"), words("."))], [*HI, assistant(words("Hm"), words("."))]),
+    "an assistant's words": (
+        [*HI, assistant(words("Hm"), words("."))],
+        [*HI, {"role": "assistant", "content": "Hm."}],
+    ),
+    "a result in several texts": (
+        [*HI, assistant(USE), user(result([words("7"), words("8")]))],
+        [
+            *HI,
+            {"role": "assistant", "content": None, "tool_calls": [CALL]},
+            {"role": "tool", "tool_call_id": "t1", "content": "7\n8"},
+        ],
+    ),
     "a call and its result": (
         [*HI, assistant(words("Hm"), USE), user(result("7"))],
         [
@@ -164,11 +176,11 @@ FIELDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
     ),
     "a schema": (
-        {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}},
+        {"output_config": {"format": {"type": "json_schema", "schema": CLOSED}}},
         {
             "response_format": {
                 "type": "json_schema",
-                "json_schema": {"name": "answer", "schema": SCHEMA, "strict": True},
+                "json_schema": {"name": "answer", "schema": CLOSED, "strict": True},
             }
         },
     ),
@@ -177,7 +189,7 @@ FIELDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {
             "response_format": {
                 "type": "json_schema",
-                "json_schema": {"name": "answer", "schema": SCHEMA, "strict": True},
+                "json_schema": {"name": "answer", "schema": SCHEMA, "strict": False},
             }
         },
     ),
@@ -254,6 +266,25 @@ def test_what_the_hub_cannot_say_is_named(name: str) -> None:
     fields, places = BEYOND[name]
     THEIRS.validate_python({"model": "m", "max_tokens": 9, "messages": HI, **fields})
     assert asked(**fields).beyond_hub == places
+
+
+@pytest.mark.parametrize(
+    ("schema", "strict"),
+    [
+        (CLOSED, True),
+        (SCHEMA, False),
+        ({**CLOSED, "required": []}, False),
+        ({**CLOSED, "properties": {"at": SCHEMA}}, False),
+        ({**CLOSED, "properties": {"at": {"type": "array", "items": CLOSED}}}, True),
+        ({**CLOSED, "properties": {"at": {"anyOf": [SCHEMA, {"type": "null"}]}}}, False),
+        ({"type": "string"}, True),
+    ],
+)
+def test_a_schema_that_openai_would_refuse_is_a_wish(schema: Any, strict: bool) -> None:
+    request = asked(output_config={"format": {"type": "json_schema", "schema": schema}})
+    assert told(request)["response_format"]["json_schema"]["strict"] is strict
+    assert request.native is not None
+    assert request.native.hints == (() if strict else ("output_config.format (strictly)",))
 
 
 def test_hints_are_named() -> None:

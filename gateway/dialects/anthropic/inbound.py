@@ -112,7 +112,7 @@ class Translation:
             else:
                 self.lost.add(f"messages.{_shown(block.type)}")
         if texts:
-            said["content"] = _joined(texts)
+            said["content"] = _whole(texts, "")
         if calls:
             said["tool_calls"] = calls
         if thoughts:
@@ -122,7 +122,7 @@ class Translation:
     def _result(self, block: asked.Block) -> Said:
         content = asked.CONTENT.decode(block.content) if is_given(block.content) else ""
         if not isinstance(content, str):
-            content = _joined(part for raw in content or () for part in self._part(asked.BLOCK.decode(raw)))
+            content = _whole([part for raw in content or () for part in self._part(asked.BLOCK.decode(raw))], "\n")
         said: Said = {"role": "tool", "tool_call_id": block.tool_use_id or "", "content": content}
         if block.is_error:
             said["is_error"] = True
@@ -164,8 +164,11 @@ class Translation:
                 raise InvalidRequest(
                     "`output_config.format` must be a `json_schema` with its schema.", param="output_config"
                 )
-            schema = {"name": "answer", "schema": form.schema, "strict": True}
+            is_strict = _is_closed(msgspec.json.decode(form.schema))
+            schema = {"name": "answer", "schema": form.schema, "strict": is_strict}
             self._say("response_format", {"type": "json_schema", "json_schema": schema})
+            if not is_strict:
+                self.hints.add("output_config.format (strictly)")
             self.needs.add("json_schema")
 
     def _tools(self, native: Fields) -> None:
@@ -243,11 +246,36 @@ def _joined(parts: Iterable[Said]) -> str | list[Said]:
     return listed or ""
 
 
+def _whole(parts: list[Said], between: str) -> str | list[Said]:
+    """Content as one text where it is nothing else: of an assistant or a tool, many servers take no list of texts."""
+    if all(part.keys() == {"type", "text"} for part in parts):
+        return between.join(part["text"] for part in parts)
+    return parts
+
+
 def _marked(said: Said, marked: asked.Block | asked.Tool) -> Said:
     """With the mark that the prompt up to here is worth caching, if there is one."""
     if is_given(marked.cache_control):
         said["cache_control"] = marked.cache_control
     return said
+
+
+def _is_closed(schema: Any) -> bool:
+    """Whether OpenAI would hold to the schema strictly: all objects in it have exactly their properties, all required.
+
+    It refuses others, which Anthropic takes. Then it is asked for the schema as a wish, and the client is told.
+    """
+    if isinstance(schema, list):
+        return all(map(_is_closed, schema))
+    if not isinstance(schema, dict):
+        return True
+    properties = schema.get("properties")
+    if schema.get("type") == "object" or isinstance(properties, dict):
+        names = set(properties) if isinstance(properties, dict) else set()
+        required = schema.get("required", [])
+        if schema.get("additionalProperties") is not False or set(required) != names:
+            return False
+    return all(map(_is_closed, schema.values()))
 
 
 def _image(source: asked.Source) -> Said | None:

@@ -100,10 +100,8 @@ def fit(
         return Fit(None, ("input" if request.endpoint == "embeddings" else "prompt",), ())
     unsaid = asked - expressible - HINTS
     ignored = {*dispensed(request, facts), *(asked & HINTS)}
-    if request.native is not None:
-        ignored |= {*request.native.hints}
-        if facts.quirks.thinks_by == "nothing":
-            ignored |= asked & {"reasoning_effort"}  # Agents ask for thoughts, whatever the model.
+    if request.native is not None and facts.quirks.thinks_by == "nothing":
+        ignored |= asked & {"reasoning_effort"}  # Agents ask for thoughts, whatever the model.
     if not facts.quirks.takes_sampling:
         ignored |= asked & _SAMPLING
     try:
