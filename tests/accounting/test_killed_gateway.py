@@ -82,10 +82,10 @@ async def one_life(running: RunningGateway, life: int, backend: ScriptedBackend,
     async with asyncio.TaskGroup() as clients:
         for number in range(CLIENTS):
             clients.create_task(ask_on(running, f"life{life:03}-{number:02}", diary))
-        await backend.wait_requests(first + 1)
+        await backend.wait_requests(first + 1, 30.0)
         if life % 3 == 2:
             some = first + draw.randrange(100)
-            await backend.wait_until(lambda: len(backend.requests) > some and backend.requests[some].answered)
+            await backend.wait_until(lambda: len(backend.requests) > some and backend.requests[some].answered, 30.0)
         else:
             await asyncio.sleep(draw.uniform(0.0, 0.4))  # Not to wait for something: the instant is to be any.
         running.kill()

@@ -19,6 +19,7 @@ class PromptTokensDetails(msgspec.Struct, gc=False):
     """A part of `usage`."""
 
     cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
 
 
 class CompletionTokensDetails(msgspec.Struct, gc=False):
@@ -41,13 +42,16 @@ class WireUsage(msgspec.Struct, gc=False):
         completion = completion or 0
         if prompt is None or not (0 <= prompt <= _MOST_TOKENS and 0 <= completion <= _MOST_TOKENS):
             return None
-        cached = (self.prompt_tokens_details.cached_tokens if self.prompt_tokens_details else None) or 0
+        cached = written = 0
+        if (details := self.prompt_tokens_details) is not None:
+            cached = min(max(details.cached_tokens or 0, 0), prompt)
+            written = min(max(details.cache_write_tokens or 0, 0), prompt - cached)
         reasoning = (self.completion_tokens_details.reasoning_tokens if self.completion_tokens_details else None) or 0
-        cached = min(max(cached, 0), prompt)
         reasoning = min(max(reasoning, 0), completion)
         return Usage(
-            input_tokens=prompt - cached,
+            input_tokens=prompt - cached - written,
             cached_input_tokens=cached,
+            cache_write_tokens=written,
             output_tokens=completion - reasoning,
             reasoning_tokens=reasoning,
         )
