@@ -138,7 +138,7 @@ def create_app(settings: Settings, book: PolicyBook) -> Litestar:
                     log.warning("limits.store_away", why=remote.trouble())
             for destination in destinations.values():
                 if destination.identity is not None:
-                    tasks.start_soon(destination.identity.run, fleet.restored)
+                    tasks.start_soon(destination.identity.run, fleet)
             tasks.start_soon(anyio.to_thread.run_sync, counter.load)
             log.info("gateway.started", version=__version__, revision=book.revision)
             yield

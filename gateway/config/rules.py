@@ -72,6 +72,12 @@ def check_struct(visit: Visit, names: Names, report: Report) -> None:
 
 
 def _backend(file: str, path: Path, fields: Mapping[str, object], _: Names, report: Report) -> None:
+    models, dialect = fields.get("models"), fields.get("dialect")
+    has_own_paths = isinstance(dialect, str) and dialect != "openai"
+    for name, facts in models.items() if has_own_paths and isinstance(models, dict) else ():
+        if isinstance(facts, ServedModel) and facts.quirks.path is not None:
+            where = (*path, "models", str(name), "quirks", "path")
+            report.mistake(file, where, "is read in the dialect `openai` only; the others' paths are their own")
     url, allow_private = fields.get("base_url"), fields.get("allow_private", False)
     if not isinstance(url, str) or not isinstance(allow_private, bool):
         return

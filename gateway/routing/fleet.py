@@ -204,12 +204,14 @@ class Fleet:
     def troubles(self, now: float) -> dict[str, str]:
         """What is not well: `backend`, or `backend/model` → why."""
         found = dict(self.unavailable)
+        ejected = (name for name, credential in self._credentials.items() if now < credential.until)
+        found |= {name: "credential_ejected" for name in ejected if name not in found}
         for name, tally in sorted(self._targets.items()):
             backend = name.partition("/")[0]
             barred = tally.standing(now).barred
             if backend in found or (barred is None and tally.breaker.state is State.CLOSED):
                 continue
-            found[backend if barred == "credential_ejected" else name] = barred or "half_open"
+            found[name] = barred or "half_open"
         return found
 
     def suspects(self, now: float) -> set[str]:
@@ -232,6 +234,10 @@ class Fleet:
         """A worker's answer said how busy it was, with the requests of every gateway that asks it."""
         is_busy = load.waiting > 0 or load.free_slots == 0
         self._tally(target).queues_until = now + LOAD_KNOWN_S if is_busy else 0.0
+
+    def lost(self, backend: str, now: float) -> None:
+        """The backend's credential has ended and there is no other: its models are useless without it."""
+        self._credentials.setdefault(backend, Ejection()).eject(now)
 
     def restored(self, backend: str) -> None:
         """The backend's credential, which was lost, is there again: nothing is held against it."""

@@ -8,11 +8,13 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from tests.backends.openai_backend import json_reply
 from tests.backends.scripted import Script, ScriptedBackend, scripted_backend
 from tests.running.client import CHAT, chat, client_of
 from tests.running.configuration import configuration
 from tests.running.gateway import gateway
 from tests.running.polling import eventually
+from tests.upstream.verifiers import sigv4_problem
 
 TOKEN = "ya29.canary-b7d2"
 QUICK = {"gateway.upstream.credentials.identity.RETRY_MOST_S": 0.05}
@@ -49,6 +51,40 @@ def account(tmp_path: Path, endpoint: ScriptedBackend) -> Path:
     return tmp_path / "key.json"
 
 
+KEY, SECRET = "AKIDCANARY77", "secret-canary-77"
+NOVA = "us.amazon.nova-pro-v1:0"
+ANSWER = {
+    "output": {"message": {"role": "assistant", "content": [{"text": "Hello there"}]}},
+    "stopReason": "end_turn",
+    "usage": {"inputTokens": 9, "outputTokens": 2, "totalTokens": 11},
+}
+
+
+async def test_a_chat_reaches_bedrock_signed(tmp_path: Path, first: ScriptedBackend) -> None:
+    """From a client's OpenAI chat to the bytes on the wire, judged by a verifier that knows nothing of us."""
+    first.script(json_reply(ANSWER))
+    place = {
+        "dialect": "bedrock",
+        "base_url": f"http://127.0.0.1:{first.port}",
+        "credential": {"aws": {"region": "us-east-1"}},
+        "models": {NOVA: {"max_output_tokens": 100}},
+    }
+    house = configuration(backends={"bedrock": place}, models={"nova": ["bedrock"]})
+    house["policies"]["acme"]["models"]["nova"]["targets"] = [{"backend": "bedrock", "model": NOVA}]
+    environ = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
+    with gateway(tmp_path, house, environ=environ) as running:
+        async with client_of(running, "acme") as client:
+            answer = await client.post(CHAT, json=chat(model="nova"))
+    assert answer.json()["choices"][0]["message"]["content"] == "Hello there"
+    seen = first.requests[0]
+    assert seen.path == "/model/us.amazon.nova-pro-v1%3A0/converse"
+    scope = f"{KEY}/{seen.headers['x-amz-date'][:8]}/us-east-1/bedrock/aws4_request"
+    assert sigv4_problem(seen.method, seen.path, seen.headers, seen.body, secret=SECRET, scope=scope) is None
+    said = running.stderr.read_text()
+    assert SECRET not in said
+    assert KEY not in said
+
+
 async def test_a_backend_without_its_token_is_left_out_until_the_token_is_there(
     tmp_path: Path,
     account: Path,
@@ -70,7 +106,11 @@ async def test_a_backend_without_its_token_is_left_out_until_the_token_is_there(
                 found: str = response.headers["x-gateway-backend"]
                 return found
 
-            await endpoint.wait_requests(1)
+            async def left_out() -> bool | None:
+                parts = (await client.get("/readyz")).json()["parts"]
+                return parts.get("backend first") == "credential_ejected" or None
+
+            await eventually(left_out, "the first backend is left out")
             assert await backend() == "second"
             assert first.requests == []
             endpoint.default = granted(TOKEN)

@@ -7,7 +7,7 @@ import pytest
 
 from gateway.config.policies import load
 from gateway.config.problems import ConfigurationError
-from gateway.domain.backend import Dialect, ServedModel
+from gateway.domain.backend import Dialect, PathTemplate, ServedModel
 from gateway.domain.wire import OWN_HEADERS
 
 SOUND = """
@@ -65,6 +65,7 @@ COUNT = "expected a whole number ≥ 1 and ≤ 1000000000000"
 WEIGHT = "expected a whole number ≥ 1 and ≤ 1000000"
 PRICE = "expected a number ≥ 0 and ≤ 1000000"
 PRICE_NAME = "^[a-z0-9][a-z0-9-]{0,39}/[A-Za-z0-9._:/@-]{1,128}$"
+PATH = get_args(PathTemplate)[1].pattern
 LIST = '$.prices["a/b"]'
 DAY = f"{LIST}.2026-02-28"
 MODEL_FIELDS = ", ".join(ServedModel.__struct_fields__)
@@ -137,6 +138,13 @@ IN_BACKENDS = [
     ("{context: 2048}", "{context: 2048.5}", f"{MODEL}.context: expected a whole number ≥ 1, got a fraction"),
     ("{context: 2048}", "{context: '2048'}", f"{MODEL}.context: expected a whole number ≥ 1, got text"),
     ("{context: 2048}", "{context: true}", f"{MODEL}.context: expected a whole number ≥ 1, got a truth value"),
+    ("{context: 2048}", "{quirks: {path: /v1/chat}}", f"{MODEL}.quirks.path: does not have the form {PATH}"),
+    ("{context: 2048}", "{quirks: {path: '/../{path}'}}", f"{MODEL}.quirks.path: does not have the form {PATH}"),
+    (
+        SOUND[SOUND.index("dialect:") : SOUND.index("policies:")],
+        "dialect: gemini\n    base_url: https://a.example\n    models: {small: {quirks: {path: '/x{path}'}}}\n",
+        f"{MODEL}.quirks.path: is read in the dialect `openai` only; the others' paths are their own",
+    ),
     ("{context: 2048}", "{weights: ''}", f"{MODEL}.weights: expected 1 to 128 characters"),
     ("{context: 2048}", "{prices: {input: 1}}", f"{MODEL}.prices: `output` is missing"),
     ("{context: 2048}", "{prices: {input: -1, output: 1}}", f"{MODEL}.prices.input: {PRICE}, got -1"),

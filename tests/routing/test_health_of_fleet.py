@@ -216,6 +216,20 @@ def test_troubles_name_backends_and_targets_that_are_not_well() -> None:
     assert repr(house) == "Fleet(5 targets seen, unavailable: gone: credential_missing)"
 
 
+def test_a_lost_credential_bars_its_backend_until_it_is_restored() -> None:
+    """Though no request was ever sent there: whoever fetches it knows before one fails."""
+    house = fleet()
+    house.lost("a", T)
+    house.lost("c", T)
+    view = house.view([A, B], T)
+    assert [view.standings[name].barred for name in ("a/m", "b/m")] == ["credential_ejected", None]
+    assert house.troubles(T) == {"a": "credential_ejected", "c": "credential_ejected"}
+    house.restored("a")
+    house.restored("b")
+    assert house.view([A], T).standings["a/m"].barred is None
+    assert house.troubles(T) == {"c": "credential_ejected"}
+
+
 def begun(house: Fleet, where: Target, many: int, now: float = T) -> list[int]:
     return [house.dispatched(where, now) for _ in range(many)]
 

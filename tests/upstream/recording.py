@@ -93,6 +93,21 @@ class Recording:
         return self
 
 
+class Watched:
+    """Whom identities tell, and what of."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def lost(self, backend: str, now: float) -> None:
+        """Take note."""
+        self.told.append(f"{backend} lost")
+
+    def restored(self, backend: str) -> None:
+        """Take note."""
+        self.told.append(f"{backend} restored")
+
+
 async def eventually(condition: Callable[[], bool], deadline_s: float = DEADLINE_S) -> None:
     """Poll until `condition` holds. Raises TimeoutError."""
     async with asyncio.timeout(deadline_s):

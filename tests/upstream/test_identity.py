@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from gateway.upstream.credentials import identity as module
 from gateway.upstream.credentials.identity import CredentialLost, Grant, Identity, Unsigned, always, rest_s
 from gateway.upstream.credentials.static import CredentialUnusable
-from tests.upstream.recording import eventually
+from tests.upstream.recording import Watched, eventually
 
 CANARY = "canary-7c1e"
 NOW = 1_000_000.0
@@ -29,7 +29,7 @@ class World:
         self.answers = list(answers)
         self.threads: list[int] = []
         self.now = NOW
-        self.recovered: list[str] = []
+        self.watched = Watched()
         self.identity = Identity("cloud", self, wall=lambda: self.now)
 
     def fetch(self) -> Grant:
@@ -42,7 +42,7 @@ class World:
 
     async def renew(self) -> float:
         """One fetch, with the least of the draws."""
-        return await self.identity.renew(self.recovered.append, lambda: 0.999999)
+        return await self.identity.renew(self.watched, lambda: 0.999999)
 
     @property
     def sent(self) -> str:
@@ -86,17 +86,18 @@ async def test_a_failed_renewal_keeps_the_old_token_to_its_last_second() -> None
         _ = world.sent
 
 
-async def test_a_recovery_is_told_and_only_a_recovery() -> None:
-    """Whoever left the backend out may take it in again."""
+async def test_a_loss_is_told_while_it_lasts_and_a_recovery_once() -> None:
+    """Whoever routes leaves the backend out before a request fails there, and takes it in as soon as it can be."""
     world = World(
-        token(1, expires_at=NOW + 60), OSError(), OSError(), token(2, expires_at=NOW + 90), token(3, expires_at=None)
+        token(1, expires_at=NOW + 60), OSError(), OSError(), OSError(), token(2, expires_at=NOW + 90), OSError()
     )
     told = []
-    for _ in range(5):
+    for later in (0, 50, 60, 65, 70, 80):
+        world.now = NOW + later
         await world.renew()
-        told.append(len(world.recovered))
-    assert told == [0, 0, 0, 1, 1]
-    assert world.recovered == ["cloud"]
+        told.append(world.watched.told[:])
+        world.watched.told.clear()
+    assert told == [[], [], ["cloud lost"], ["cloud lost"], ["cloud restored"], []]
 
 
 async def test_trouble_is_logged_once_in_our_words_and_with_no_secret(
@@ -147,7 +148,7 @@ async def test_a_provider_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch
             raise OSError
 
     identity = Identity("cloud", Hanging())
-    await identity.renew(lambda _: None)
+    await identity.renew(Watched())
     with pytest.raises(CredentialLost, match="did not answer in time"):
         identity.prove(REQUEST)
     let_go.set()
@@ -159,7 +160,7 @@ async def test_it_runs_until_it_is_cancelled(monkeypatch: pytest.MonkeyPatch) ->
     world = World(token(1, expires_at=None), token(2, expires_at=None), token(3, expires_at=None))
     with anyio.move_on_after(5) as scope:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(world.identity.run, world.recovered.append)
+            tasks.start_soon(world.identity.run, world.watched)
             await eventually(lambda: not world.answers)
             scope.cancel()
     assert scope.cancelled_caught

@@ -20,7 +20,7 @@ from gateway.upstream.credentials.static import CredentialUnusable
 from gateway.upstream.destination import parse_destination
 from gateway.upstream.transport import Transport
 from tests.backends.scripted import ScriptedBackend
-from tests.upstream.recording import POST, Recording
+from tests.upstream.recording import POST, Recording, Watched
 from tests.upstream.verifiers import oci_problem
 
 KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -158,7 +158,7 @@ async def test_what_is_no_configuration_file_is_told(folder: Path) -> None:
 async def test_the_pool_signs_the_bytes_it_writes(folder: Path, transport: Transport, backend: ScriptedBackend) -> None:
     """And names the compartment that pays."""
     identity = Identity("oci", source(folder, compartment="ocid1.compartment.oc1..c"))
-    await identity.renew(lambda _: None)
+    await identity.renew(Watched())
     to = parse_destination("oci", backend.base_url, allow_private=True, identity=identity)
     for request in (POST, WireRequest(method="GET", path="/models?a=b"), WireRequest(method="DELETE", path="/x")):
         recording = Recording()

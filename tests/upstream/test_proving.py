@@ -7,7 +7,7 @@ from gateway.upstream.credentials.identity import Grant, Identity, always
 from gateway.upstream.destination import Destination, parse_destination
 from gateway.upstream.transport import Transport
 from tests.backends.scripted import ScriptedBackend
-from tests.upstream.recording import POST, Recording
+from tests.upstream.recording import POST, Recording, Watched
 
 TOKEN = b"Bearer canary-41aa"
 
@@ -45,7 +45,7 @@ def to(backend: ScriptedBackend, identity: Identity) -> Destination:
 
 
 async def renew(identity: Identity) -> None:
-    await identity.renew(lambda _: None)
+    await identity.renew(Watched())
 
 
 async def test_a_request_before_the_first_fetch_waits_for_it(

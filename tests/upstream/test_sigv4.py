@@ -24,7 +24,7 @@ from gateway.upstream.credentials.static import CredentialUnusable
 from gateway.upstream.destination import Destination, parse_destination
 from gateway.upstream.transport import Transport
 from tests.backends.scripted import Request, Script, ScriptedBackend, scripted_backend
-from tests.upstream.recording import Recording
+from tests.upstream.recording import Recording, Watched
 from tests.upstream.verifiers import sigv4_problem
 
 VECTORS = Path(__file__).parents[2].parent / "shared" / "data" / "vectors" / "bedrock-auth"
@@ -165,7 +165,7 @@ async def signed(backend: ScriptedBackend, nowhere: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     identity = Identity("bedrock", AwsSource(AwsAccess(region="us-east-1")))
-    await identity.renew(lambda _: None)
+    await identity.renew(Watched())
     return parse_destination("bedrock", backend.base_url, allow_private=True, identity=identity)
 
 

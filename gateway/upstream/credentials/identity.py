@@ -77,6 +77,16 @@ class Source(Protocol):
         """What to send from now on. Blocks, and is called on a thread, never twice at once. Raises anything."""
 
 
+class Watcher(Protocol):
+    """Who sends nothing to a backend whose credential is lost. Told on the event loop."""
+
+    def lost(self, backend: str, now: float) -> None:
+        """There is none, or it has ended; told again after each fetch that fails. `now` is the loop's time."""
+
+    def restored(self, backend: str) -> None:
+        """A fetch succeeded where the last one had failed."""
+
+
 class Identity:
     """One backend's credential. `run` keeps it fresh for as long as it runs."""
 
@@ -111,17 +121,21 @@ class Identity:
     def prove(self, unsigned: Unsigned) -> SecretHeaders:
         """The header fields that prove who sends this request. Raises CredentialLost when there is no credential."""
         grant = self._grant
-        if grant is None or (grant.expires_at is not None and self._wall() >= grant.expires_at):
+        if grant is None or not self._is_valid(self._wall()):
             raise CredentialLost(f"credential of backend `{self.name}`: {self._why}")
         return SecretHeaders(grant.prove(unsigned))
 
-    async def run(self, recovered: Callable[[str], None], draw: Callable[[], float] = random.random) -> None:
-        """Renew until cancelled. `recovered` is told the name when a fetch succeeds where the last one failed."""
+    def _is_valid(self, now: float) -> bool:
+        grant = self._grant
+        return grant is not None and (grant.expires_at is None or now < grant.expires_at)
+
+    async def run(self, watcher: "Watcher", draw: Callable[[], float] = random.random) -> None:
+        """Renew until cancelled, and tell the watcher what it means for the backend."""
         while True:
-            rest = await self.renew(recovered, draw)
+            rest = await self.renew(watcher, draw)
             await anyio.sleep(rest)
 
-    async def renew(self, recovered: Callable[[str], None], draw: Callable[[], float] = random.random) -> float:
+    async def renew(self, watcher: "Watcher", draw: Callable[[], float] = random.random) -> float:
         """Fetch once. Returns the seconds to wait before the next time."""
         problem: str | None = None
         try:
@@ -135,13 +149,15 @@ class Identity:
             if self._failures:
                 self._failures = 0
                 log.info("credential.recovered", backend=self.name)
-                recovered(self.name)
+                watcher.restored(self.name)
             self._why = "it has expired and was not renewed"
         else:
             if not self._failures:  # Once, not every minute.
                 log.warning("credential.not_renewed", backend=self.name, reason=problem)
             self._failures += 1
             self._why = problem
+            if not self._is_valid(now):
+                watcher.lost(self.name, anyio.current_time())
         self._is_fetching = False
         waiting, self._waiting = self._waiting, []
         for then in waiting:
