@@ -126,6 +126,9 @@ class Quirks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     they are left out and named in `x-gateway-dropped`."""
     thinks_by: Literal["nothing", "effort", "budget"] = "nothing"
     """How a model behind another dialect is told `reasoning_effort`: not at all, by a word, or in tokens."""
+    anthropic_version: Literal["2023-06-01", "2026-10-21"] | None = None
+    """What a backend of the Anthropic dialect is told as the API's version, whatever the client's is; some know one
+    only. None tells the client's own, or 2023-06-01 where it has none."""
     raw_predict: bool = False
     """Whether a backend of the Anthropic dialect takes requests as Vertex AI does: the model's name in the path, the
     version in the body."""

@@ -270,3 +270,31 @@ async def test_what_anthropic_cannot_be_told_is_refused(chat: openai.AsyncOpenAI
         await chat.chat.completions.create(model="assistant", messages=HI, seed=7)
     assert caught.value.param == "seed"
     assert claude.requests == []
+
+
+async def test_a_client_of_responses_reads_thoughts_text_and_calls(
+    chat: openai.AsyncOpenAI, claude: ScriptedBackend
+) -> None:
+    """And sends what it was given back: the next turn has the thought with its signature again."""
+    blocks = [thinking("Hm", "."), text("Hel", "lo"), tool_use("toolu_1", "look", '{"at":', "1}")]
+    claude.script(message_stream(blocks, stop_reason="tool_use"))
+    look: Any = {"type": "function", "name": "look", "parameters": {"type": "object"}}
+    asked: Any = {"model": "assistant", "tools": [look], "include": ["reasoning.encrypted_content"], "store": False}
+    async with chat.responses.stream(input="Look.", **asked) as stream:
+        response = await stream.get_final_response()
+    assert response.output_text == "Hello"
+    assert [item.type for item in response.output] == ["reasoning", "message", "function_call"]
+    assert response.usage is not None
+    assert (response.usage.input_tokens, response.usage.output_tokens) == (9, 2)
+    history: Any = [
+        {"role": "user", "content": "Look."},
+        *(item.to_dict() for item in response.output),
+        {"type": "function_call_output", "call_id": "toolu_1", "output": "a wall"},
+    ]
+    await chat.responses.create(input=history, **asked)
+    turns = claude.requests[1].json()["messages"]
+    assert turns[1]["content"] == [
+        {"type": "thinking", "thinking": "Hm.", "signature": "sig=="},
+        {"type": "text", "text": "Hello"},
+        {"type": "tool_use", "id": "toolu_1", "name": "look", "input": {"at": 1}},
+    ]

@@ -7,16 +7,20 @@ import pytest
 from anthropic.types.message_create_params import MessageCreateParamsNonStreaming, MessageCreateParamsStreaming
 from hypothesis import given
 from hypothesis import strategies as st
+from openai.types.chat.completion_create_params import CompletionCreateParams
 from pydantic import TypeAdapter
 
 from gateway.dialects.anthropic import MESSAGES, UPSTREAM
+from gateway.dialects.openai import UPSTREAM as OPENAI
 from gateway.domain.chat import ChatRequest
 from gateway.domain.plan import Target
 from gateway.domain.wire import WireRequest
+from tests.dialects.cloud_recordings import recorded
 from tests.dialects.targets import PNG, USER, ask, call, target, tool
 
 WHOLE: TypeAdapter[Any] = TypeAdapter(MessageCreateParamsNonStreaming)
 STREAMED: TypeAdapter[Any] = TypeAdapter(MessageCreateParamsStreaming)
+HUBS: TypeAdapter[Any] = TypeAdapter(CompletionCreateParams)
 HI = {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}], "max_tokens": 4096}
 SCHEMA = {"type": "object", "properties": {"at": {"type": "integer"}}}
 EMPTY = {"type": "object", "properties": {}}
@@ -455,3 +459,29 @@ def test_vertex_takes_own_words_too() -> None:
         "anthropic_version": "vertex-2023-10-16",
     }
     assert (b"anthropic-beta", b"x") in wire.headers
+
+
+@pytest.mark.parametrize(
+    ("said", "quirks", "told"),
+    [
+        (None, {}, b"2023-06-01"),
+        (b"2026-10-21", {}, b"2026-10-21"),
+        (b"2026-10-21", {"anthropic_version": "2023-06-01"}, b"2023-06-01"),
+        (None, {"anthropic_version": "2026-10-21"}, b"2026-10-21"),
+    ],
+)
+def test_which_version_of_the_api_is_asked_for(said: bytes | None, quirks: dict[str, Any], told: bytes) -> None:
+    headers = [] if said is None else [(b"anthropic-version", said)]
+    body = json.dumps({"model": "assistant", "max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}]}).encode()
+    wire = UPSTREAM.encode_request(MESSAGES.decode_request(body, headers), target("anthropic", **quirks))
+    assert [value for name, value in wire.headers if name == b"anthropic-version"] == [told]
+
+
+@pytest.mark.parametrize("seen", recorded("api.anthropic.com"), ids=lambda seen: seen.name)
+def test_recorded_requests_leave_as_they_came(seen: Any) -> None:
+    """And have a translation that OpenAI's types take."""
+    request = MESSAGES.decode_request(seen.request)
+    wire = UPSTREAM.encode_request(request, target("anthropic", seen.asked["model"]))
+    assert json.loads(wire.body) == seen.asked
+    assert request.beyond_hub == ()
+    HUBS.validate_python(json.loads(OPENAI.encode_request(request, target("openai")).body))

@@ -24,7 +24,7 @@ from gateway.domain.wire import Headers, WireRequest
 
 Fields = dict[str, msgspec.Raw]
 
-_VERSION: Final = (b"anthropic-version", b"2023-06-01")
+_VERSION: Final = b"2023-06-01"
 """What a client that says none gets; the one in which all models take all they ever took."""
 _CONTENT: Final = (b"content-type", b"application/json")
 _RAW_PREDICT_VERSION: Final = "vertex-2023-10-16"
@@ -104,8 +104,10 @@ def _wire(body: Mapping[str, object], request: ChatRequest, target: Target, drop
     else:
         path = "/messages"
         body = {"model": target.model, **body}
-        if not any(name == b"anthropic-version" for name, _ in headers):
-            headers = (*headers, _VERSION)
+        pinned = target.facts.quirks.anthropic_version
+        given = next((value for name, value in headers if name == b"anthropic-version"), _VERSION)
+        version = given if pinned is None else pinned.encode()
+        headers = (*(each for each in headers if each[0] != b"anthropic-version"), (b"anthropic-version", version))
     return WireRequest(method="POST", path=path, headers=headers, body=msgspec.json.encode(body), dropped=dropped)
 
 
