@@ -80,12 +80,15 @@ def create_app(settings: Settings, book: PolicyBook) -> Litestar:
         tracer.report(record)
         writer.request_log(record)
 
-    remote = None
+    remote = shipper = None
     repeats: Repeats = MemoryRepeats()
     if settings.limits is not None:
         process = f"{source.getrandbits(64):016x}"
         remote = RedisLimiter(settings.limits, process=process, wall=lambda _now: time())
         repeats = RedisRepeats(remote.orders, process=process)
+        from gateway.accounting.shipping import Shipper  # redis-py takes long to import, and few need it
+
+        shipper = Shipper(settings.limits, settings.store, wall=time)
     machinery = Machinery(
         house=Collaborators(
             directory=directory,
@@ -104,6 +107,7 @@ def create_app(settings: Settings, book: PolicyBook) -> Litestar:
         transport=transport,
         destinations=destinations,
         report=report,
+        shipping_trouble=shipper.trouble if shipper is not None else lambda: None,
     )
 
     @asynccontextmanager
@@ -128,11 +132,10 @@ def create_app(settings: Settings, book: PolicyBook) -> Litestar:
             tasks.start_soon(directory.watch)
             tasks.start_soon(_sweep, machinery)
             tasks.start_soon(probes.run)
-            if remote is not None and settings.limits is not None:
+            if shipper is not None:
+                tasks.start_soon(shipper.run, journal.name)
+            if remote is not None:
                 tasks.start_soon(remote.run, journal.name)
-                from gateway.accounting.shipping import Shipper  # redis-py takes long to import, and few need it
-
-                tasks.start_soon(Shipper(settings.limits, settings.store, wall=time).run, journal.name)
                 stack.push_async_callback(remote.leave, _LIMITS_CLOSE_S)
                 if not await remote.connected(_LIMITS_OPEN_S):
                     log.warning("limits.store_away", why=remote.trouble())

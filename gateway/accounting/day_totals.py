@@ -5,13 +5,13 @@ gateways of two versions may write side by side. Reads the ledger; knows no stor
 """
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from gateway.accounting.statement import SUMMED, grouped
+from gateway.accounting.statement import SUMMED, By, Filter, Total, grouped
 
 DAY_S: Final = 86_400
 KEPT_DAYS: Final = 400
@@ -30,15 +30,51 @@ _read = msgspec.json.Decoder(tuple[str, str, str, str]).decode
 def totals_of(ledger: Path, *, after: int, up_to: int, wall: float) -> DayTotals:
     """What the rows numbered `after` (without it) to `up_to` (with it) come to, on days that are still kept."""
     totals: DayTotals = {}
-    first = dt.datetime.fromtimestamp(wall, dt.UTC).date() - dt.timedelta(days=KEPT_DAYS)
+    kept = frozenset(kept_days(wall))
     for day, tenant, key, model, *amounts in grouped(ledger, after=after, up_to=up_to):
-        if day < first.isoformat():
+        if day not in kept:
             continue
         fields = totals.setdefault(day, {})
         for name, amount in zip(SUMS, amounts, strict=True):
             if amount:
                 fields[field_of(tenant, key, model, name)] = amount
     return totals
+
+
+def kept_days(wall: float) -> list[Day]:
+    """The days that are kept, at `wall` seconds since the epoch; the next one too, since clocks differ."""
+    today = dt.datetime.fromtimestamp(wall, dt.UTC).date()
+    return [(today - dt.timedelta(days=ago)).isoformat() for ago in range(KEPT_DAYS, -2, -1)]
+
+
+def summed(days: Iterable[tuple[Day, Mapping[str, str]]], by: Sequence[By], wanted: Filter) -> list[Total]:
+    """What stored totals add up to, in the order of what they have in common.
+
+    ValueError, for whoever asked, where they do not know enough: of backends, of single requests, of parts of a day.
+    """
+    if "backend" in by or wanted.request_id is not None:
+        raise ValueError("the fleet's totals know no backends and no requests; each gateway's ledger does")
+    begin, end = _day_of(wanted.since), _day_of(wanted.before)
+    sums: dict[tuple[str, ...], dict[str, int]] = {} if by else {(): {}}
+    for day, fields in days:
+        if (begin is not None and day < begin) or (end is not None and day >= end):
+            continue
+        for field, amount in fields.items():
+            tenant, key, model, name = _read(field)
+            if name in SUMS and wanted.tenant in (None, tenant):
+                known = {"tenant": tenant, "key": key, "model": model, "day": day}
+                group = sums.setdefault(tuple(known[each] for each in by), {})
+                group[name] = group.get(name, 0) + int(amount)
+    nothing = dict.fromkeys(SUMS, 0)
+    return [Total(by=group, **(nothing | found)) for group, found in sorted(sums.items())]
+
+
+def _day_of(moment: float | None) -> Day | None:
+    if moment is None:
+        return None
+    if moment % DAY_S:
+        raise ValueError("the fleet's totals know whole days of UTC only")
+    return dt.datetime.fromtimestamp(moment, dt.UTC).date().isoformat()
 
 
 def field_of(tenant: str, key: str, model: str, name: str) -> str:

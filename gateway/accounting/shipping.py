@@ -8,7 +8,7 @@ Blocks, so it runs in threads. The keys have one hash tag, `{totals}`: a cluster
 """
 
 import importlib.resources
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -22,8 +22,8 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from gateway.accounting.database import JournalUnusable
-from gateway.accounting.day_totals import DayTotals, differences, forget_at, totals_of
-from gateway.accounting.statement import last_row
+from gateway.accounting.day_totals import Day, DayTotals, differences, forget_at, kept_days, summed, totals_of
+from gateway.accounting.statement import By, Filter, Total, last_row
 from gateway.domain.store import RedisPlace
 
 SHIP_S: Final = 1.0
@@ -64,13 +64,14 @@ class Totals:
         keys = [_COME, *(_key(ledger, day) for day in totals)]
         return int(self._ship(keys=keys, args=words))
 
-    def of(self, ledger: str) -> dict[str, Mapping[str, str]]:
+    def ledgers(self) -> list[str]:
+        """The names of all that have shipped anything."""
+        return [str(name) for name in self._client.hkeys(_COME)]
+
+    def of(self, ledger: str, wall: float) -> dict[Day, Mapping[str, str]]:
         """All that is known of the ledger, by day."""
-        begin = _key(ledger, "")
-        found: dict[str, Mapping[str, str]] = {}
-        for name in self._client.scan_iter(match=f"{begin}*", count=1000):
-            found[name[len(begin) :]] = cast("Mapping[str, str]", self._client.hgetall(name))
-        return found
+        found = {day: self._client.hgetall(_key(ledger, day)) for day in kept_days(wall)}
+        return {day: cast("Mapping[str, str]", fields) for day, fields in found.items() if fields}
 
     def close(self) -> None:
         """Close the connections."""
@@ -87,6 +88,10 @@ class Shipper:
         self._is_away = False
         self.waiting = 0
         """Rows that were not shipped when it was last looked."""
+
+    def trouble(self) -> str | None:
+        """What keeps rows from the store, for whoever looks after the gateway; None when nothing does."""
+        return f"{self.waiting} rows or more are not in the fleet's totals" if self._is_away else None
 
     async def run(self, name: str) -> None:
         """Ship what is there, again and again, until cancelled. `name` is the ledger's."""
@@ -129,7 +134,17 @@ def compare(place: RedisPlace, ledger: Path, name: str, *, wall: float) -> list[
     totals = Totals(place)
     try:
         come = totals.come(name)
-        return differences(totals_of(ledger, after=0, up_to=come, wall=wall), totals.of(name))
+        return differences(totals_of(ledger, after=0, up_to=come, wall=wall), totals.of(name, wall))
+    finally:
+        totals.close()
+
+
+def of_fleet(place: RedisPlace, by: Sequence[By], wanted: Filter, *, wall: float) -> list[Total]:
+    """As `statement.totals`, of all ledgers together; see `summed`. Raises redis.RedisError, ValueError."""
+    totals = Totals(place)
+    try:
+        days = [entry for ledger in totals.ledgers() for entry in totals.of(ledger, wall).items()]
+        return summed(days, by, wanted)
     finally:
         totals.close()
 

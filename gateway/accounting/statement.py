@@ -71,7 +71,6 @@ class Total(msgspec.Struct, frozen=True, kw_only=True):
 
 SUMMED: Final = Total.__struct_fields__[3:]
 """The columns that are added up."""
-_TOKENS: Final = SUMMED[:5]
 
 
 def rows(
@@ -146,10 +145,15 @@ def name_of(path: Path) -> str:
 def paid(path: Path, since: float, before: float) -> Iterator[tuple[str, str, str, int, int]]:
     """Tenant, key, model, tokens and nano-dollars of what tenants paid in that time.
 
-    Tokens of a free answer count too, if it was delivered; of one that a dead gateway left nobody can tell.
+    Tokens of a free answer count too, if it was delivered; of one that a dead gateway left nobody can tell. An attempt
+    that is charged less than it costs went on with another's answer: its prompt was paid with that.
     """
+    prompt, answer = " + ".join(SUMMED[:3]), " + ".join(SUMMED[3:5])
     query = f"""
-        SELECT tenant, key, model, SUM({" + ".join(_TOKENS)}), SUM(charge_nano_usd) FROM ledger
+        SELECT tenant, key, model,
+            SUM(CASE WHEN charge_nano_usd BETWEEN 1 AND cost_nano_usd - 1 THEN {answer} ELSE {prompt} + {answer} END),
+            SUM(charge_nano_usd)
+        FROM ledger
         WHERE at >= ? AND at < ? AND (charge_nano_usd > 0 OR outcome IN ('ok', 'interrupted', 'client_gone')
             OR (outcome = 'shutdown' AND output_tokens + reasoning_tokens > 0))
         GROUP BY tenant, key, model

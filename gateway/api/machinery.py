@@ -29,5 +29,7 @@ class Machinery:
     """Of the backends that requests may go to; the fleet knows the others as unavailable."""
     report: Callable[[RequestRecord], None]
     """Takes note of a finished request: spans, log line."""
+    shipping_trouble: Callable[[], str | None] = lambda: None
+    """What keeps the ledger's rows from the fleet's store; None when nothing does, or there is none."""
     live: "set[Driver]" = dataclasses.field(default_factory=set)
     """The requests in flight."""

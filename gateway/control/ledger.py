@@ -47,6 +47,9 @@ def add_ledger(commands: Commands) -> None:
         metavar="A,B",
         help="any of tenant, key, model, backend, day (default: tenant,model); a day is one of UTC",
     )
+    totals.add_argument(
+        "--fleet", action="store_true", help="of all gateways that ship to the same Redis store, for 400 days"
+    )
     totals.add_argument("--json", action="store_true", help="one JSON object for each sum, money in nano-dollars")
     totals.set_defaults(run=_totals)
 
@@ -93,8 +96,12 @@ def _totals(arguments: argparse.Namespace) -> int:
     from gateway.accounting import statement
 
     by: Sequence[By] = arguments.by
+    path, fleet = places(arguments)
     with _readable():
-        found = list(statement.totals(ledger_path(arguments), by, _filter(arguments)))
+        if arguments.fleet:
+            found = _of_fleet(fleet, by, _filter(arguments))
+        else:
+            found = list(statement.totals(path, by, _filter(arguments)))
     if arguments.json:
         for total in found:
             named = dict(zip(by, total.by, strict=True)) | msgspec.structs.asdict(total)
@@ -148,6 +155,22 @@ def _compared(fleet: "RedisPlace", path: Path) -> Sequence[str]:
         return shipping.compare(fleet, path, statement.name_of(path), wall=time.time())
     except redis.RedisError as error:
         raise CommandError(f"the store's totals cannot be read ({type(error).__name__})") from error
+
+
+def _of_fleet(fleet: "RedisPlace | None", by: Sequence["By"], wanted: "Filter") -> list["Total"]:
+    """What all ledgers of the fleet come to."""
+    if fleet is None:
+        raise CommandError("--fleet needs the store that the fleet shares: --store redis://…")
+    import redis
+
+    from gateway.accounting import shipping
+
+    try:
+        return shipping.of_fleet(fleet, by, wanted, wall=time.time())
+    except redis.RedisError as error:
+        raise CommandError(f"the store's totals cannot be read ({type(error).__name__})") from error
+    except ValueError as error:
+        raise CommandError(str(error)) from error
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """A gateway's ledger in a fleet: shipped while it runs, right after both it and its Redis were killed."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -78,6 +79,10 @@ async def test_the_ledger_is_the_record_when_gateway_and_redis_are_killed(
             assert (len(rows), sum(row.charge_nano_usd for row in rows[:4])) == (5, 4 * charge(*USED))
             assert rows[4].charge_nano_usd > 0
             await eventually(lambda: verified(again.store, server, 5), "the totals", 10)
+            summed = await asyncio.to_thread(
+                command, "ledger", "totals", "--fleet", "--json", "--by", "tenant", "--store", server.url
+            )
+            assert json.loads(summed.stdout)["charge_nano_usd"] == sum(row.charge_nano_usd for row in rows)
             refused = await spend(again, rows)
     assert spent == [200] * 4
     assert error_of(refused)["code"] == "insufficient_quota"

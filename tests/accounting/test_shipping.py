@@ -13,10 +13,10 @@ import structlog
 
 from gateway.accounting import shipping
 from gateway.accounting.database import INSERT, connect
-from gateway.accounting.day_totals import SUMS, differences, field_of, totals_of
+from gateway.accounting.day_totals import SUMS, differences, field_of, summed, totals_of
 from gateway.accounting.rows import row_of
-from gateway.accounting.shipping import LedgerBehind, Shipper, Totals, compare
-from gateway.accounting.statement import totals
+from gateway.accounting.shipping import LedgerBehind, Shipper, Totals, compare, of_fleet
+from gateway.accounting.statement import By, Filter, totals
 from gateway.domain.ledger import LedgerEntry
 from gateway.domain.store import redis_place
 from gateway.domain.usage import Usage
@@ -62,6 +62,8 @@ def some(count: int, *, seed: int = 1) -> list[LedgerEntry]:
     draw = random.Random(seed)
     rows = []
     for number in range(count):
+        at = NOON - draw.choice([0, 86_400, 200_000])
+        tenant, model = draw.choice(["acme", "zeta"]), draw.choice(["assistant", "a:b|c"])
         for attempt in range(1, draw.choice([1, 1, 2]) + 1):
             usage = Usage(
                 input_tokens=draw.randrange(1000), output_tokens=draw.randrange(100), reasoning_tokens=draw.randrange(3)
@@ -71,9 +73,9 @@ def some(count: int, *, seed: int = 1) -> list[LedgerEntry]:
                 entry(
                     f"{seed}-{number:06}",
                     attempt,
-                    at=NOON - draw.choice([0, 86_400, 200_000]),
-                    tenant=draw.choice(["acme", "zeta"]),
-                    model=draw.choice(["assistant", "a:b|c"]),
+                    at=at,
+                    tenant=tenant,
+                    model=model,
                     usage=usage,
                     charge_nano_usd=cost,
                     cost_nano_usd=cost,
@@ -98,7 +100,7 @@ def test_what_is_shipped_is_the_ledgers_sum(server: RedisServer, inside: "redis.
     shipper(server, ledger).ship(NAME)
     assert told(server, ledger) == []
     store = Totals(redis_place(server.url))
-    sums = [(field, amount) for fields in store.of(NAME).values() for field, amount in fields.items()]
+    sums = [(field, amount) for fields in store.of(NAME, NOON).values() for field, amount in fields.items()]
     store.close()
     charged = sum(int(amount) for field, amount in sums if field.endswith('"charge_nano_usd"]'))
     assert all(inside.expiretime(name) > NOON + 390 * 86_400 for name in inside.scan_iter("gw:{totals}:ledger-a:*"))
@@ -156,7 +158,31 @@ def test_ledgers_do_not_touch_one_another(
     shipper(server, ledger).ship(NAME)
     shipper(server, other).ship("ledger-b")
     assert told(server, ledger) == []
-    assert compare(redis_place(server.url), other, "ledger-b", wall=NOON) == []
+    place = redis_place(server.url)
+    assert compare(place, other, "ledger-b", wall=NOON) == []
+    both = tmp_path / "both.db"
+    connect(both, "normal").close()
+    write(both, [*some(20), *some(30, seed=2)])
+    midnight = NOON - NOON % 86_400
+    for by, wanted in QUESTIONS:
+        for each in (wanted, Filter(tenant=wanted.tenant, since=midnight), Filter(before=midnight)):
+            assert of_fleet(place, by, each, wall=NOON) == list(totals(both, by, each))
+
+
+QUESTIONS: list[tuple[list[By], Filter]] = [
+    ([], Filter()),
+    (["tenant", "model"], Filter()),
+    (["day", "tenant"], Filter(tenant="acme")),
+    (["key"], Filter(tenant="nobody")),
+]
+
+
+@pytest.mark.parametrize(
+    ("by", "wanted"), [(["backend"], Filter()), ([], Filter(request_id="r")), ([], Filter(since=NOON + 1))]
+)
+def test_what_the_fleets_totals_do_not_know_is_refused(by: list[By], wanted: Filter) -> None:
+    with pytest.raises(ValueError, match="the fleet's totals know"):
+        summed([], by, wanted)
 
 
 def test_rows_wait_while_redis_is_away(tmp_path: Path, ledger: Path) -> None:
