@@ -55,6 +55,10 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
         ask({"role": "system", "content": "Be brief."}, {"role": "developer", "content": "Be kind."}, USER),
         {**HI, "system": [{"text": "Be brief."}, {"text": "Be kind."}]},
     ),
+    "a system without turns": (
+        ask({"role": "system", "content": "Be brief."}),
+        {**HI, "messages": turns(("user", [{"text": "Be brief."}]))},
+    ),
     "a blank system": (ask({"role": "system", "content": " "}, USER), HI),
     "a late system message": (
         ask(USER, {"role": "assistant", "content": "Yes?"}, {"role": "system", "content": "Stop."}),
@@ -284,6 +288,7 @@ RULED_OUT = [
     ("sampling by thinking", ask(
         reasoning_effort="high", max_tokens=8000, temperature=0.5, top_k=3,
     ), ("temperature", "top_k")),
+    ("a stop of blanks by the service", ask(stop=["END", " "]), ("stop",)),
     ("thinking by a tool that must be called", ask(
         reasoning_effort="high", max_tokens=8000, tools=[tool()], tool_choice="required", temperature=0.5,
     ), ("reasoning_effort",)),
@@ -299,7 +304,7 @@ def test_what_claude_refuses_together_is_left_out_and_named(request_: Any, names
     wire = UPSTREAM.encode_request(request_, place)
     check_request(wire.body, CLAUDE)
     assert wire.dropped == names
-    assert (b'"thinking"' in wire.body) == ("reasoning_effort" not in names)
+    assert (b'"thinking"' in wire.body) == ("reasoning_effort" in request_.fields and "reasoning_effort" not in names)
     assert (b'"temperature"' in wire.body) == ("temperature" not in names and "temperature" in request_.fields)
 
 
@@ -312,6 +317,12 @@ UNSUPPORTED: list[tuple[Any, tuple[str, ...]]] = [
     (ask(parallel_tool_calls=False, tools=[tool()]), ("parallel_tool_calls",)),
     (ask(reasoning_effort="low"), ("reasoning_effort",)),
     (ask(top_k=3), ("top_k",)),
+    (ask(tools=[tool("look.up")]), ("tools[0].function.name",)),
+    (
+        ask(USER, {"role": "assistant", "tool_calls": [call(name="look.up")]}, ANSWERED),
+        ("messages.tool_calls.function.name",),
+    ),
+    (ask({"role": "assistant", "content": "Yes?"}, USER), ("messages[0].role",)),
     (ask(service_tier="scale"), ("service_tier",)),
     (ask(image("https://x.example/a.png")), ("messages[0].content[0].image_url",)),
     (ask(image("data:image/tiff;base64,AAAA")), ("messages[0].content[0].image_url",)),

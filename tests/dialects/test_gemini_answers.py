@@ -133,8 +133,8 @@ def test_a_rich_stream_is_what_google_reads() -> None:
 
 def test_the_first_content_commits_and_usage_is_no_content() -> None:
     found = decoded(b"".join(events(["Hi"])))
-    assert [getattr(each, "has_content", None) for each in found] == [True, False, True, False, None]
-    assert [bool(each.raw) for each in found if isinstance(each, Chunk)] == [True, False, True, True]
+    assert [getattr(each, "has_content", None) for each in found] == [True, True, False, None]
+    assert all(each.raw for each in found if isinstance(each, Chunk))
 
 
 def test_the_names_are_the_backends_own() -> None:
@@ -264,6 +264,23 @@ def test_what_comes_late_is_counted_and_not_told_twice() -> None:
     assert (read.text, told is not None) == ("Hi", True)
     assert getattr(usage_of(found), "total_tokens", None) == 35
     assert sum(bool(each.raw) for each in found if isinstance(each, Chunk) and each.is_usage_only) == 1
+
+
+def test_usage_on_the_way_counts_for_an_answer_that_breaks_off() -> None:
+    """Once it knows of generated tokens: the prompt's alone would hide the text that came."""
+    silent, telling = {"promptTokenCount": 9}, {"promptTokenCount": 9, "candidatesTokenCount": 3}
+    for usage, total in ((silent, None), (telling, 12)):
+        found = decoded(event(answer([{"text": "Hi"}], finish=None, usage=usage)))
+        assert getattr(usage_of(found), "total_tokens", None) == total
+        assert isinstance(found[-1], Fault)
+
+
+@pytest.mark.parametrize("part", [{"text": "more"}, CALLS[0]], ids=["text", "a call"])
+def test_an_answer_that_goes_on_after_its_end_is_no_answer(part: dict[str, Any]) -> None:
+    """Rather than a silent loss of what came late."""
+    last = decoded(b"".join(events(["Hi"])) + event(answer([part])))[-1]
+    assert isinstance(last, Fault)
+    assert last.kind is FaultKind.PROTOCOL
 
 
 TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)

@@ -60,6 +60,9 @@ CASES: dict[str, tuple[Any, list[types.Content], types.GenerateContentConfig]] =
         [HI],
         config(system_instruction=[types.Part(text="Be brief."), types.Part(text="Be kind.")]),
     ),
+    "a system without turns": (
+        ask({"role": "system", "content": "Be brief."}), [said("user", types.Part(text="Be brief."))], config(),
+    ),
     "many turns": (
         ask(USER, {"role": "assistant", "content": "Yes?"}, USER, {"role": "system", "content": "Now."}),
         [HI, said("model", types.Part(text="Yes?")), said("user", types.Part(text="Hi"), types.Part(text="Now."))],
@@ -249,6 +252,7 @@ def test_a_model_that_wants_no_signature_gets_none_of_ours() -> None:
 
 UNSUPPORTED: list[tuple[Any, dict[str, Any], tuple[str, ...]]] = [
     (ask(logit_bias={"5": 1}, parallel_tool_calls=False), {}, ("logit_bias", "parallel_tool_calls")),
+    (ask(tools=[tool("look"), tool("2nd")]), {}, ("tools[1].function.name",)),
     (ask(stop=["a"] * 6), {}, ("stop",)),
     (ask(top_logprobs=21, logprobs=True), {}, ("top_logprobs",)),
     (ask(reasoning_effort="low"), {}, ("reasoning_effort",)),

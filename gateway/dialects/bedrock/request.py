@@ -24,7 +24,7 @@ from gateway.dialects.hub.conversation import (
     ToolChoice,
     ToolResult,
 )
-from gateway.dialects.hub.turns import Exchanged, alternating, lost_its_thread, safe_id
+from gateway.dialects.hub.turns import Exchanged, lost_its_thread, misnamed, opened, safe_id
 from gateway.dialects.openai.plain import nearest
 from gateway.dialects.openai.wire import ABSENT
 from gateway.domain.backend import Effort, Quirks, ServedModel
@@ -60,6 +60,7 @@ _EFFORTS: Final[tuple[Effort, ...]] = ("low", "medium", "high")
 _BUDGETS: Final = {"minimal": 1024, "low": 1024, "medium": 4096, "high": 16_384, "xhigh": 32_768, "max": 32_768}
 """Tokens to think with, for models that want a number."""
 _LEAST_BUDGET: Final = 1024
+_FUNCTION_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NOT_IN_FILE_NAMES: Final = re.compile(r"[^A-Za-z0-9\s()\[\]-]+")
 
 Json = dict[str, object]
@@ -68,7 +69,9 @@ Json = dict[str, object]
 def unfit(talk: Conversation, facts: ServedModel) -> list[str]:
     """Fields of a request that could be read, whose values Converse has no words for."""
     quirks = facts.quirks
-    names = _untold_media(talk)
+    names = _untold_media(talk) + misnamed(talk, _FUNCTION_NAME)
+    if talk.turns and talk.turns[0].role == "assistant":
+        names.append("messages[0].role")  # A conversation begins with the user.
     if talk.choices > 1:
         names.append("n")
     names += [
@@ -98,9 +101,9 @@ def _untold_media(talk: Conversation) -> list[str]:
 def body_of(talk: Conversation, facts: ServedModel) -> tuple[bytes, tuple[str, ...]]:
     """The body of a Converse request, and the fields that it does without because others rule them out."""
     quirks = facts.quirks
-    turns = alternating(talk.turns)
+    words, turns = opened(talk)
     body: Json = {"messages": [_message(turn) for turn in turns]}
-    system = [block for text in talk.system if text.text.strip() for block in _blocks(text)]
+    system = [block for text in words for block in _blocks(text)]
     if talk.form is not None and talk.form.schema is ABSENT:
         system.append({"text": JSON_ONLY})
     if system:
@@ -122,6 +125,8 @@ def body_of(talk: Conversation, facts: ServedModel) -> tuple[bytes, tuple[str, .
         body["serviceTier"] = {"type": talk.service_tier}
     if talk.effort not in {None, "none"} and "thinking" not in extra and _effort(talk, quirks) is None:
         dropped += ("reasoning_effort",)
+    if any(not each.strip() for each in talk.stop):
+        dropped += ("stop",)  # Those of blanks alone, which are refused.
     return msgspec.json.encode(body), dropped
 
 

@@ -4,6 +4,7 @@ Calls have names rather than ids; a result repeats the name of its call. From Ge
 signature of the thought that led to it: where the client lost it, a word of Google's stands in its place.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Final, assert_never
 from urllib.parse import urlsplit
@@ -21,7 +22,7 @@ from gateway.dialects.hub.conversation import (
     ToolChoice,
     ToolResult,
 )
-from gateway.dialects.hub.turns import Exchanged, alternating
+from gateway.dialects.hub.turns import Exchanged, misnamed, opened
 from gateway.dialects.openai.plain import nearest
 from gateway.dialects.openai.wire import ABSENT
 from gateway.domain.backend import Effort, Quirks, ServedModel
@@ -37,6 +38,7 @@ UNSIGNED: Final = "skip_thought_signature_validator"
 OUR_CALL_ID: Final = "call_gw"
 """How ids of calls begin that came without one: such an id means nothing to Google."""
 
+_FUNCTION_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,63}")
 _MOST_STOPS: Final = 5
 _MOST_LOGPROBS: Final = 20
 _TIERS: Final = frozenset({"auto", "default", "flex", "priority"})
@@ -68,6 +70,7 @@ def unfit(talk: Conversation, facts: ServedModel) -> list[str]:
     parts = [part for turn in talk.turns for part in turn.parts]
     inner = [each for part in parts if isinstance(part, ToolResult) for each in part.parts]
     names = [part.field for part in (*parts, *inner) if isinstance(part, Media) and _medium(part, quirks) is None]
+    names += misnamed(talk, _FUNCTION_NAME)
     if len(talk.stop) > _MOST_STOPS:
         names.append("stop")
     if (talk.top_logprobs or 0) > _MOST_LOGPROBS:
@@ -82,10 +85,10 @@ def unfit(talk: Conversation, facts: ServedModel) -> list[str]:
 def body_of(talk: Conversation, facts: ServedModel) -> bytes:
     """The body of a generateContent request."""
     quirks = facts.quirks
-    body: Json = {"contents": [_content(turn, quirks) for turn in alternating(talk.turns, keeps_thoughts=False)]}
-    system = [{"text": each.text} for each in talk.system if each.text.strip()]
+    system, turns = opened(talk, keeps_thoughts=False)
+    body: Json = {"contents": [_content(turn, quirks) for turn in turns]}
     if system:
-        body["systemInstruction"] = {"parts": system}
+        body["systemInstruction"] = {"parts": [{"text": each.text} for each in system]}
     if talk.tools:
         body["tools"] = [{"functionDeclarations": [_declaration(tool) for tool in talk.tools]}]
         if talk.tool_choice is not None:

@@ -91,6 +91,10 @@ class GeminiStreamDecoder:
         for candidate in answer.candidates:
             if candidate.index not in self._finished:
                 yield from self._candidate(candidate)
+            elif any(part.text or part.function_call is not None for part in candidate.parts):
+                message = "the answer went on after its end"
+                yield Fault(kind=FaultKind.PROTOCOL, status=200, message=message)
+                return
         yield from self._usage(answer)
 
     def _candidate(self, candidate: Candidate) -> Iterator[StreamEvent]:
@@ -132,5 +136,5 @@ class GeminiStreamDecoder:
         if len(self._finished) >= self._choices and not self._has_reported:
             self._has_reported = True
             yield self._write.usage(usage)
-        else:
+        elif usage.completion_tokens:  # Of an answer that breaks off; the prompt's tokens alone would hide its text.
             yield Chunk(raw=b"", is_usage_only=True, usage=usage)

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from gateway.dialects.hub.conversation import Part, Reasoning, Text, ToolResult, Turn
+from gateway.dialects.hub.conversation import Conversation, Part, Reasoning, Text, ToolCall, ToolResult, Turn
 
 _SAFE_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_-]")
@@ -43,6 +43,20 @@ def alternating(turns: Iterable[Turn], *, keeps_thoughts: bool = True) -> list[E
         else:
             merged.append(Exchanged(role=role, parts=parts, signature=turn.signature))
     return [msgspec.structs.replace(each, parts=_results_first(each.parts)) for each in merged]
+
+
+def opened(talk: Conversation, *, keeps_thoughts: bool = True) -> tuple[tuple[Text, ...], list[Exchanged]]:
+    """The system's words and the turns. Where there are no turns the system's words are one: there must be a turn."""
+    system = tuple(text for text in talk.system if text.text.strip())
+    turns = alternating(talk.turns, keeps_thoughts=keeps_thoughts)
+    return (system, turns) if turns or not system else ((), [Exchanged(role="user", parts=system)])
+
+
+def misnamed(talk: Conversation, name: re.Pattern[str]) -> list[str]:
+    """Where functions stand whose names do not match: among the tools, or among the calls of earlier turns."""
+    called = {part.name for turn in talk.turns for part in turn.parts if isinstance(part, ToolCall)}
+    places = [f"tools[{place}].function.name" for place, tool in enumerate(talk.tools) if not name.fullmatch(tool.name)]
+    return places + ["messages.tool_calls.function.name"] * any(not name.fullmatch(each) for each in called)
 
 
 def _is_worth_telling(part: Part, *, keeps_thoughts: bool) -> bool:
