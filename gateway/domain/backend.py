@@ -107,6 +107,9 @@ class Quirks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The name under which the server takes the output limit of a chat; `keep` sends the client's own."""
     reports_stream_usage: bool = True
     """Whether the server understands `stream_options: {include_usage: true}`."""
+    takes_developer: bool = True
+    """Whether the server knows messages of the role `developer`; where not, they are sent as `system`, which they were
+    called before."""
     requires_finish_reason: bool = True
     """Whether a stream without a finish_reason is cut short. Some servers never send one, only `[DONE]`."""
     path: PathTemplate | None = None

@@ -16,6 +16,7 @@ from gateway.config.problems import Report
 from gateway.control.imports.litellm import convert
 from gateway.control.imports.reading import NOT_CARRIED, Node
 from gateway.domain.backend import AwsCredential, AzureCredential, BearerCredential, GoogleCredential, HeaderCredential
+from gateway.domain.limits import Limits
 from tests.control.foreign import book_of, notes_of, routes_of
 
 PASTED = "sk-live-canary-0001"
@@ -121,8 +122,6 @@ def test_everything_that_is_lost_is_said_by_its_place(proxy: tuple[PolicyBook, d
         "$.litellm_settings.success_callback",
     }
     assert {place for place, message in notes.items() if message != NOT_CARRIED} == {
-        f"{list_}[0].litellm_params.rpm",
-        f"{list_}[1].litellm_params.rpm",
         f"{list_}[1].litellm_params.api_key",
         f"{list_}[3].litellm_params.api_base",
         f"{list_}[4].model_name",
@@ -241,6 +240,29 @@ model_list:
     weights = (3, 2) if ours == "weighted" else (1, 2)
     assert routes_of(book)["m"] == (ours, f"openai/a*{weights[0]}", f"openai/b*{weights[1]}")
     assert ("$.router_settings.routing_strategy" in notes) == (theirs in {"made-up", "usage-based-routing-v2"})
+
+
+def test_what_a_deployment_is_granted_is_its_backends_limit(tmp_path: Path) -> None:
+    """Each has its own there, so a backend here serves one of them; the same one twice is still one."""
+    text = """
+router_settings: {routing_strategy: least-busy}
+model_list:
+  - {model_name: m, litellm_params: {model: openai/a, rpm: 60, tpm: 1000, max_parallel_requests: 4}}
+  - {model_name: n, litellm_params: {model: openai/b, rpm: 60, tpm: 1000, max_parallel_requests: 4}}
+  - {model_name: o, litellm_params: {model: openai/a}, rpm: 60, tpm: 1000}
+  - {model_name: p, litellm_params: {model: openai/a, rpm: 60, tpm: 1000, max_parallel_requests: 4}}
+"""
+    book, notes = converted(text, tmp_path)
+    assert routes_of(book) == {
+        "m": ("priority", "openai/a*1"),
+        "n": ("priority", "openai-2/b*1"),
+        "o": ("priority", "openai-3/a*1"),
+        "p": ("priority", "openai/a*1"),
+    }
+    full = {"requests_per_minute": 60, "tokens_per_minute": 1000, "concurrency": 4}
+    assert book.backends["openai"].limits == Limits(**full)
+    assert book.backends["openai-3"].limits == Limits(requests_per_minute=60, tokens_per_minute=1000)
+    assert notes == {}
 
 
 def test_an_order_of_deployments_is_kept(tmp_path: Path) -> None:

@@ -175,6 +175,22 @@ def test_a_server_that_does_not_know_stream_options_gets_none(wants: bool) -> No
     assert "stream_options" not in json.loads(UPSTREAM.encode_request(request, target(reports_stream_usage=False)).body)
 
 
+def test_a_server_that_knows_no_developer_is_told_of_systems() -> None:
+    """By its quirk; the word in anybody's text stays, and so does everything else, byte for byte."""
+    said = [
+        {"role": "developer", "content": 'Be "developer".'},
+        {"role": "user", "content": "developer", "x": 1.0},
+        {"role": "developer", "content": [{"type": "text", "text": "Now."}]},
+    ]
+    request = CHAT.decode_request(ask(messages=said))
+    sent = json.loads(UPSTREAM.encode_request(request, target(takes_developer=False)).body)["messages"]
+    assert sent == [message | {"role": {"developer": "system"}.get(str(message["role"]), "user")} for message in said]
+    assert json.loads(UPSTREAM.encode_request(request, target()).body)["messages"] == said
+    odd = CHAT.decode_request(ask(messages=["developer", {"role": "developer"}]))
+    kept = UPSTREAM.encode_request(odd, target(takes_developer=False)).body
+    assert json.loads(kept)["messages"] == ["developer", {"role": "developer"}]
+
+
 PLACES = [
     ("/d/{model}{path}?api-version=2024-10-21", "gpt-4.1", "/d/gpt-4.1/chat/completions?api-version=2024-10-21"),
     ("/openai/v1{path}", "small", "/openai/v1/chat/completions"),

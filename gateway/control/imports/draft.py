@@ -45,8 +45,11 @@ class Draft:
         """A secret that stood in the file → the variable it is to be put into. Never written anywhere."""
 
     def target(self, place: Place, facts: Mapping[str, Tree], stem: str, weight: int = 1) -> tuple[Target, bool]:
-        """The target for a deployment. False when an earlier one of its name says other facts, which then count."""
-        name = self._backend(place.backend, stem)
+        """The target for a deployment. False when an earlier one of its name says other facts, which then count.
+
+        A backend with limits serves one deployment: others would share them.
+        """
+        name = self._backend(place, stem)
         models = self.backends[name]["models"]
         served: dict[str, Tree] = dict(facts)
         if place.quirks:
@@ -90,12 +93,14 @@ class Draft:
             head += "# Models behind other dialects than OpenAI's may want quirks: see policies/backends/.\n"
         return head + text
 
-    def _backend(self, fields: Mapping[str, Tree], stem: str) -> str:
+    def _backend(self, place: Place, stem: str) -> str:
         for name, known in self.backends.items():
-            if {key: value for key, value in known.items() if key != "models"} == fields:
+            models = known["models"]
+            is_free = "limits" not in known or (isinstance(models, dict) and place.model in models)
+            if is_free and {key: value for key, value in known.items() if key != "models"} == place.backend:
                 return name
         name = unused(slug(stem), self.backends)
-        self.backends[name] = {**fields, "models": {}}
+        self.backends[name] = {**place.backend, "models": {}}
         return name
 
 

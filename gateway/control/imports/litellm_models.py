@@ -96,6 +96,9 @@ class Groups:
             return None
         if found.backend.get("allow_private"):
             asked.note("is a private address or unencrypted: `allow_private` opens it", "api_base")
+        limits = _limits(asked, deployment)
+        if limits:
+            found.backend["limits"] = limits
         weight = self._weight(asked, deployment)
         stem = (
             known
@@ -109,12 +112,8 @@ class Groups:
 
     def _weight(self, asked: Node, deployment: Node) -> int:
         """Its share: by `weight`, else by what it may take, as the shuffle there does."""
-        counts = {name: asked.count(name) or deployment.count(name) for name in ("weight", "rpm", "tpm")}
-        for name in ("rpm", "tpm"):
-            if counts[name] is not None:
-                asked.note("counts as a weight only: what a backend grants is learned from its answers", name)
-        asked.dismiss("how much a backend bears is learned", "max_parallel_requests")
-        share = next((count for count in counts.values() if count is not None), 1)
+        counts = (asked.count(name) or deployment.count(name) for name in ("weight", "rpm", "tpm"))
+        share = next((count for count in counts if count is not None), 1)
         return min(share, MOST_WEIGHT) if self._mode == "weighted" else 1
 
     def _url(self, asked: Node) -> str | None:
@@ -186,6 +185,20 @@ def _provider(model: str, given: str | None) -> tuple[str | None, str]:
 
 def _guess(model: str) -> str | None:
     return next((provider for pattern, provider in GUESSES if pattern.match(model)), None)
+
+
+def _limits(asked: Node, deployment: Node) -> dict[str, Tree]:
+    """What the provider grants this deployment."""
+    found: dict[str, Tree] = {}
+    for ours, theirs in (
+        ("requests_per_minute", "rpm"),
+        ("tokens_per_minute", "tpm"),
+        ("concurrency", "max_parallel_requests"),
+    ):
+        count = asked.count(theirs) or deployment.count(theirs)
+        if count is not None:
+            found[ours] = count
+    return found
 
 
 def _facts(asked: Node, deployment: Node) -> dict[str, Tree]:

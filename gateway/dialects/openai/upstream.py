@@ -25,6 +25,8 @@ from gateway.domain.wire import Headers, WireRequest
 _CONTENT: Final = ((b"content-type", b"application/json"),)
 _RESPONSES: Final = "/responses"
 _PATHS: Final = {"chat": "/chat/completions", "completions": "/completions", "embeddings": "/embeddings"}
+_DEVELOPER: Final = b'"developer"'
+_SYSTEM: Final = msgspec.Raw(b'"system"')
 _WITH_USAGE: Final = msgspec.Raw(b'{"include_usage":true}')
 
 
@@ -68,6 +70,8 @@ class _OpenAI:
             del fields[name]
         if request.native is not None:
             dropped += tuple(sorted(request.fields.keys() - fields.keys() - set(dropped)))
+        if not quirks.takes_developer and _DEVELOPER in bytes(fields.get("messages", b"")):
+            fields["messages"] = _without_developers(fields["messages"])
         if not quirks.reports_stream_usage:
             fields.pop("stream_options", None)  # It would refuse the request; the client goes without the chunk.
         elif request.stream and not request.wants_usage:
@@ -174,6 +178,18 @@ def text_of(delta: Delta | None) -> str:
 
 def _joined(parts: Sequence[msgspec.Raw] | None) -> str:
     return b"".join(map(bytes, parts)).decode("utf-8", "replace") if parts else ""
+
+
+def _without_developers(messages: msgspec.Raw) -> msgspec.Raw:
+    """The messages with every developer a system; as they are where they are no messages, for the server to refuse."""
+    try:
+        listed = msgspec.json.decode(messages, type=list[dict[str, msgspec.Raw]])
+    except msgspec.ValidationError:
+        return messages
+    for message in listed:
+        if bytes(message.get("role", b"")) == _DEVELOPER:
+            message["role"] = _SYSTEM
+    return msgspec.Raw(msgspec.json.encode(listed))
 
 
 def _with_usage(options: msgspec.Raw | None) -> msgspec.Raw:

@@ -5,15 +5,17 @@ its own connect deadline; later ones use what is there. When renewing fails, wha
 no provider: a `Source` asks one, on a thread. No secret is ever logged, nor any sentence that a provider wrote.
 """
 
+import asyncio
 import random
 import re
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 import anyio
-import anyio.to_thread
 import structlog
 
 from gateway.domain.wire import Headers
@@ -74,7 +76,7 @@ class Source(Protocol):
     """Asks one provider."""
 
     def fetch(self) -> Grant:
-        """What to send from now on. Blocks, and is called on a thread, never twice at once. Raises anything."""
+        """What to send from now on. Blocks, on a thread; called again while an earlier call hangs. Raises anything."""
 
 
 class Watcher(Protocol):
@@ -140,8 +142,7 @@ class Identity:
         problem: str | None = None
         try:
             with anyio.fail_after(FETCH_S):
-                # The thread may hang in a provider's library: it is left to itself, and the next fetch is another one.
-                self._grant = await anyio.to_thread.run_sync(self._source.fetch, abandon_on_cancel=True)
+                self._grant = await _fetched(self._source)
         except Exception as error:  # noqa: BLE001  # the edge to libraries that raise whatever they met; logged below
             problem = reason(error)
         now = self._wall()
@@ -163,6 +164,35 @@ class Identity:
         for then in waiting:
             then()
         return rest_s(self._grant, now, self._failures, draw)
+
+
+async def _fetched(source: Source) -> Grant:
+    """What the source gives, fetched on a thread of its own.
+
+    A pool's thread would keep the process from ending while it hangs in a provider's library.
+    """
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[Grant] = loop.create_future()
+
+    def settle(grant: Grant | None, error: Exception | None) -> None:
+        if outcome.done():  # It was given up.
+            return
+        if grant is None:
+            outcome.set_exception(error or CredentialLost("there is none"))
+        else:
+            outcome.set_result(grant)
+
+    def fetch() -> None:
+        grant, problem = None, None
+        try:
+            grant = source.fetch()
+        except Exception as error:  # noqa: BLE001  # as in `renew`, which it is handed to
+            problem = error
+        with suppress(RuntimeError):  # The loop is closed, and nobody waits any more.
+            loop.call_soon_threadsafe(settle, grant, problem)
+
+    threading.Thread(target=fetch, name="credential", daemon=True).start()
+    return await outcome
 
 
 def rest_s(grant: Grant | None, now: float, failures: int, draw: Callable[[], float]) -> float:
