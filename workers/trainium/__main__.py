@@ -55,6 +55,9 @@ def _parser() -> argparse.ArgumentParser:
         "--max-model-len", type=partial(_whole, low=16, high=1 << 20), default=2048, help="tokens of prompt and answer"
     )
     serve.add_argument(
+        "--tensor-parallel-size", type=partial(_whole, low=1, high=64), default=1, help="devices that share the model"
+    )
+    serve.add_argument(
         "--max-waiting", type=partial(_whole, low=0, high=100_000), default=32, help="requests that may wait for a slot"
     )
     serve.add_argument(
@@ -80,6 +83,7 @@ def _serve(options: argparse.Namespace) -> int:
         device=options.device,
         slots=options.slots,
         max_len=options.max_model_len,
+        devices=options.tensor_parallel_size,
         max_waiting=options.max_waiting,
         drain_timeout_s=options.drain_timeout,
         cache_dir=options.cache_dir,

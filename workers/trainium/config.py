@@ -26,6 +26,8 @@ class Settings:
     """Sequences that run at once; the graphs grow with it."""
     max_len: int
     """Tokens of prompt and answer together."""
+    devices: int
+    """Devices that share the model; the key/value heads are split over them."""
     max_waiting: int
     """Requests that may wait for a slot; more are refused."""
     drain_timeout_s: float

@@ -26,7 +26,7 @@ from workers.trainium.model.safetensors import Checkpoint, read_json
 from workers.trainium.neuron import Backend, prepare_environment
 from workers.trainium.readiness import Readiness
 from workers.trainium.registry import locate
-from workers.trainium.text import ChatTemplate, Vocabulary
+from workers.trainium.text import ChatTemplate, Vocabulary, read_template
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -129,7 +129,8 @@ class Loading:
 
         self._report_loading(0, 0)
         use_compilation_cache(settings.cache_dir / "executables")
-        loaded = self._load_embedder(model, path) if path.is_dir() else self._load_writer(model, path)
+        is_encoder = path.is_dir() and read_json(path / "config.json").get("model_type") == "bert"
+        loaded = self._load_embedder(model, path) if is_encoder else self._load_writer(model, path)
         for done, shape in enumerate(loaded.shapes[:_NEEDED]):
             self._check_stopping()
             self._readiness.compiling(done, _NEEDED, str(shape))
@@ -154,21 +155,33 @@ class Loading:
 
     def _load_writer(self, model: str, path: Path) -> Loaded:
         from workers.trainium.model.runner import Capacity, JaxRunner
+        from workers.trainium.model.weights import read_config
 
-        settings = self._settings
-        file = GgufFile(path)
-        vocabulary = Vocabulary(file)
-        source = file.metadata.get("tokenizer.chat_template")
-        limit = file.integer("llama.context_length")
+        settings, backend = self._settings, self._backend
+        if path.is_dir():
+            checkpoint = Checkpoint(path)
+            file: GgufFile | Checkpoint = checkpoint
+            limit = read_config(checkpoint.config, str(path)).context
+            vocabulary = Vocabulary.from_folder(path, read_config(checkpoint.config, str(path)).vocab)
+            source = read_template(path)
+        else:
+            file = gguf = GgufFile(path)
+            limit = gguf.integer("llama.context_length")
+            vocabulary = Vocabulary.from_gguf(gguf)
+            found = gguf.metadata.get("tokenizer.chat_template")
+            source = found if isinstance(found, str) else None
         if settings.max_len > limit:
             raise ModelUnavailable(f"--max-model-len {settings.max_len} is more than the {limit} tokens {model} knows")
-        capacity = Capacity(settings.slots, settings.max_len)
-        backend = self._backend
         runner = JaxRunner.load(
-            file, capacity, platform=backend.platform, dtype=backend.dtype, report=self._report_loading
+            file,
+            Capacity(settings.slots, settings.max_len),
+            platform=backend.platform,
+            dtype=backend.dtype,
+            report=self._report_loading,
+            devices=settings.devices,
         )
-        buckets = plan_buckets(self._backend.prefill, settings.slots, settings.max_len)
-        template = ChatTemplate(source) if isinstance(source, str) else None
+        buckets = plan_buckets(backend.prefill, settings.slots, settings.max_len)
+        template = ChatTemplate(source, vocabulary.marks) if source is not None else None
         return Loaded(model, runner, vocabulary, template, Grammars(vocabulary), buckets)
 
     def compile_rest(self, loaded: Loaded | LoadedEmbedder) -> None:

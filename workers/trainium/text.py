@@ -1,4 +1,4 @@
-"""Text to tokens and back: tokenizer and chat template from a GGUF file's metadata, and the incremental reader.
+"""Text to tokens and back: tokenizer and chat template of a GGUF file or a model's folder, and the incremental reader.
 
 Does no tensor work. The reader never gives out half a UTF-8 character, nor text that may turn out to be the start of a
 stop string.
@@ -7,8 +7,9 @@ stop string.
 import codecs
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final, NoReturn, NotRequired, TypedDict
 
 from jinja2 import TemplateError
@@ -17,6 +18,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from workers.trainium.errors import InvalidRequest, ModelUnavailable
 from workers.trainium.model.gguf import GgufFile
+from workers.trainium.model.safetensors import read_json
 
 _CONTROL: Final = 3
 """GGUF token type of tokens that mark structure and are never shown."""
@@ -34,7 +36,21 @@ class Message(TypedDict):
 class Vocabulary:
     """A byte-level BPE vocabulary: encodes text, and knows the bytes and the role of every token."""
 
-    def __init__(self, file: GgufFile) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, pieces: Sequence[bytes], end_tokens: frozenset[int], marks: Mapping[str, str]
+    ) -> None:
+        """`pieces` are the tokens' parts of a text, nothing for control tokens; `marks` are named in chat templates."""
+        self._tokenizer = tokenizer
+        self._bytes = pieces
+        self.size = len(pieces)
+        spelled = max(map(len, tokenizer.get_vocab()))
+        self.longest = max(spelled, *map(len, pieces))
+        """No token covers more characters of text than this."""
+        self.end_tokens = end_tokens
+        self.marks = marks
+
+    @classmethod
+    def from_gguf(cls, file: GgufFile) -> "Vocabulary":
         """Build it from the metadata; raises `ModelUnavailable` for a kind of tokenizer this worker does not know."""
         kind, flavour = file.text("tokenizer.ggml.model"), file.text("tokenizer.ggml.pre")
         if (kind, flavour) != ("gpt2", "smollm"):
@@ -49,15 +65,37 @@ class Vocabulary:
         )
         tokenizer.decoder = decoders.ByteLevel()
         tokenizer.add_special_tokens([AddedToken(tokens[i], special=True, normalized=False) for i in sorted(control)])
-        self._tokenizer = tokenizer
         table = _byte_of_character()
-        self._bytes = [
+        pieces = [
             b"" if i in control else bytes(table[character] for character in token) for i, token in enumerate(tokens)
         ]
-        self.size = len(tokens)
-        self.longest = max(len(token.encode()) for token in tokens)
-        """No token covers more bytes of text than this."""
-        self.end_tokens = frozenset({file.integer("tokenizer.ggml.eos_token_id")})
+        marks = {
+            f"{name}_token": tokens[file.integer(f"tokenizer.ggml.{name}_token_id")]
+            for name in ("bos", "eos")
+            if f"tokenizer.ggml.{name}_token_id" in file.metadata
+        }
+        return cls(tokenizer, pieces, frozenset({file.integer("tokenizer.ggml.eos_token_id")}), marks)
+
+    @classmethod
+    def from_folder(cls, folder: Path, size: int) -> "Vocabulary":
+        """Build it from a folder's `tokenizer.json` and its neighbours, for a model of `size` tokens.
+
+        Raises `ModelUnavailable` when it is missing, or not byte-level.
+        """
+        spelled = read_json(folder / "tokenizer.json")
+        if (spelled.get("decoder") or {}).get("type") != "ByteLevel":
+            raise ModelUnavailable(f"{folder}/tokenizer.json is not a byte-level tokenizer, which this worker needs")
+        tokenizer = Tokenizer.from_str(json.dumps(spelled))
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        table = _byte_of_character()
+        # A model may have more rows than its tokenizer has tokens; those stand for nothing.
+        pieces = [b""] * size
+        for token, index in tokenizer.get_vocab(with_added_tokens=False).items():
+            pieces[index] = bytes(table[character] for character in token)
+        for added in spelled.get("added_tokens", []):
+            pieces[added["id"]] = b"" if added["special"] else added["content"].encode()
+        return cls(tokenizer, pieces, _end_tokens(folder, tokenizer), _marks(folder))
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Token ids of the text; control tokens spelled in it become themselves, nothing is added around it."""
@@ -75,10 +113,12 @@ class Vocabulary:
 class ChatTemplate:
     """A model's own chat template; runs in Jinja's immutable sandbox, as it comes with the weights."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, marks: Mapping[str, str] | None = None) -> None:
+        """`marks` are the tokens templates call by name, such as `bos_token`."""
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, autoescape=False
         )  # the output is a prompt, not HTML
+        environment.globals.update(marks or {})
         environment.globals["raise_exception"] = _refuse
         # Jinja's own escapes for HTML.
         environment.filters["tojson"] = _to_json
@@ -142,6 +182,43 @@ class StreamReader:
         cut = len(text) - keep
         self._held = text[cut:]
         return text[:cut]
+
+
+def read_template(folder: Path) -> str | None:
+    """The chat template of a model's folder; None when it has none. Raises `ModelUnavailable`."""
+    alone = folder / "chat_template.jinja"
+    if alone.is_file():
+        return alone.read_text("utf-8")
+    settings = folder / "tokenizer_config.json"
+    found = read_json(settings).get("chat_template") if settings.is_file() else None
+    if isinstance(found, list):
+        found = next((one["template"] for one in found if one.get("name") == "default"), None)
+    return found
+
+
+def _end_tokens(folder: Path, tokenizer: Tokenizer) -> frozenset[int]:
+    """Tokens that end a text: generation settings know more of them than the tokenizer."""
+    for name in ("generation_config.json", "config.json"):
+        path = folder / name
+        found = read_json(path).get("eos_token_id") if path.is_file() else None
+        if found is not None:
+            return frozenset(found if isinstance(found, list) else [found])
+    index = tokenizer.token_to_id(_marks(folder).get("eos_token", ""))
+    if index is None:
+        raise ModelUnavailable(f"{folder} does not say which token ends a text")
+    return frozenset({index})
+
+
+def _marks(folder: Path) -> dict[str, str]:
+    path = folder / "tokenizer_config.json"
+    settings = read_json(path) if path.is_file() else {}
+    found = {}
+    for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
+        value = settings.get(name)
+        text = value.get("content") if isinstance(value, dict) else value
+        if isinstance(text, str):
+            found[name] = text
+    return found
 
 
 def overlap(text: str, stop: str) -> int:

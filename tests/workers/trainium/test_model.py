@@ -15,7 +15,7 @@ from workers.trainium.engine.shapes import Buckets, Shape
 from workers.trainium.errors import ModelUnavailable
 from workers.trainium.model.gguf import GgufFile
 from workers.trainium.model.runner import Capacity, JaxRunner
-from workers.trainium.model.weights import read_architecture
+from workers.trainium.model.weights import open_weights
 from workers.trainium.steering import Penalties, RowSteering
 
 from tests.workers.trainium.fakes import CountingReader  # isort: skip
@@ -244,4 +244,4 @@ def test_a_model_of_another_family_is_refused(tmp_path: Path) -> None:
     writer.write_tensors_to_file()
     writer.close()
     with pytest.raises(ModelUnavailable, match="`mamba` model"):
-        read_architecture(GgufFile(path))
+        open_weights(GgufFile(path))

@@ -35,7 +35,7 @@ TEXTS = (
 
 @pytest.fixture(scope="module")
 def vocabulary(smollm2_path: Path) -> Vocabulary:
-    return Vocabulary(GgufFile(smollm2_path))
+    return Vocabulary.from_gguf(GgufFile(smollm2_path))
 
 
 @pytest.fixture(scope="module")

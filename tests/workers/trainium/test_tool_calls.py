@@ -40,7 +40,7 @@ KNOWS_TOOLS = (
 
 @pytest.fixture(scope="module")
 def vocabulary(tiny_path: Path) -> Vocabulary:
-    return Vocabulary(GgufFile(tiny_path))
+    return Vocabulary.from_gguf(GgufFile(tiny_path))
 
 
 def use(choice: str = "auto", *tools: Tool, is_parallel: bool = True) -> ToolUse:

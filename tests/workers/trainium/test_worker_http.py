@@ -302,7 +302,7 @@ def test_an_interrupted_answer_is_continued_exactly(tiny_worker: WorkerProcess, 
 
     Only where a cut leaves whole characters whose tokens are those that were generated: of others nobody could tell.
     """
-    vocabulary = Vocabulary(GgufFile(tiny_path))
+    vocabulary = Vocabulary.from_gguf(GgufFile(tiny_path))
 
     def say(size: int, *messages: Body, **more: bool) -> str:
         body = chat(messages=messages, max_tokens=size, **fields, **more)

@@ -24,7 +24,7 @@ BODY = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
 
 @pytest.fixture
 def worker(tmp_path: Path) -> Worker:
-    settings = Settings("tiny", "127.0.0.1", 0, "cpu", 4, 512, 8, 10.0, tmp_path, None)
+    settings = Settings("tiny", "127.0.0.1", 0, "cpu", 4, 512, 1, 8, 10.0, tmp_path, None)
     return Worker(settings, choose_backend("cpu"))
 
 

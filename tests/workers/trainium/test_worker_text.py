@@ -14,7 +14,7 @@ from workers.trainium.text import ChatTemplate, Message, StreamReader, Vocabular
 
 @pytest.fixture(scope="module")
 def vocabulary(tiny_path: Path) -> Vocabulary:
-    return Vocabulary(GgufFile(tiny_path))
+    return Vocabulary.from_gguf(GgufFile(tiny_path))
 
 
 anything = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -9,11 +9,12 @@ Shapes at line ends use: b texts, t positions, d width, h heads, e head size, f 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 from jax import lax
 
 from workers.trainium.errors import ModelUnavailable
@@ -143,23 +144,22 @@ def load_bert(
     arch: BertArchitecture,
     *,
     dtype: jnp.dtype,
-    device: jax.Device,
+    place: Callable[[npt.NDArray[Any]], jax.Array],
     report: Callable[[int, int], None],
 ) -> BertParams:
-    """Read the weights onto the device; `report(done, total)` counts layers."""
+    """Read the weights and `place` them on the device; `report(done, total)` counts layers."""
 
-    def place(array: FloatArray) -> jax.Array:
-        placed: jax.Array = jax.device_put(array.astype(dtype), device)
-        return placed
+    def put(array: FloatArray) -> jax.Array:
+        return place(array.astype(dtype))
 
     def linear(*names: str) -> Linear:
         return Linear(
-            place(np.concatenate([checkpoint.read(f"{name}.weight") for name in names])),
-            place(np.concatenate([checkpoint.read(f"{name}.bias") for name in names])),
+            put(np.concatenate([checkpoint.read(f"{name}.weight") for name in names])),
+            put(np.concatenate([checkpoint.read(f"{name}.bias") for name in names])),
         )
 
     def norm(name: str) -> Norm:
-        return Norm(place(checkpoint.read(f"{name}.weight")), place(checkpoint.read(f"{name}.bias")))
+        return Norm(put(checkpoint.read(f"{name}.weight")), put(checkpoint.read(f"{name}.bias")))
 
     layers = []
     for index in range(arch.layers):
@@ -177,8 +177,8 @@ def load_bert(
         report(index + 1, arch.layers)
     types = checkpoint.read("embeddings.token_type_embeddings.weight")
     return BertParams(
-        words=place(checkpoint.read("embeddings.word_embeddings.weight")),
-        positions=place(checkpoint.read("embeddings.position_embeddings.weight") + types[0]),
+        words=put(checkpoint.read("embeddings.word_embeddings.weight")),
+        positions=put(checkpoint.read("embeddings.position_embeddings.weight") + types[0]),
         norm=norm("embeddings.LayerNorm"),
         layers=layers,
     )

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from workers.trainium.engine.shapes import Shape
 from workers.trainium.model import bert
-from workers.trainium.model.runner import find_device
+from workers.trainium.model.placement import Placement
 from workers.trainium.model.safetensors import Checkpoint
 
 _DTYPES: Final = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -23,10 +23,10 @@ _Executable: TypeAlias = Callable[[bert.BertParams, npt.NDArray[np.int32], npt.N
 class EmbeddingRunner:
     """Embeds texts through JAX. `compile` is called from the loading thread, `run` from one thread at a time."""
 
-    def __init__(self, arch: bert.BertArchitecture, params: bert.BertParams) -> None:
+    def __init__(self, arch: bert.BertArchitecture, params: bert.BertParams, placement: Placement) -> None:
         self.arch = arch
         self._params = params
-        self._device = next(iter(params.words.devices()))
+        self._placement = placement
         self._executables: dict[Shape, _Executable] = {}
 
     @classmethod
@@ -38,14 +38,14 @@ class EmbeddingRunner:
         Raises `DeviceUnavailable` or `ModelUnavailable`.
         """
         arch = bert.read_bert(checkpoint)
-        device = find_device(platform)
-        params = bert.load_bert(checkpoint, arch, dtype=jnp.dtype(_DTYPES[dtype]), device=device, report=report)
-        return cls(arch, params)
+        placement = Placement(platform)
+        params = bert.load_bert(checkpoint, arch, dtype=jnp.dtype(_DTYPES[dtype]), place=placement.whole, report=report)
+        return cls(arch, params, placement)
 
     @property
     def device_name(self) -> str:
         """Platform and kind of the device, for people."""
-        return f"{self._device.platform}:{self._device.device_kind}"
+        return self._placement.name
 
     @property
     def ready(self) -> frozenset[Shape]:
@@ -59,8 +59,8 @@ class EmbeddingRunner:
         def step(params: bert.BertParams, tokens: jax.Array, lengths: jax.Array) -> jax.Array:
             return bert.embed(arch, params, tokens, lengths)
 
-        tokens = jax.ShapeDtypeStruct((shape.size, shape.context), np.int32)  # type: ignore[no-untyped-call]  # JAX leaves it untyped
-        lengths = jax.ShapeDtypeStruct((shape.size,), np.int32)  # type: ignore[no-untyped-call]  # JAX leaves it untyped
+        tokens = self._placement.spec((shape.size, shape.context), np.int32)
+        lengths = self._placement.spec((shape.size,), np.int32)
         return jax.jit(step).lower(self._params, tokens, lengths)
 
     def compile(self, shape: Shape) -> float:

@@ -11,6 +11,7 @@ heads, k key/value heads, g = h / k, e head size, f hidden width, v vocabulary.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import jax
@@ -33,17 +34,37 @@ class Architecture:
     norm_eps: float
     context: int
     """Positions the model was trained for."""
+    has_biases: bool = False
+    """Whether Q, K and V have biases, as in Qwen 2."""
+    has_head_norms: bool = False
+    """Whether each query and key is normed before it is rotated, as in Qwen 3."""
+    rope_scaling: "RopeScaling | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class RopeScaling:
+    """How a model trained on short texts is made to read long ones: slow rotations are slowed down further."""
+
+    factor: float
+    low: float
+    """Rotations that turn fewer times than this over the original context are slowed by the whole factor."""
+    high: float
+    """Those that turn more often than this are left alone."""
+    original_context: float
+    """Positions; 0 slows all."""
 
 
 class Layer(NamedTuple):
     """Weights of one layer; matrices are stored (out, in), as the file has them."""
 
     attention_norm: jax.Array  # (d,)
-    qkv: jax.Array  # ((h + 2k) e, d)
+    qkv: tuple[jax.Array, ...]  # one ((h + 2k) e, d), or q (h e, d), k and v (k e, d) where heads are split
     output: jax.Array  # (d, h e)
     ffn_norm: jax.Array  # (d,)
-    gate_up: jax.Array  # (2f, d)
+    gate_up: tuple[jax.Array, ...]  # one (2f, d), or two (f, d) where hidden units are split
     down: jax.Array  # (d, f)
+    qkv_bias: tuple[jax.Array, ...] | None = None  # as qkv, without the last axis
+    head_norms: tuple[jax.Array, ...] | None = None  # of q and of k, each (e,)
 
 
 class Params(NamedTuple):
@@ -172,12 +193,34 @@ def _project(
     arch: Architecture, layer: Layer, x: jax.Array, cos: jax.Array, sin: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Queries (h, e, b) and keys and values (k, e, b) of every row, rotated."""
-    merged = _linear(layer.qkv, _norm(x, layer.attention_norm, arch.norm_eps))
-    heads = merged.reshape(arch.heads + 2 * arch.kv_heads, arch.head_dim, -1)
-    q = heads[: arch.heads]
-    k = heads[arch.heads : arch.heads + arch.kv_heads]
-    v = heads[arch.heads + arch.kv_heads :]
+    counts = (arch.heads, arch.kv_heads, arch.kv_heads)
+    normed = _norm(x, layer.attention_norm, arch.norm_eps)
+    sizes = tuple(count * arch.head_dim for count in counts)
+    parts = _linear_parts(layer.qkv, normed, sizes, layer.qkv_bias)
+    q, k, v = (part.reshape(count, arch.head_dim, -1) for part, count in zip(parts, counts, strict=True))
+    if layer.head_norms is not None:
+        q, k = (_norm_heads(x, norm, arch.norm_eps) for x, norm in zip((q, k), layer.head_norms, strict=True))
     return _rotate(q, cos, sin), _rotate(k, cos, sin), v
+
+
+def _linear_parts(
+    weights: tuple[jax.Array, ...], x: jax.Array, sizes: tuple[int, ...], biases: tuple[jax.Array, ...] | None = None
+) -> list[jax.Array]:
+    """Several products with the same input, of `sizes` rows each: one product where the weights are merged."""
+    products = [_linear(weight, x) for weight in weights]
+    if biases is not None:
+        products = [product + bias[:, None] for product, bias in zip(products, biases, strict=True)]
+    if len(products) == len(sizes):
+        return products
+    edges = [sum(sizes[:at]) for at in range(len(sizes) + 1)]
+    return [products[0][start:end] for start, end in pairwise(edges)]
+
+
+def _norm_heads(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
+    """RMS norm of each head (h, e, b) over its own features."""
+    wide = x.astype(jnp.float32)
+    scale = lax.rsqrt(jnp.mean(wide * wide, axis=1, keepdims=True) + jnp.float32(eps))
+    return (wide * scale).astype(x.dtype) * weight[None, :, None]
 
 
 def _attention_weights(arch: Architecture, scores: jax.Array, visible: jax.Array) -> jax.Array:
@@ -190,8 +233,7 @@ def _attention_weights(arch: Architecture, scores: jax.Array, visible: jax.Array
 
 def _finish_layer(arch: Architecture, layer: Layer, x: jax.Array, mixed: jax.Array) -> jax.Array:
     x = x + _linear(layer.output, mixed)
-    both = _linear(layer.gate_up, _norm(x, layer.ffn_norm, arch.norm_eps))  # (2f, b)
-    gate, up = both[: arch.hidden], both[arch.hidden :]
+    gate, up = _linear_parts(layer.gate_up, _norm(x, layer.ffn_norm, arch.norm_eps), (arch.hidden, arch.hidden))
     # Written out: jax.nn.silu is a nested jit, which the device's compiler need not see.
     return x + _linear(layer.down, gate / (1 + jnp.exp(-gate)) * up)
 

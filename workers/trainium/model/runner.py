@@ -22,8 +22,10 @@ from workers.trainium.errors import DeviceUnavailable
 from workers.trainium.model import llama
 from workers.trainium.model.gguf import GgufFile
 from workers.trainium.model.logprobs import read_logprobs
+from workers.trainium.model.placement import Placement
+from workers.trainium.model.safetensors import Checkpoint
 from workers.trainium.model.sampling import sample, steer
-from workers.trainium.model.weights import load_params, read_architecture
+from workers.trainium.model.weights import load_params, open_weights
 
 _DTYPES: Final = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -34,6 +36,8 @@ _IntArray: TypeAlias = npt.NDArray[np.int32]
 _Copier: TypeAlias = Callable[[llama.Caches, _IntArray], llama.Caches]
 _FloatArray: TypeAlias = npt.NDArray[np.float32]
 _Table: TypeAlias = jax.Array | _FloatArray
+_KV_HEADS: Final = 1
+"""The axis of a cache that is split over devices."""
 _CONTROLS: Final = ("temperature", "top_p", "uniform", "top_k", "min_p")
 """The rows of the controls' table, as `sample` reads it."""
 
@@ -59,31 +63,27 @@ def use_compilation_cache(directory: Path) -> None:
         jax.config.update(name, value)  # type: ignore[no-untyped-call]  # JAX leaves it untyped
 
 
-def find_device(platform: str) -> jax.Device:
-    """The first device of the platform. Raises `DeviceUnavailable` when JAX has none."""
-    try:
-        return jax.devices(platform)[0]
-    except RuntimeError as error:
-        raise DeviceUnavailable(f"JAX has no `{platform}` device (JAX_PLATFORMS is set?): {error}") from error
-
-
 class JaxRunner:
     """Runs a Llama model through JAX, on whichever platform JAX was started with."""
 
-    def __init__(self, arch: llama.Architecture, params: llama.Params, capacity: Capacity) -> None:
+    def __init__(
+        self, arch: llama.Architecture, params: llama.Params, capacity: Capacity, placement: Placement
+    ) -> None:
         self.arch = arch
         self.capacity = capacity
         self._params = params
-        self._device = next(iter(params.norm.devices()))
+        self._placement = placement
         # One slot more than there are: padding rows write to it. An index out of range would be clamped on a CPU and
         # is an error on other devices.
         shape = (capacity.slots + 1, arch.kv_heads, capacity.max_len, arch.head_dim)
         zeros = np.zeros(shape, params.norm.dtype)
         self._caches = llama.Caches(
-            keys=[jax.device_put(zeros, self._device, may_alias=False) for _ in range(arch.layers)],
-            values=[jax.device_put(zeros, self._device, may_alias=False) for _ in range(arch.layers)],
+            keys=[placement.split(zeros, _KV_HEADS) for _ in range(arch.layers)],
+            values=[placement.split(zeros, _KV_HEADS) for _ in range(arch.layers)],
         )
-        self._cache_shapes = jax.tree.map(lambda array: _spec(array.shape, array.dtype), self._caches)
+        self._cache_shapes = jax.tree.map(
+            lambda array: placement.spec(array.shape, array.dtype, axis=_KV_HEADS), self._caches
+        )
         self._executables: dict[Shape, _Executable] = {}
         self._copiers: dict[Shape, _Copier] = {}
         self._neutral: dict[int, tuple[jax.Array, jax.Array]] = {}
@@ -91,23 +91,35 @@ class JaxRunner:
 
     @classmethod
     def load(
-        cls, file: GgufFile, capacity: Capacity, *, platform: str, dtype: str, report: Callable[[int, int], None]
+        cls,
+        file: GgufFile | Checkpoint,
+        capacity: Capacity,
+        *,
+        platform: str,
+        dtype: str,
+        report: Callable[[int, int], None],
+        devices: int = 1,
     ) -> "JaxRunner":
-        """Read the weights onto the first device of the platform; `report(done, total)` counts layers.
+        """Read the weights onto the first devices of the platform; `report(done, total)` counts layers.
 
-        Raises `DeviceUnavailable` when JAX has no such device, `ModelUnavailable` when the file cannot be used.
+        Raises `DeviceUnavailable` when JAX has too few devices or they cannot share the model, `ModelUnavailable` when
+        the file cannot be used.
         """
-        arch = read_architecture(file)
-        device = find_device(platform)
+        weights = open_weights(file)
+        arch, placement = weights.arch, Placement(platform, devices)
+        if arch.kv_heads % devices or arch.hidden % devices:
+            raise DeviceUnavailable(
+                f"{arch.kv_heads} key/value heads and {arch.hidden} hidden units cannot be split over {devices} devices"
+            )
         params = load_params(
-            file, arch, length=capacity.max_len, dtype=jnp.dtype(_DTYPES[dtype]), device=device, report=report
+            weights, length=capacity.max_len, dtype=jnp.dtype(_DTYPES[dtype]), placement=placement, report=report
         )
-        return cls(arch, params, capacity)
+        return cls(arch, params, capacity, placement)
 
     @property
     def device_name(self) -> str:
         """Platform and kind of the device, for people."""
-        return f"{self._device.platform}:{self._device.device_kind}"
+        return self._placement.name
 
     @property
     def ready(self) -> frozenset[Shape]:
@@ -122,7 +134,10 @@ class JaxRunner:
             def copy(caches: llama.Caches, slots: jax.Array) -> llama.Caches:
                 return llama.copy(caches, slots, context=context)
 
-            return jax.jit(copy, donate_argnums=0).lower(self._cache_shapes, _spec((2,), np.int32))
+            where = jax.tree.map(lambda array: array.sharding, self._cache_shapes)
+            return jax.jit(copy, donate_argnums=0, out_shardings=where).lower(
+                self._cache_shapes, self._placement.spec((2,), np.int32)
+            )
         if shape.kind == "prefill":
 
             def step(params: llama.Params, caches: llama.Caches, *inputs: jax.Array) -> _Step:
@@ -130,7 +145,8 @@ class JaxRunner:
                 logits, caches = llama.prefill(arch, params, caches, tokens, where, context=context)
                 return sample(steer(logits, scale, bias), controls), logits, caches
 
-            inputs = [_spec((shape.size,), np.int32), _spec((3,), np.int32), *self._sampling_specs(1)]
+            spec = self._placement.spec
+            inputs = [spec((shape.size,), np.int32), spec((3,), np.int32), *self._sampling_specs(1)]
         else:
 
             def step(params: llama.Params, caches: llama.Caches, *inputs: jax.Array) -> _Step:
@@ -138,8 +154,11 @@ class JaxRunner:
                 logits, caches = llama.decode(arch, params, caches, rows, context=context)
                 return sample(steer(logits, scale, bias), controls), logits, caches
 
-            inputs = [_spec((3, shape.size), np.int32), *self._sampling_specs(shape.size)]
-        return jax.jit(step, donate_argnums=1).lower(self._params, self._cache_shapes, *inputs)
+            inputs = [self._placement.spec((3, shape.size), np.int32), *self._sampling_specs(shape.size)]
+        # Told where they lie, or the compiler may put the caches elsewhere and must then copy what is donated.
+        whole = self._placement.sharding()
+        where = (whole, whole, jax.tree.map(lambda array: array.sharding, self._cache_shapes))
+        return jax.jit(step, donate_argnums=1, out_shardings=where).lower(self._params, self._cache_shapes, *inputs)
 
     def compile(self, shape: Shape) -> float:
         """Make the shape runnable; returns the seconds it took."""
@@ -152,7 +171,7 @@ class JaxRunner:
         rows = 1 if shape.kind == "prefill" else shape.size
         if rows not in self._neutral:
             ones, zeros = np.ones((self.arch.vocab, rows), np.float32), np.zeros((self.arch.vocab, rows), np.float32)
-            self._neutral[rows] = (jax.device_put(ones, self._device), jax.device_put(zeros, self._device))
+            self._neutral[rows] = (self._placement.whole(ones), self._placement.whole(zeros))
         self._executables = {**self._executables, shape: executable}
         return time.perf_counter() - started
 
@@ -177,8 +196,8 @@ class JaxRunner:
         return _read(tokens, logits, controls)
 
     def _sampling_specs(self, rows: int) -> list[jax.ShapeDtypeStruct]:
-        table = _spec((self.arch.vocab, rows), np.float32)
-        return [_spec((len(_CONTROLS), rows), np.float32), table, table]
+        table = self._placement.spec((self.arch.vocab, rows), np.float32)
+        return [self._placement.spec((len(_CONTROLS), rows), np.float32), table, table]
 
     def _steering(self, controls: list[Controls], size: int) -> tuple[_Table, _Table]:
         """Scale and bias (v, b); copied to the device only when a row is steered."""
@@ -223,11 +242,6 @@ class JaxRunner:
         """Indices out of range are clamped in silence on a CPU and end the run on other devices."""
         if not 0 <= slot < self.capacity.slots or min(tokens) < 0 or max(tokens) >= self.arch.vocab:
             raise ValueError(f"slot {slot} or a token id is out of range")
-
-
-def _spec(shape: tuple[int, ...], dtype: npt.DTypeLike) -> jax.ShapeDtypeStruct:
-    """Shape and type of an input, without the input; it lands on the first device, as the weights do."""
-    return jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[no-untyped-call]  # JAX leaves it untyped
 
 
 def _controls(rows: list[Controls], size: int) -> _FloatArray:
