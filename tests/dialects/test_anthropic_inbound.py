@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 from anthropic.types.message_create_params import MessageCreateParamsNonStreaming
+from hypothesis import given
+from hypothesis import strategies as st
 from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming
 from pydantic import TypeAdapter
 
 from gateway.dialects.anthropic import MESSAGES
+from gateway.dialects.anthropic import UPSTREAM as ANTHROPIC
 from gateway.dialects.hub.conversation import Reasoning, Text, ToolResult
 from gateway.dialects.hub.reading import conversation_of
 from gateway.dialects.openai import UPSTREAM as OPENAI
@@ -370,3 +373,37 @@ def test_no_body_crashes_the_reader(body: bytes) -> None:
 def test_a_name_that_is_unknown_is_shown_harmlessly() -> None:
     request = asked(user({"type": "evil\r\nx: y" + "z" * 100}))
     assert request.beyond_hub == ("messages.evilxy" + "z" * 30,)
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 2)
+    | st.sampled_from(["user", "assistant", "text", "tool_use", "", "x"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["type", "text", "role", "content", "source", "input", "id", "name"]), inner)
+    ),
+    max_leaves=12,
+)
+PIECES = st.fixed_dictionaries(
+    {"role": st.sampled_from(["user", "assistant", "system"])},
+    optional={"content": st.text(max_size=3) | st.lists(VALUES, max_size=3)},
+)
+SHAPES = ["system", "tools", "tool_choice", "thinking", "output_config", "metadata", "stop_sequences", "output_format"]
+
+
+@given(
+    messages=st.lists(PIECES | VALUES, max_size=3) | VALUES,
+    fields=st.dictionaries(st.sampled_from(SHAPES), VALUES, max_size=4),
+)
+def test_any_request_is_read_or_refused(messages: Any, fields: dict[str, Any]) -> None:
+    """What is read can be said: to the hub's backends as to Anthropic's."""
+    try:
+        request = asked(messages=messages, **fields)
+    except InvalidRequest:
+        return
+    OPENAI.encode_request(request, target("openai"))
+    wire = json.loads(ANTHROPIC.encode_request(request, target("anthropic")).body)
+    assert wire["messages"] == messages
+    MESSAGES.prompt_texts(request)

@@ -1,6 +1,7 @@
 """Chat requests in Anthropic's words, each accepted by the types of Anthropic's own client."""
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from gateway.domain.chat import ChatRequest
 from gateway.domain.plan import Target
 from gateway.domain.wire import WireRequest
 from tests.dialects.cloud_recordings import recorded
+from tests.dialects.conversations import requests
 from tests.dialects.targets import PNG, USER, ask, call, target, tool
 
 WHOLE: TypeAdapter[Any] = TypeAdapter(MessageCreateParamsNonStreaming)
@@ -235,6 +237,7 @@ def test_a_request_in_anthropics_words(name: str) -> None:
 
 UNSUPPORTED: dict[str, tuple[ChatRequest, str]] = {
     "n": (ask(n=2), "n"),
+    "nothing": (ask({"role": "user", "content": " "}), "messages"),
     "seed": (ask(seed=1), "seed"),
     "logprobs": (ask(logprobs=True), "logprobs"),
     "a penalty": (ask(presence_penalty=0.5), "presence_penalty"),
@@ -485,3 +488,37 @@ def test_recorded_requests_leave_as_they_came(seen: Any) -> None:
     assert json.loads(wire.body) == seen.asked
     assert request.beyond_hub == ()
     HUBS.validate_python(json.loads(OPENAI.encode_request(request, target("openai")).body))
+
+
+QUIRKS = st.fixed_dictionaries(
+    {},
+    optional={
+        "takes_sampling": st.booleans(),
+        "thinks_by": st.sampled_from(["effort", "budget"]),
+        "efforts": st.sampled_from([(), ("low", "max")]),
+    },
+)
+
+
+@given(request=requests(), quirks=QUIRKS)
+def test_every_request_is_said_as_anthropic_takes_it_or_refused(request: ChatRequest, quirks: dict[str, Any]) -> None:
+    """Turns that alternate, results first and right behind their calls, nothing blank, thinking where it may be."""
+    to = target("anthropic", **quirks)
+    if UPSTREAM.unsupported(request, to):
+        return
+    body = json.loads(sent(request, to).body)
+    turns = body["messages"]
+    assert all(one["role"] != other["role"] for one, other in pairwise(turns))
+    for turn in turns:
+        blocks = turn["content"]
+        assert blocks
+        kinds = [block["type"] for block in blocks]
+        assert all(block["text"].strip() for block in blocks if block["type"] == "text")
+        assert "tool_result" not in kinds[kinds.count("tool_result") :]
+        assert all(len(block["id"]) <= 64 for block in blocks if block["type"] == "tool_use")
+    if body.get("thinking", {}).get("type") == "enabled":
+        assert 1024 <= body["thinking"]["budget_tokens"] < body["max_tokens"]
+    if body.get("thinking", {"type": "disabled"})["type"] != "disabled":
+        assert not {"temperature", "top_p", "top_k"} & body.keys()
+        assert body.get("tool_choice", {"type": "auto"})["type"] in {"auto", "none"}
+    assert not {"temperature", "top_p"} <= body.keys()

@@ -56,6 +56,8 @@ def unfit(talk: Conversation, facts: ServedModel) -> list[str]:
     inner = [each for part in parts if isinstance(part, ToolResult) for each in part.parts]
     quirks = facts.quirks
     names = [part.field for part in (*parts, *inner) if isinstance(part, Media) and _medium(part) is None]
+    if not alternating(talk.turns) and not any(text.text.strip() for text in talk.system):
+        names.append("messages")  # There must be a turn, and it must not be blank.
     if talk.choices > 1:
         names.append("n")
     if quirks.takes_sampling and (talk.temperature or 0.0) > 1.0:

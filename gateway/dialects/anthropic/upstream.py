@@ -16,6 +16,7 @@ from gateway.dialects.anthropic.outbound import EXPRESSIBLE, Draft, unfit
 from gateway.dialects.anthropic.own_words import own_words
 from gateway.dialects.anthropic.stream import AnthropicStreamDecoder
 from gateway.dialects.hub.fitting import Fit, fit
+from gateway.dialects.openai.wire import ABSENT, is_given
 from gateway.dialects.protocols import UpstreamDialect
 from gateway.domain.chat import ChatReply, ChatRequest, Label
 from gateway.domain.fault import Fault
@@ -57,7 +58,9 @@ class _Anthropic:
         fitted = _fit(request, target)
         if fitted.talk is None:
             raise ValueError(f"{fitted.unsaid[-1]} cannot be said to {target}")
-        draft = Draft(fitted.talk, target.facts, thinking=request.fields.get("thinking"), user=_user(request.fields))
+        own = request.fields.get("thinking", ABSENT)
+        thinking = own if is_given(own) else None
+        draft = Draft(fitted.talk, target.facts, thinking=thinking, user=_user(request.fields))
         if request.stream:
             draft.body["stream"] = True
         return _wire(draft.body, request, target, tuple(sorted({*fitted.dropped, *draft.dropped} - _TOLD)))

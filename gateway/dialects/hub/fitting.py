@@ -110,5 +110,5 @@ def fit(
             unsaid |= more
             talk = conversation_of(without(request, unsaid | ignored))
     except Unreadable as error:
-        return Fit(None, (*sorted(unsaid), error.field), ())
+        return Fit(None, tuple(dict.fromkeys((*sorted(unsaid), error.field))), ())
     return Fit(talk, tuple(sorted(unsaid)), tuple(sorted(unsaid | ignored)))
