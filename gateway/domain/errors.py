@@ -18,7 +18,7 @@
     ├── RateLimited                 429  rate_limit_exceeded (or upstream_rate_limited)
     ├── BudgetExhausted             429  insufficient_quota
     ├── Overloaded                  503  overloaded | no_backend_available
-    ├── UpstreamFailed              502  upstream_error | upstream_invalid | upstream_auth
+    ├── UpstreamFailed              502  upstream_error | upstream_invalid | upstream_auth | upstream_tls
     │   └── UpstreamTimedOut        504  upstream_timeout
     ├── InternalError               500
     └── StreamInterrupted           –    an event inside a stream whose 200 is already sent

@@ -14,7 +14,9 @@ class FaultKind(StrEnum):
     """The closed list of ways in which a backend fails a request."""
 
     CONNECT = "connect"
-    """Refused, unresolvable, no TLS: no byte of the request was sent."""
+    """Refused, unresolvable, not in time: no byte of the request was sent."""
+    TLS = "tls"
+    """No connection that can be trusted: its certificate or its TLS is not good. No byte of the request was sent."""
     SATURATED = "saturated"
     """Our own connections to it are all taken, and so is the queue for them: no doing of the backend's."""
     LIMITED = "limited"
@@ -62,6 +64,7 @@ class Recourse(StrEnum):
 
 RECOURSE: dict[FaultKind, Recourse] = {
     FaultKind.CONNECT: Recourse.ELSEWHERE,
+    FaultKind.TLS: Recourse.ELSEWHERE,
     FaultKind.SATURATED: Recourse.ELSEWHERE,
     FaultKind.LIMITED: Recourse.ELSEWHERE,
     FaultKind.STALE: Recourse.SAME_ONCE,
@@ -110,6 +113,7 @@ _USELESS_MODEL = Effect(ejects="model", retry_cost=1)
 
 EFFECT: dict[FaultKind, Effect] = {
     FaultKind.CONNECT: _UNREACHABLE,
+    FaultKind.TLS: _UNREACHABLE,
     FaultKind.SATURATED: NO_EFFECT,
     FaultKind.LIMITED: NO_EFFECT,
     FaultKind.STALE: NO_EFFECT,

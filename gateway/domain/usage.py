@@ -17,6 +17,8 @@ class UsageSource(StrEnum):
     """By us, from the text that was delivered."""
     ESTIMATED = "estimated"
     """By us, from the request alone."""
+    SUSPECT = "suspect"
+    """By us, where the backend's report cannot be true."""
     REAPER = "reaper"
     """By the settlement of an expired lease."""
 

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from gateway.admission.limits import Used
 from gateway.dialects.protocols import Endpoint
 from gateway.domain.ledger import Intent, Outcome
-from gateway.domain.usage import Usage
+from gateway.domain.usage import Usage, UsageSource
 from gateway.pipeline import bill
 from gateway.pipeline.actions import FreePlace, Grow, Settle
 from gateway.pipeline.attempt import Attempt
 from gateway.pipeline.entry import Collaborators, Job, count_prompt
+from gateway.pipeline.plausible import believed
 
 
 class Account:
@@ -49,8 +50,18 @@ class Account:
 
     def used_by(self, attempt: Attempt) -> Usage:
         """What a try that is over used."""
-        attempt.usage = bill.usage_of(attempt, prompt_tokens=self._prompt_tokens, count=self._house.counter.count)
-        return attempt.usage
+        usage = bill.usage_of(attempt, prompt_tokens=self._prompt_tokens, count=self._house.counter.count)
+        if usage.source is UsageSource.PROVIDER:
+            usage = believed(
+                usage,
+                self._job.request,
+                self._job.estimate,
+                begun=attempt.goes_on_from or 0,
+                counted_output=lambda: self._house.counter.count("".join(attempt.text)),
+                counted_prompt=self._prompt_tokens,
+            )
+        attempt.usage = usage
+        return usage
 
     def place_of(self, attempt: Attempt) -> str:
         """The reservation of what a try takes of its backend's limits."""

@@ -10,12 +10,10 @@ from gateway.dialects.protocols import StreamEncoder, StreamEvent
 from gateway.domain.chat import ChatRequest, Chunk, EndOfStream, MalformedEvent
 from gateway.domain.fault import Fault, FaultKind
 from gateway.pipeline.attempt import MAX_REPLY_BYTES, Attempt
+from gateway.pipeline.plausible import most_output
 
 MOST_HELD_BYTES = 1 << 20
 """Events that may come before the first content."""
-_MARGIN = 1.05
-_MARGIN_TOKENS = 64
-"""An answer may be so much longer than `max_tokens`, since the backend counts with another tokenizer than we do."""
 
 
 class Relay:
@@ -49,8 +47,7 @@ class Relay:
         self._wants_usage = request.wants_usage
         self._holds_back = holds_back
         self._count = count
-        limit = request.max_output_tokens
-        self._most_tokens = None if limit is None else int(limit * _MARGIN + _MARGIN_TOKENS) * request.choices
+        self._most_tokens = most_output(request)
         self._count_at = self._most_tokens
         """How many pieces of text may come before their tokens are counted: mostly a piece is a token or more."""
         self.was_cut = False

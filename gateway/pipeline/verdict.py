@@ -44,7 +44,9 @@ def verdict(faults: Sequence[Fault], model: str) -> GatewayError:
             code="upstream_rate_limited",
             retry_after_s=_least_wait(faults),
         )
-    if kinds <= _LATER | {FaultKind.RATE_LIMITED}:
+    if last.kind is FaultKind.TLS and not kinds & (_LATER | {FaultKind.RATE_LIMITED}):
+        return UpstreamFailed(f"No backend of `{model}` can be reached over a trusted connection.", code="upstream_tls")
+    if kinds <= _LATER | {FaultKind.RATE_LIMITED, FaultKind.TLS}:
         code = "overloaded" if FaultKind.OVERLOADED in kinds else "no_backend_available"
         causes = ", ".join(sorted(kinds))
         return Overloaded(

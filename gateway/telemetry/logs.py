@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, Final
 import msgspec
 import structlog
 
+from gateway.domain.usage import UsageSource
 from gateway.telemetry.record import RequestRecord
 from gateway.telemetry.text import clean
 
@@ -244,6 +245,8 @@ class _RequestLine(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False):
     fault: str | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
+    usage: str | None = None
+    """Who counted the tokens, where it was not the backend."""
     ms: float
     ttft_ms: float | None = None
 
@@ -272,6 +275,7 @@ def _finished(record: RequestRecord) -> _RequestLine:
         fault=None if last is None or last.fault is None else last.fault.kind.value,
         input_tokens=None if usage is None else usage.prompt_tokens,
         output_tokens=None if usage is None else usage.completion_tokens,
+        usage=None if usage is None or usage.source is UsageSource.PROVIDER else usage.source.value,
         ms=round(duration_s * 1000, 3),
         ttft_ms=None if record.ttft_s is None else round(record.ttft_s * 1000, 3),
     )

@@ -22,6 +22,7 @@ _MAX_BUFFERED = 262_144
 
 _ERRORS: dict[FaultKind, type[httpx.TransportError]] = {
     FaultKind.CONNECT: httpx.ConnectError,
+    FaultKind.TLS: httpx.ConnectError,
     FaultKind.SATURATED: httpx.PoolTimeout,
     FaultKind.STALE: httpx.ReadError,
     FaultKind.LOST: httpx.ReadError,

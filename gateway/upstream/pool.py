@@ -134,7 +134,8 @@ class Lane:
         elif (error := task.exception()) is not None:
             if not isinstance(error, OSError):  # a mistake of ours, or of a resolver that was handed in
                 self._loop.call_exception_handler({"message": "connecting failed", "exception": error})
-            fault = Fault(kind=FaultKind.CONNECT, message=_why(error))
+            kind = FaultKind.TLS if isinstance(error, ssl.SSLError) else FaultKind.CONNECT
+            fault = Fault(kind=kind, message=_why(error))
         else:
             connection = task.result()
             fault = self._adopt(connection, call)

@@ -18,6 +18,7 @@ from tests.chaos.ways import (
     DONE,
     FINISH,
     HEALTHY,
+    MOST_TOKENS,
     PING,
     STREAMED,
     WHOLE,
@@ -318,6 +319,8 @@ USAGES: dict[str, dict[str, Any]] = {
     "negative": {"usage": _reported(-9, -2), "source": UsageSource.COUNTED},
     "words": {"usage": _reported("nine", "two"), "source": UsageSource.COUNTED},
     "beyond all measure": {"usage": _reported(10**12, 2), "source": UsageSource.COUNTED},
+    "ten times what was allowed": {"usage": _reported(9, 10 * MOST_TOKENS), "source": UsageSource.SUSPECT},
+    "a prompt of a hundred times": {"usage": _reported(9_000, 2), "source": UsageSource.SUSPECT},
     "half of ours": {"usage": _reported(4, 2), "source": UsageSource.PROVIDER, "tokens": (4, 2)},
 }
 

@@ -26,6 +26,11 @@ def fault(
 
 TABLE: list[tuple[list[FaultKind], type[GatewayError], int, str]] = [
     ([K.CONNECT], Overloaded, 503, "no_backend_available"),
+    ([K.TLS], UpstreamFailed, 502, "upstream_tls"),
+    ([K.TLS, K.TLS], UpstreamFailed, 502, "upstream_tls"),
+    ([K.SERVER_ERROR, K.TLS], UpstreamFailed, 502, "upstream_tls"),
+    ([K.TLS, K.CONNECT], Overloaded, 503, "no_backend_available"),
+    ([K.OVERLOADED, K.TLS], Overloaded, 503, "overloaded"),
     ([K.STALE, K.STALE, K.CONNECT], Overloaded, 503, "no_backend_available"),
     ([K.OVERLOADED], Overloaded, 503, "overloaded"),
     ([K.CONNECT, K.OVERLOADED], Overloaded, 503, "overloaded"),

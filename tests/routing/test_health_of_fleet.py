@@ -61,13 +61,14 @@ def test_every_kind_of_fault_has_its_effect() -> None:
     """And what may be tried elsewhere costs a token of the budget, unless the backend never saw it."""
     assert set(EFFECT) == set(RECOURSE) == set(FaultKind)
     free = {kind for kind in FaultKind if EFFECT[kind].retry_cost == 0 and RECOURSE[kind] is not Recourse.NONE}
-    assert free == {K.CONNECT, K.LIMITED, K.SATURATED, K.STALE}
+    assert free == {K.CONNECT, K.LIMITED, K.SATURATED, K.STALE, K.TLS}
     assert all(EFFECT[kind] is NO_EFFECT for kind in FaultKind if RECOURSE[kind] is Recourse.NONE)
 
 
 JUDGED: list[tuple[FaultKind, Phase | None, int, str | None, str | None, str | None]] = [
     # After so many: what bars this target, another model of the backend, another backend.
     (K.CONNECT, None, 3, "breaker_open", None, None),
+    (K.TLS, None, 3, "breaker_open", None, None),
     (K.TIMEOUT, "connect", 3, "breaker_open", None, None),
     (K.TIMEOUT, "first_token", 5, "breaker_open", None, None),
     (K.TIMEOUT, "idle", 5, "breaker_open", None, None),

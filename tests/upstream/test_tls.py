@@ -67,7 +67,7 @@ async def test_a_wrong_certificate_is_a_connect_fault(
     transport = Transport(ssl_context=authority.trusted() if is_trusted else None, resolver=loopback)
     async with scripted_backend(tls=authority.server(name, days=days)) as backend:
         told = await ask(transport, f"https://api.example:{backend.port}/v1")
-        assert (told.kind, told.told) == (FaultKind.CONNECT, ["failed"])
+        assert (told.kind, told.told) == (FaultKind.TLS, ["failed"])
         assert told.fault is not None
         assert message in told.fault.message
         assert backend.requests == []
@@ -98,7 +98,7 @@ async def test_an_answer_in_plain_text_is_a_connect_fault(authority: Authority) 
         await backend.wait_until(lambda: backend.open == 1)
         next(iter(backend._connections)).transport.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         await recording.end()
-        assert (recording.kind, recording.told) == (FaultKind.CONNECT, ["failed"])
+        assert (recording.kind, recording.told) == (FaultKind.TLS, ["failed"])
         await transport.aclose()
 
 

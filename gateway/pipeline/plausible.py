@@ -1,0 +1,59 @@
+"""Whether a backend's report of what it used can be true, and what is taken instead where it cannot. Pure.
+
+A charge stays within what the request allowed: a report of more than `max_tokens`, or of a prompt that is several times
+longer than ours can be, is a mistake of the backend's, and not the tenant's to pay. Less is believed: it costs nobody.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from gateway.domain.chat import ChatRequest
+from gateway.domain.usage import Estimate, Usage, UsageSource
+
+_OUTPUT_TIMES: Final = 1.05
+_OUTPUT_MORE: Final = 64
+"""For each choice: what an answer may exceed `max_tokens` by, since other tokenizers count otherwise than ours."""
+_PROMPT_TIMES: Final = 4
+_PROMPT_MORE: Final = 1024
+"""Frames, hidden instructions and other tokenizers: what a prompt may have beyond our estimate."""
+_UNMEASURED: Final = frozenset({"vision", "audio"})
+"""Parts of a prompt whose tokens nobody can tell from their bytes."""
+
+
+def most_output(request: ChatRequest) -> int | None:
+    """Tokens that all choices together may have; None where the client set no limit."""
+    limit = request.max_output_tokens
+    return None if limit is None else int(limit * _OUTPUT_TIMES + _OUTPUT_MORE) * request.choices
+
+
+def believed(
+    usage: Usage,
+    request: ChatRequest,
+    estimate: Estimate,
+    *,
+    begun: int,
+    counted_output: Callable[[], int],
+    counted_prompt: Callable[[], int],
+) -> Usage:
+    """The backend's report, or what of it must be counted by us: then its source is SUSPECT.
+
+    `begun` is how many tokens of another backend's answer stood behind the prompt.
+    """
+    most = most_output(request)
+    is_long = most is not None and usage.completion_tokens > most
+    is_wide = usage.prompt_tokens - begun > _PROMPT_TIMES * estimate.prompt_tokens + _PROMPT_MORE
+    is_wide = is_wide and _is_measured(request)
+    if is_long:
+        usage = msgspec.structs.replace(usage, output_tokens=counted_output(), reasoning_tokens=0)
+    if is_wide:
+        usage = msgspec.structs.replace(
+            usage, input_tokens=counted_prompt() + begun, cached_input_tokens=0, cache_write_tokens=0
+        )
+    return msgspec.structs.replace(usage, source=UsageSource.SUSPECT) if is_long or is_wide else usage
+
+
+def _is_measured(request: ChatRequest) -> bool:
+    """Whether all of the prompt stands in the request as text, and nothing is added to it on the way."""
+    return request.native is None and not request.needs & _UNMEASURED and "web_search_options" not in request.fields
