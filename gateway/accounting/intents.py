@@ -17,6 +17,7 @@ import contextlib
 import mmap
 import os
 import struct
+import sys
 from collections import deque
 from collections.abc import Sequence
 from operator import attrgetter
@@ -71,7 +72,7 @@ class Intents:
         try:
             left = _rows(read(self._path)) if os.fstat(descriptor).st_size else []
             size = max(os.fstat(descriptor).st_size, _SLOT * (1 + _FIRST_SLOTS))
-            os.posix_fallocate(descriptor, 0, size)
+            _take_space(descriptor, 0, size)
             self._map = mmap.mmap(descriptor, size)
         finally:
             os.close(descriptor)
@@ -171,9 +172,9 @@ class Intents:
         size = len(self._map)
         try:
             with self._path.open("r+b") as file:
-                os.posix_fallocate(file.fileno(), size, size)
+                _take_space(file.fileno(), size, size)
             self._map.resize(size * 2)
-        except OSError as error:
+        except (OSError, SystemError) as error:  # SystemError where the system cannot resize a mapping
             if not self._is_full:
                 _log.error("intents.full", path=str(self._path), error=str(error))
             self._is_full = True
@@ -197,6 +198,15 @@ def read(path: Path) -> list[tuple[Intent, Note]]:
         raise IntentsUnreadable(f"{path} is not a list of intents that this gateway understands")
     found = (_slot(content, offset) for offset in range(_SLOT, len(content) - _SLOT + 1, _SLOT))
     return [each for each in found if each is not None]
+
+
+def _take_space(descriptor: int, begin: int, size: int) -> None:
+    """Have the disk's space for so many bytes of the file, which keeps what it holds. Raises OSError."""
+    if sys.platform == "linux":
+        os.posix_fallocate(descriptor, begin, size)
+    else:
+        missing = begin + size - os.fstat(descriptor).st_size
+        os.pwrite(descriptor, bytes(max(0, missing)), begin + size - missing)
 
 
 def _slot(content: bytes | mmap.mmap, offset: int) -> tuple[Intent, Note] | None:

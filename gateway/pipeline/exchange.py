@@ -98,6 +98,7 @@ class Exchange:
         "_once",
         "_reply_body",
         "_rest",
+        "_was_relayed",
         "actions",
         "attempts",
         "caller",
@@ -163,6 +164,8 @@ class Exchange:
         self._has_begun = False
         """Whether the head of a stream went out: from here on an error is an event in it."""
         self._gone = False
+        self._was_relayed = False
+        """Whether what is settled was a stream of which the client had a part."""
         self._once: Repeat | None = None
         """What the client may ask for again and be given the same answer, once it is ours to run."""
         self._reply_body: bytes | None = None
@@ -425,7 +428,7 @@ class Exchange:
     @property
     def pieces_delivered(self) -> int:
         """Pieces of text that the client was sent: no more than there are tokens in them."""
-        return len(self.tries.current.text) if self.state is State.RELAYING else 0
+        return len(self.tries.current.text) if self.state is State.RELAYING or self._was_relayed else 0
 
     def heartbeat(self, _now: float) -> None:
         """Called every second or so: a stream that outgrows what was reserved for it takes more as it goes.
@@ -672,6 +675,7 @@ class Exchange:
         """Decide the ending, price every attempt, and have it all written before the client hears of it."""
         self.outcome = outcome
         self.ending = ending
+        self._was_relayed = self.state is State.RELAYING
         self.state = State.SETTLING
         self.settle_asked_at = now
         for attempt in self.attempts:

@@ -6,6 +6,7 @@ GATEWAY_KILLS says how often; `make kills` does it 200 times.
 import asyncio
 import os
 import random
+import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -16,13 +17,14 @@ import pytest
 
 from gateway.accounting import intents, statement
 from gateway.accounting.audit import findings
-from gateway.domain.ledger import LedgerEntry, Outcome
+from gateway.domain.ledger import LedgerEntry, Outcome, Stage
 from gateway.domain.usage import UsageSource
 from tests.backends.openai_backend import chat_reply, chat_stream, error_reply, openai_backend
 from tests.backends.scripted import Request, Script, ScriptedBackend
 from tests.running.client import CHAT, chat, client_of
 from tests.running.configuration import charge, configuration
 from tests.running.gateway import RunningGateway, gateway
+from tests.running.polling import eventually
 
 KILLS = int(os.environ.get("GATEWAY_KILLS", "6"))
 CLIENTS = 12
@@ -114,6 +116,40 @@ async def test_a_killed_gateway_loses_and_doubles_nothing(tmp_path: Path, backen
     orphans = [row for row in rows if row.outcome is Outcome.ORPHANED]
     assert len(orphans) >= KILLS, "somebody was in flight whenever it died"
     assert any(row.charge_nano_usd for row in orphans) or KILLS < 6
+
+
+@pytest.mark.parametrize("is_streamed", [True, False], ids=["streamed", "whole"])
+async def test_a_death_between_the_last_byte_and_the_ledger_leaves_one_row(
+    tmp_path: Path, backend: ScriptedBackend, is_streamed: bool
+) -> None:
+    """The disk is slow, the answer was whole, nobody was told so: its client has no success, the ledger one row."""
+    backend.script(chat_stream(["word "] * WORDS, usage=(9, WORDS)) if is_streamed else chat_reply(usage=(9, WORDS)))
+    told = configuration(backends={"first": backend.base_url}, models={"assistant": ["first"]})
+
+    async def is_noted() -> bool | None:
+        """Whether the gateway has come to where it waits for the disk."""
+        (noted,) = intents.read(running.store.with_name(running.store.name + intents.SUFFIX))
+        return True if not is_streamed or noted[1].stage is Stage.DELIVERED else None
+
+    with gateway(tmp_path, told) as running:
+        disk = sqlite3.connect(running.store, isolation_level=None)
+        disk.execute("BEGIN IMMEDIATE")
+        body = chat("Hello", stream=is_streamed, max_tokens=20)
+        async with client_of(running, "acme") as client:
+            headers = {"x-request-id": "cut-short"}
+            asked = asyncio.create_task(client.post(CHAT, json=body, headers=headers))
+            await backend.wait_until(lambda: bool(backend.requests) and backend.requests[0].answered)
+            await eventually(is_noted, "the note of what was delivered")
+            running.kill()
+            with pytest.raises(httpx.TransportError):
+                await asked
+        disk.close()
+    with gateway(tmp_path, told) as running:
+        (row,) = running.ledger("cut-short")
+    assert (row.outcome, row.usage.source) == (Outcome.ORPHANED, UsageSource.REAPER)
+    assert (row.charge_nano_usd > 0) is is_streamed, "what was delivered is paid, and nothing else"
+    assert row.usage.prompt_tokens > 0
+    assert 0 < row.usage.completion_tokens <= 20
 
 
 def check(diary: Diary, rows: list[LedgerEntry]) -> None:
