@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check chaos kills format bench schema lock clean
+.PHONY: help demo test check chaos limits kills format bench schema lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -24,6 +24,9 @@ check: $(VENV)/.dev  ## format, lint, types, import contracts, schema freshness
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/gateway schema --check policies/policy.schema.json
 	$(BIN)/gateway check policies
+
+limits: $(VENV)/.dev  ## what the limits promise, measured on real gateways over a real Redis
+	$(BIN)/python -m tests.limits
 
 chaos: $(VENV)/.dev  ## every fault of the catalogue, one table: fault, variant, outcome
 	$(BIN)/python -m tests.chaos

@@ -24,8 +24,8 @@ from gateway.admission.limits import (
 Settlement = Literal["settled", "late", "repeated"]
 """What a settlement was: the first one in time, one after the lease had ended, or one that has no effect."""
 
-_TAKEN_ONCE: Final = frozenset({"requests", "concurrency"})
-_TOLERANCE = 1e-6
+TAKEN_ONCE: Final = frozenset({"requests", "concurrency"})
+TOLERANCE: Final = 1e-6
 """A bucket this far (in tokens or requests) from the cost counts as having it: waiting exactly as told must suffice."""
 _SWEEP = 64
 """Expired leases freed per call. Each call adds one at most, so a backlog shrinks."""
@@ -37,7 +37,9 @@ _AFTERLIFE_S = 3600.0
 """How long the counter of a period that is over still takes late settlements."""
 
 
-class _Bucket:
+class Bucket:
+    """A level that refills up to its capacity; full when it begins."""
+
     __slots__ = ("at", "level", "limit", "refill_per_s")
 
     def __init__(self, limit: int, refill_per_s: float, now: float) -> None:
@@ -47,6 +49,7 @@ class _Bucket:
         self.at = now
 
     def refill(self, now: float) -> None:
+        """Up to `now`."""
         if now > self.at:  # a clock that steps back refills nothing, and later nothing twice
             self.level += (now - self.at) * self.refill_per_s
             self.at = now
@@ -100,7 +103,7 @@ class Tally:
     def __init__(self, wall: Callable[[float], float] = float) -> None:
         """`wall` turns `now` into seconds since the epoch; asked only where a budget's period matters."""
         self._wall = wall
-        self._buckets: dict[str, _Bucket] = {}  # one that is not here is full
+        self._buckets: dict[str, Bucket] = {}  # one that is not here is full
         self._counters: dict[str, _Counter] = {}
         self._taken: dict[str, int] = {}  # slots taken per key
         self._held: dict[str, _Held] = {}
@@ -172,7 +175,7 @@ class Tally:
             self._close(reservation, held, () if held.expires_at > now else held.dimensions)
             if held.expires_at > now:
                 for dimension in held.dimensions:
-                    if dimension.kind not in _TAKEN_ONCE:
+                    if dimension.kind not in TAKEN_ONCE:
                         self._charge(dimension, amount_of(dimension.kind, used) - held.taken(dimension), now)
                 return "settled"
         return self._settle_late(reservation, used, dimensions)
@@ -202,11 +205,11 @@ class Tally:
         counter = self._counters.get(dimension.key)
         return dimension.limit - (0 if counter is None else counter.used)
 
-    def _bucket(self, dimension: Dimension, now: float) -> _Bucket:
+    def _bucket(self, dimension: Dimension, now: float) -> Bucket:
         """The dimension's bucket, refilled up to `now`; full when it was unknown."""
         bucket = self._buckets.get(dimension.key)
         if bucket is None:
-            bucket = self._buckets[dimension.key] = _Bucket(dimension.limit, dimension.refill_per_s, now)
+            bucket = self._buckets[dimension.key] = Bucket(dimension.limit, dimension.refill_per_s, now)
             return bucket
         bucket.refill(now)
         if bucket.limit != dimension.limit or bucket.refill_per_s != dimension.refill_per_s:  # a new configuration
@@ -245,7 +248,7 @@ class Tally:
         """Seconds until the dimension can grant its cost, if nobody takes more; infinite when it never can."""
         if dimension.refill_per_s:
             bucket = self._bucket(dimension, now)
-            if bucket.level + _TOLERANCE >= dimension.cost:
+            if bucket.level + TOLERANCE >= dimension.cost:
                 return 0.0
             if dimension.cost > dimension.limit:
                 return math.inf
@@ -275,7 +278,7 @@ class Tally:
             limit = dimension.limit
             if dimension.refill_per_s:
                 level = self._bucket(dimension, now).level
-                remaining = int(level + _TOLERANCE) if level > 0 else 0
+                remaining = int(level + TOLERANCE) if level > 0 else 0
                 levels.append(Level(dimension.kind, limit, remaining, (limit - level) / dimension.refill_per_s))
             elif dimension.kind == "concurrency":
                 levels.append(Level("concurrency", limit, max(0, limit - self._taken.get(dimension.key, 0)), 0.0))

@@ -20,6 +20,10 @@ OPERATION_S: Final = 0.05
 """How long a reply may take. Afterwards it is not waited for; should it come, nobody hears of it."""
 _LOOK_S: Final = 0.002
 """How much longer, so that the event loop reads its sockets in between."""
+_STALL_S: Final = 0.01
+"""A loop that is this late was blocked, or had no CPU."""
+_STALLS: Final = 4
+"""So many times a reply may get its time again."""
 _NOTHING: Final = object()
 
 
@@ -32,11 +36,13 @@ class Lost(Exception):
 
 
 class _Asked:
-    __slots__ = ("by", "reply")
+    __slots__ = ("by", "last", "reply")
 
-    def __init__(self, reply: Callable[[Reply], None], by: float) -> None:
+    def __init__(self, reply: Callable[[Reply], None], by: float, last: float) -> None:
         self.reply: Callable[[Reply], None] | None = reply
         self.by = by
+        self.last = last
+        """However late the event loop comes, it is waited for no longer."""
 
 
 class Connection(asyncio.Protocol):
@@ -67,9 +73,9 @@ class Connection(asyncio.Protocol):
         if not self._out:
             self._loop.call_soon(self._flush)
         self._out.append(command)
-        self._asked.append(_Asked(reply, by))
+        self._asked.append(_Asked(reply, by, by + _STALLS * self._operation_s))
         if self._timer is None:
-            self._timer = self._loop.call_at(by, self._look_once_more)
+            self._timer = self._loop.call_at(by, self._look_once_more, by)
 
     async def call(self, *words: Word) -> Reply:
         """The reply to one command. Raises what the server, or the lack of one, gives instead."""
@@ -126,9 +132,20 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.write(b"".join(out))
 
-    def _look_once_more(self) -> None:
-        """Time is up for the oldest. Read first what has come: it was perhaps this loop that had no time."""
-        self._timer = self._loop.call_later(_LOOK_S, self._give_up, self._loop.time())
+    def _look_once_more(self, by: float) -> None:
+        """Time was to be up at `by`. Read first what has come: it was perhaps this loop that had no time.
+
+        Where the loop comes late the machine has too little of it, and the server will have had none either: that is
+        no failure of the server's, so it gets its time again, counted from now.
+        """
+        now = self._loop.time()
+        is_waited_for = len(self._asked) > self._given_up and now < self._asked[self._given_up].last
+        if now > by + _STALL_S and is_waited_for:
+            for asked in self._asked:
+                asked.by = min(asked.last, max(asked.by, now + self._operation_s))
+            self._timer = self._loop.call_at(now + self._operation_s, self._look_once_more, now + self._operation_s)
+        else:
+            self._timer = self._loop.call_later(_LOOK_S, self._give_up, now)
 
     def _give_up(self, now: float) -> None:
         """Wait no longer for what should have been answered by `now`."""
@@ -136,7 +153,7 @@ class Connection(asyncio.Protocol):
         late = []
         for each in list(self._asked)[self._given_up :]:
             if each.by > now:
-                self._timer = self._loop.call_at(each.by, self._look_once_more)
+                self._timer = self._loop.call_at(each.by, self._look_once_more, each.by)
                 break
             late.append(each)
         self._given_up += len(late)

@@ -11,6 +11,7 @@ import uvloop
 from gateway.admission.limits import Answer, Dimension, Used
 from gateway.admission.memory import MemoryLimiter
 from gateway.admission.redis_limits import RedisLimiter
+from gateway.admission.sqlite_limits import SqliteLimiter
 from gateway.domain.store import redis_place
 from tests.running.redis import redis_cluster, redis_server
 
@@ -147,12 +148,66 @@ class RedisSubject:
             await asyncio.sleep(0)
 
 
+class SqliteSubject:
+    """The limiter over a file, on an event loop that runs as long as a call does."""
+
+    def __init__(self, file: Path) -> None:
+        self._loop = uvloop.new_event_loop()
+        self._limiter = SqliteLimiter(file, float)
+        self._run(self._open())
+
+    def again(self) -> None:
+        """Another process is no different: all there is to know is in the file."""
+
+    def close(self) -> None:
+        """End the thread and the event loop."""
+        self._run(self._limiter.close())
+        self._loop.close()
+
+    def reserve(self, reservation: str, dimensions: Sequence[Dimension], now: float, ttl_s: float) -> Answer:
+        """As the limiter answers."""
+
+        async def asked() -> Answer:
+            answer: asyncio.Future[Answer] = self._loop.create_future()
+            self._limiter.reserve(reservation, dimensions, now, ttl_s, answer.set_result)
+            return await answer
+
+        return self._run(asked())
+
+    def renew(self, reservation: str, now: float, ttl_s: float) -> None:
+        """Move the end of the lease; done before anything that is asked later."""
+        self._limiter.renew(reservation, now, ttl_s)
+
+    def grow(self, reservation: str, more: Used, now: float) -> None:
+        """Charge more."""
+        self._limiter.grow(reservation, more, now)
+
+    def settle(self, reservation: str, used: Used, now: float, dimensions: Sequence[Dimension] | None = None) -> None:
+        """Close the reservation."""
+        self._limiter.settle(reservation, used, now, dimensions)
+
+    def seed(self, key: str, used: int, ends_at: float) -> None:
+        """Begin a budget."""
+        self._limiter.seed(key, used, ends_at)
+
+    def _run(self, work: Coroutine[Any, Any, Value]) -> Value:
+        return self._loop.run_until_complete(work)
+
+    async def _open(self) -> None:
+        self._limiter.open(0.0)
+
+
 @contextmanager
 def subject(kind: str, folder: Path) -> Iterator[Subject]:
     """The store of that kind."""
     with ExitStack() as stack:
         if kind == "memory":
             yield MemorySubject()
+            return
+        if kind == "sqlite":
+            file = SqliteSubject(folder / "limits.sqlite")
+            stack.callback(file.close)
+            yield file
             return
         if kind == "redis":
             url = stack.enter_context(redis_server(folder)).url

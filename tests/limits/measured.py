@@ -1,0 +1,203 @@
+"""What the report measures: real gateways, a real Redis, clients that retry. Each function measures one promise."""
+
+import asyncio
+import random
+import statistics
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.backends.openai_backend import answer_sensibly, chat_stream, openai_backend
+from tests.backends.scripted import Request, Script
+from tests.limits.client import Client
+from tests.running.configuration import Terms, configuration
+from tests.running.gateway import RunningGateway, gateway
+from tests.running.redis import RedisServer, redis_server
+from tests.running.store_proxy import store_proxy
+
+CLIENTS = 200
+WINDOW_S = 3.0
+BURST_S = 2.0
+REQUESTS_PER_MINUTE = 4_200
+TOKENS_PER_MINUTE = 120_000
+SLOTS = 100
+_MOST_WORDS = 40
+_RETRY_S = (0.05, 0.25)
+"""How long a denied client waits: less than any SDK does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One seed."""
+
+    seed: int
+    unit: str
+    granted: int
+    bound: float
+    denied: int
+    shared: int = 0
+
+    @property
+    def ratio(self) -> float:
+        """What was granted, of what may be: the burst, and what comes back in the time that it took."""
+        return self.granted / self.bound
+
+
+@dataclass(frozen=True, slots=True)
+class BlackHole:
+    """A Redis that swallows everything."""
+
+    usual_ms: float
+    """Median of an answer while all was well."""
+    once_ms: float
+    """What the requests that waited for it waited more, all together."""
+    waited: int
+    later_ms: float
+    """What nine of ten requests after those took more than usual, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Killed:
+    """Clients that vanished in the middle of their streams."""
+
+    clients: int
+    held_before: int
+    held_after: int
+    seconds: float
+    """Until nothing was held."""
+
+
+async def bursts(folder: Path, seeds: int) -> list[Round]:
+    """200 clients at once on two gateways over one Redis, for as long as a window, one tenant for each seed."""
+    tenants: dict[str, Terms] = {
+        f"seed-{seed}": {"limits": _limits(seed) | {"burst_seconds": BURST_S}} for seed in range(seeds)
+    }
+    rounds = []
+    async with _house(folder, tenants) as (gateways, _redis):
+        for seed in range(seeds):
+            rounds.append(await _burst(gateways, seed))  # noqa: PERF401  # one after the other
+    return rounds
+
+
+def _limits(seed: int) -> dict[str, int]:
+    return {"tokens_per_minute": TOKENS_PER_MINUTE} if seed % 2 else {"requests_per_minute": REQUESTS_PER_MINUTE}
+
+
+async def _burst(gateways: Sequence[RunningGateway], seed: int) -> Round:
+    tenant = f"seed-{seed}"
+    clients = [await Client.connect(gateways[n % 2].port, gateways[n % 2].keys[tenant]) for n in range(CLIENTS)]
+    granted = denied = 0
+    began = last = time.perf_counter()
+
+    async def insist(client: Client, rng: random.Random) -> None:
+        nonlocal granted, denied, last
+        while time.perf_counter() < began + WINDOW_S:
+            words = " ".join(["word"] * rng.randint(1, _MOST_WORDS))
+            reply = await client.ask(
+                {"model": "assistant", "max_tokens": _MOST_WORDS, "messages": [{"role": "user", "content": words}]}
+            )
+            if reply.status == 200:  # success
+                granted += reply.tokens if seed % 2 else 1
+                last = max(last, time.perf_counter())
+            else:
+                denied += 1
+                await asyncio.sleep(rng.uniform(*_RETRY_S))
+
+    await asyncio.gather(*(insist(client, random.Random(1000 * seed + n)) for n, client in enumerate(clients)))
+    for client in clients:
+        client.close()
+    per_minute = TOKENS_PER_MINUTE if seed % 2 else REQUESTS_PER_MINUTE
+    bound = per_minute / 60 * (BURST_S + last - began)
+    return Round(seed, "tokens" if seed % 2 else "requests", granted, bound, denied)
+
+
+async def black_hole(folder: Path) -> BlackHole:
+    """One client after the other, through a proxy that swallows everything from some moment on."""
+    tenants: dict[str, Terms] = {"acme": {"limits": {"requests_per_minute": 10_000_000, "tokens_per_minute": 10**9}}}
+    with redis_server(folder / "redis") as redis:
+        async with store_proxy(redis.port) as proxy, _gateways(folder, tenants, proxy.url, 1) as (only,):
+            client = await Client.connect(only.port, only.keys["acme"])
+
+            async def took_ms() -> float:
+                began = time.perf_counter()
+                reply = await client.ask({"model": "assistant", "messages": [{"role": "user", "content": "word"}]})
+                assert reply.status == 200, reply  # success
+                return (time.perf_counter() - began) * 1000
+
+            for _ in range(100):
+                await took_ms()
+            usual = statistics.median([await took_ms() for _ in range(300)])
+            proxy.is_hole = True
+            more = [await took_ms() - usual for _ in range(500)]
+            client.close()
+    waited = [each for each in more[:20] if each > 25]  # half of an operation's time
+    rest = sorted(more[20:])
+    return BlackHole(usual, sum(waited), len(waited), rest[len(rest) * 9 // 10])
+
+
+async def killed_clients(folder: Path) -> Killed:
+    """As many clients as a tenant has slots vanish while their streams run."""
+    tenants: dict[str, Terms] = {"acme": {"limits": {"concurrency": SLOTS}}}
+
+    def slow(request: Request) -> Script:
+        return chat_stream(["word "] * 600, gap_s=0.05) if request.method == "POST" else answer_sensibly(request)
+
+    async with _house(folder, tenants, answer=slow) as (gateways, redis):
+        clients = []
+        for n in range(SLOTS):
+            each = gateways[n % 2]
+            client = await Client.connect(each.port, each.keys["acme"])
+            client.send({"model": "assistant", "stream": True, "messages": [{"role": "user", "content": "word"}]})
+            clients.append(client)
+        await asyncio.gather(*(client.first_bytes() for client in clients))
+        with redis.client() as inside:
+            before = int(inside.zcard("gw:{t:acme}:concurrency"))
+            began = time.perf_counter()
+            for client in clients:
+                client.kill()
+            after = before
+            while after and time.perf_counter() < began + 10:
+                await asyncio.sleep(0.005)
+                after = int(inside.zcard("gw:{t:acme}:concurrency"))
+    return Killed(SLOTS, before, after, time.perf_counter() - began)
+
+
+def _random_answer(request: Request) -> Script:
+    return answer_sensibly(request, text=" ".join(["word"] * random.randint(1, _MOST_WORDS)))  # a size
+
+
+@asynccontextmanager
+async def _house(
+    folder: Path, tenants: dict[str, Terms], answer: Callable[[Request], Script] = _random_answer
+) -> AsyncIterator[tuple[list[RunningGateway], RedisServer]]:
+    """Two gateways over one Redis, and a backend in this process."""
+    with redis_server(folder / "redis") as redis:
+        async with _gateways(folder, tenants, redis.url, 2, answer) as made:
+            yield made, redis
+
+
+@asynccontextmanager
+async def _gateways(
+    folder: Path,
+    tenants: dict[str, Terms],
+    redis: str,
+    count: int,
+    answer: Callable[[Request], Script] = _random_answer,
+) -> AsyncIterator[list[RunningGateway]]:
+    async with openai_backend() as backend:
+        backend.default = answer
+        told = configuration(backends={"only": backend.base_url}, models={"assistant": ["only"]}, tenants=tenants)
+        with ExitStack() as stack:
+            made = []
+            for n in range(count):
+                home = folder / f"gateway-{n}"
+                home.mkdir()
+                # In a thread: the gateway is waited for, and the proxy to its store lives in this event loop.
+                running = await asyncio.to_thread(
+                    stack.enter_context, gateway(home, told, redis=redis, counts=True, drain_s=1.0)
+                )
+                made.append(running)
+            yield made
+            await asyncio.to_thread(stack.close)
