@@ -16,7 +16,15 @@ from pathlib import Path
 from gateway import __version__
 from gateway.control import commands as operator
 from gateway.control import ledger
-from gateway.control.commands import CONFIG_HELP, JOURNAL_HELP, STORE_HELP, CommandError, Commands, config_paths
+from gateway.control.commands import (
+    CONFIG_HELP,
+    JOURNAL_HELP,
+    LIMITS_HELP,
+    STORE_HELP,
+    CommandError,
+    Commands,
+    config_paths,
+)
 from gateway.control.imports.command import add_import
 
 
@@ -93,6 +101,7 @@ def _add_serve(commands: Commands) -> None:
     parser.add_argument("--port", type=int, default=8080, help="port to listen on (default: %(default)s)")
     parser.add_argument("--store", metavar="URL", help=STORE_HELP)
     parser.add_argument("--journal", type=Path, metavar="PATH", help=JOURNAL_HELP)
+    parser.add_argument("--limits", metavar="URL", help=LIMITS_HELP)
     parser.add_argument(
         "--drain", type=float, default=30.0, metavar="SECONDS", help="time for running requests (default: %(default)s)"
     )
@@ -108,6 +117,7 @@ def _add_serve(commands: Commands) -> None:
 
 def _serve(arguments: argparse.Namespace) -> int:
     from gateway.accounting.database import JournalUnusable
+    from gateway.admission.sqlite_limits import LimitsUnusable
     from gateway.config import policies, settings
     from gateway.config.problems import ConfigurationError
     from gateway.serve import PortTaken, serve
@@ -117,6 +127,7 @@ def _serve(arguments: argparse.Namespace) -> int:
             config=config_paths(arguments),
             store=arguments.store,
             journal=arguments.journal,
+            limits=arguments.limits,
             host=arguments.host,
             port=arguments.port,
             http=arguments.http,
@@ -127,7 +138,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         for problem in error.problems:
             print(problem, file=sys.stderr)
         raise CommandError(f"the configuration has {_count(len(error.problems), 'mistake')}") from error
-    except (settings.SettingsError, PortTaken, JournalUnusable) as error:
+    except (settings.SettingsError, PortTaken, JournalUnusable, LimitsUnusable) as error:
         raise CommandError(str(error)) from error
     return 0
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from pathlib import Path
 from time import time, time_ns
 from typing import Any
 
@@ -25,6 +26,7 @@ from gateway.admission.memory import MemoryLimiter
 from gateway.admission.redis_limits import RedisLimiter
 from gateway.admission.redis_repeats import RedisRepeats
 from gateway.admission.repeats import MemoryRepeats, Repeats
+from gateway.admission.sqlite_limits import SqliteLimiter
 from gateway.api import anthropic, health, inference, models
 from gateway.api.machinery import Machinery
 from gateway.api.replies import error_response, refusal
@@ -80,9 +82,11 @@ def create_app(settings: Settings, book: PolicyBook) -> Litestar:
         tracer.report(record)
         writer.request_log(record)
 
-    remote = shipper = None
+    remote = shared = shipper = None
     repeats: Repeats = MemoryRepeats()
-    if settings.limits is not None:
+    if isinstance(settings.limits, Path):
+        shared = SqliteLimiter(settings.limits, lambda _now: time())
+    elif settings.limits is not None:
         process = f"{source.getrandbits(64):016x}"
         remote = RedisLimiter(settings.limits, process=process, wall=lambda _now: time())
         repeats = RedisRepeats(remote.orders, process=process)
@@ -101,7 +105,7 @@ def create_app(settings: Settings, book: PolicyBook) -> Litestar:
             ledger_is_healthy=lambda: journal.healthy,
             new_id=lambda: f"{time_ns() // 1_000_000:012x}{source.getrandbits(80):020x}",
         ),
-        limiter=remote or MemoryLimiter(lambda _now: time()),
+        limiter=remote or shared or MemoryLimiter(lambda _now: time()),
         repeats=repeats,
         journal=journal,
         transport=transport,
@@ -122,6 +126,9 @@ def create_app(settings: Settings, book: PolicyBook) -> Litestar:
             stack.callback(tracer.shutdown)
             journal.open()
             stack.push_async_callback(journal.close, _JOURNAL_CLOSE_S)
+            if shared is not None:
+                shared.open(anyio.current_time(), journal.name)
+                stack.push_async_callback(shared.close)
             for begin in beginnings(book, book.keys, partial(statement.paid, settings.store), time()):
                 machinery.limiter.seed(begin.key, begin.used, begin.ends_at)
             stack.push_async_callback(transport.aclose)

@@ -35,6 +35,10 @@ Work = Callable[[SqliteTally], Callable[[], None] | None]
 """What to do inside a transaction; gives what the event loop is then to be told."""
 
 
+class LimitsUnusable(Exception):
+    """Raised when the file of the limits cannot be used; the message names it."""
+
+
 class _Job:
     __slots__ = ("failed", "work")
 
@@ -62,12 +66,16 @@ class SqliteLimiter:
     def __repr__(self) -> str:
         return f"SqliteLimiter({self._path}, {len(self._held)} held)"
 
-    def open(self, now: float) -> None:
-        """Begin. Raises sqlite3.Error or OSError when the file cannot be used at all."""
+    def open(self, now: float, ledger: str) -> None:
+        """Begin; `ledger` names this gateway's. Raises LimitsUnusable."""
         self._loop = asyncio.get_running_loop()
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        database = self._opened(now)
-        self._thread = threading.Thread(target=self._run, args=(database,), name="limits", daemon=True)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            database = self._opened(now)
+        except (OSError, sqlite3.Error) as error:
+            raise LimitsUnusable(f"cannot use {self._path} for limits: {error}") from error
+        tally = SqliteTally(database, self._wall, ledger=ledger)
+        self._thread = threading.Thread(target=self._run, args=(database, tally), name="limits", daemon=True)
         self._thread.start()
 
     async def close(self) -> None:
@@ -148,7 +156,7 @@ class SqliteLimiter:
             database.execute(f"PRAGMA synchronous = {'NORMAL' if is_sound else 'OFF'}")
             database.executescript(TABLES)
             with _transaction(database):
-                SqliteTally(database, self._wall).restarted(now)
+                SqliteTally(database, self._wall, ledger="").restarted(now)
         except BaseException:
             database.close()
             raise
@@ -156,8 +164,7 @@ class SqliteLimiter:
 
     # The thread.
 
-    def _run(self, database: sqlite3.Connection) -> None:
-        tally = SqliteTally(database, self._wall)
+    def _run(self, database: sqlite3.Connection, tally: SqliteTally) -> None:
         kept: list[_Job] = []
         count = 0
         with contextlib.closing(database):

@@ -25,6 +25,7 @@ from gateway.admission.memory import TAKEN_ONCE, TOLERANCE, Bucket, Settlement
 TABLES: Final = """
 CREATE TABLE IF NOT EXISTS bucket (key TEXT PRIMARY KEY, level REAL NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS budget (key TEXT PRIMARY KEY, used INTEGER NOT NULL, ends_at REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS told (key TEXT, ledger TEXT, PRIMARY KEY (key, ledger)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS slot (key TEXT, reservation TEXT, PRIMARY KEY (key, reservation)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS reservation (
     id TEXT PRIMARY KEY, state TEXT NOT NULL, ends_at REAL NOT NULL, dimensions BLOB NOT NULL, grown BLOB NOT NULL
@@ -45,8 +46,10 @@ _encode = msgspec.msgpack.Encoder().encode
 class SqliteTally:
     """Buckets, slots, counters and who holds what of them, in a database."""
 
-    def __init__(self, database: sqlite3.Connection, wall: Callable[[float], float]) -> None:
+    def __init__(self, database: sqlite3.Connection, wall: Callable[[float], float], *, ledger: str) -> None:
+        """`ledger` names that of this process: what it knows of a budget is counted once."""
         self._sql = database.execute
+        self._ledger = ledger
         self._wall = wall
 
     def restarted(self, now: float) -> bool:
@@ -63,6 +66,7 @@ class SqliteTally:
         before = now - REMEMBERED_S
         self._sql("DELETE FROM reservation WHERE state <> 'live' AND ends_at < ?", (before,))
         self._sql("DELETE FROM budget WHERE ends_at < ?", (self._wall(now) - REMEMBERED_S,))
+        self._sql("DELETE FROM told WHERE key NOT IN (SELECT key FROM budget)")
 
     def reserve(self, reservation: str, dimensions: Sequence[Dimension], now: float, ttl_s: float) -> Granted | Denied:
         """Take all the costs, or none; see `Limiter.reserve`."""
@@ -137,8 +141,10 @@ class SqliteTally:
         return "late"
 
     def seed(self, key: str, used: int, ends_at: float) -> None:
-        """Begin a budget's counter, unless there is one."""
-        self._sql("INSERT OR IGNORE INTO budget VALUES (?, ?, ?)", (key, used, ends_at))
+        """Add what this ledger knows to a budget's counter, unless it is in it already."""
+        if self._sql("INSERT OR IGNORE INTO told VALUES (?, ?)", (key, self._ledger)).rowcount:
+            self._sql("INSERT OR IGNORE INTO budget VALUES (?, 0, ?)", (key, ends_at))
+            self._spend(key, used)
 
     def _live(self, reservation: str, now: float) -> tuple[tuple[Dimension, ...], Used] | None:
         row = self._sql(

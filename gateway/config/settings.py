@@ -36,8 +36,9 @@ class Settings:
     port: int
     store: Path
     """The ledger's SQLite file."""
-    limits: RedisPlace | None = None
-    """Where the limits of a fleet are kept; None keeps them in the memory of this process."""
+    limits: RedisPlace | Path | None = None
+    """Where limits are kept: a fleet's Redis, or a file that gateways of one machine share. None is this process's
+    memory."""
     http: HttpWay = "edge"
     """The other way is for diagnosis: slower, and by other code."""
     tracing: TracingSettings | None = None
@@ -55,6 +56,7 @@ def read(
     config: Sequence[Path] = (),
     store: str | None = None,
     journal: Path | None = None,
+    limits: str | None = None,
     host: str = "127.0.0.1",
     port: int = 8080,
     http: HttpWay = "edge",
@@ -62,14 +64,17 @@ def read(
     """What the command line says, else the environment, else the defaults; SettingsError when one of them is bad."""
     if not 0 <= port <= 65535:  # noqa: PLR2004  # the range of TCP ports
         raise SettingsError(f"port {port} is not between 0 and 65535")
-    ledger, limits = places(store or environ.get("GATEWAY_STORE") or None, journal, environ)
+    ledger, redis = places(store or environ.get("GATEWAY_STORE") or None, journal, environ)
+    shared = limits or environ.get("GATEWAY_LIMITS") or None
+    if shared is not None and redis is not None:
+        raise SettingsError("limits are in the Redis of the store already; leave --limits and GATEWAY_LIMITS out")
     return Settings(
         config=config_paths(config, environ),
         host=host,
         port=port,
         http=http,
         store=ledger,
-        limits=limits,
+        limits=redis or (None if shared is None else store_path(shared)),
         tracing=parse_settings(environ),
     )
 

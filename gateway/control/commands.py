@@ -26,6 +26,10 @@ STORE_HELP: Final = (
     "sqlite:///path of the ledger, keys lie next to it; or redis://host, which a fleet shares for its limits "
     "(default: $GATEWAY_STORE, or your state folder)"
 )
+LIMITS_HELP: Final = (
+    "sqlite:///path of a file in which the gateways of this machine share their limits "
+    "(default: $GATEWAY_LIMITS, or the memory of each)"
+)
 JOURNAL_HELP: Final = (
     "file of the ledger where the store is a Redis, keys lie next to it "
     "(default: $GATEWAY_JOURNAL, or your state folder)"
@@ -189,7 +193,7 @@ def places(arguments: argparse.Namespace) -> "tuple[Path, RedisPlace | None]":
         told = settings.read(store=arguments.store, journal=arguments.journal)
     except settings.SettingsError as error:
         raise CommandError(str(error)) from error
-    return told.store, told.limits
+    return told.store, None if isinstance(told.limits, Path) else told.limits
 
 
 def ledger_path(arguments: argparse.Namespace) -> Path:

@@ -194,7 +194,7 @@ class SqliteSubject:
         return self._loop.run_until_complete(work)
 
     async def _open(self) -> None:
-        self._limiter.open(0.0)
+        self._limiter.open(0.0, "ledger")
 
 
 @contextmanager

@@ -41,7 +41,7 @@ async def opened(url: str, name: str) -> AsyncIterator[Limiter]:
     """The limiter of that store; operations may take long, for a noisy machine is no fault."""
     if url.startswith("sqlite"):
         file = SqliteLimiter(Path(url.removeprefix("sqlite://")), lambda _now: time.time())
-        file.open(asyncio.get_running_loop().time())
+        file.open(asyncio.get_running_loop().time(), name)
         yield file
         await file.close()
         return

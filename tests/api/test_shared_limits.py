@@ -64,3 +64,25 @@ async def test_a_burst_over_two_gateways_gets_what_one_limit_holds(redis: RedisS
                 redis.again()
                 await eventually(well, "a gateway that is well again")
                 assert await ask(0, "free") == 200
+
+
+async def test_gateways_of_one_machine_share_a_file(tmp_path: Path) -> None:
+    """Without a Redis: the same burst gets the same 50, and their ledgers say so."""
+    async with openai_backend() as backend:
+        told = configuration(backends={"only": backend.base_url}, models={"assistant": ["only"]}, tenants=TENANTS)
+        for name in ("a", "b"):
+            (tmp_path / name).mkdir()
+        file = tmp_path / "limits.sqlite"
+        with gateway(tmp_path / "a", told, limits=file) as one, gateway(tmp_path / "b", told, limits=file) as other:
+            async with httpx.AsyncClient(
+                trust_env=False, timeout=30.0, limits=httpx.Limits(max_connections=None)
+            ) as client:
+
+                async def ask(number: int) -> int:
+                    each = (one, other)[number % 2]
+                    response = await client.post(each.url + CHAT, json=chat(), headers=each.headers("fifty"))
+                    return response.status_code
+
+                statuses = Counter(await asyncio.gather(*(ask(n) for n in range(120))))
+        assert statuses == {200: 50, 429: 70}
+        assert len(one.ledger()) + len(other.ledger()) == 50

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config.settings import SettingsError, config_paths, read, read_secret, store_path
+from gateway.domain.store import RedisPlace
 
 STORES = [
     ("sqlite:///var/lib/gateway.sqlite", "/var/lib/gateway.sqlite"),
@@ -53,7 +54,7 @@ def test_with_a_redis_the_ledger_stays_a_file_of_this_gateway(tmp_path: Path) ->
     url = "redis://:secret@limits.example/2"
     told = read({"GATEWAY_STORE": url, "GATEWAY_JOURNAL": "/e/g.sqlite"})
     assert (told.store, told.key_store) == (Path("/e/g.sqlite"), Path("/e/g-keys.sqlite"))
-    assert told.limits is not None
+    assert isinstance(told.limits, RedisPlace)
     assert (told.limits.hosts, told.limits.database) == ((("limits.example", 6379),), 2)
     assert "secret" not in repr(told)
     assert read({}, store=url, journal=Path("/c/g.sqlite")).store == Path("/c/g.sqlite")
@@ -64,6 +65,14 @@ def test_with_a_redis_the_ledger_stays_a_file_of_this_gateway(tmp_path: Path) ->
     with pytest.raises(SettingsError, match="redis\\+sentinel") as caught:
         read({}, store="redis+elsewhere://:secret@host")
     assert "secret" not in str(caught.value)
+
+
+def test_gateways_of_one_machine_may_share_their_limits_in_a_file() -> None:
+    """The command line beats the environment; a Redis has them already."""
+    assert read({"GATEWAY_LIMITS": "sqlite:///e/l.sqlite"}).limits == Path("/e/l.sqlite")
+    assert read({"GATEWAY_LIMITS": "sqlite:///e/l.sqlite"}, limits="sqlite:///c/l.sqlite").limits == Path("/c/l.sqlite")
+    with pytest.raises(SettingsError, match="already"):
+        read({"GATEWAY_LIMITS": "sqlite:///e/l.sqlite"}, store="redis://host")
 
 
 def test_the_key_store_lies_next_to_the_ledger() -> None:

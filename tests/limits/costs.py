@@ -52,7 +52,7 @@ def costs(folder: Path) -> list[Cost]:
 
 async def _sqlite(file: Path) -> Cost:
     limiter = SqliteLimiter(file, lambda _now: time.time())
-    limiter.open(asyncio.get_running_loop().time())
+    limiter.open(asyncio.get_running_loop().time(), "l")
     try:
         return await _measure("sqlite", limiter)
     finally:

@@ -152,13 +152,17 @@ def gateway(
     patience: Mapping[str, float] | None = None,
     counts: bool = False,
     redis: str | None = None,
+    limits: Path | None = None,
 ) -> Iterator[RunningGateway]:
     """Run a gateway until the block is left. `folder` may hold the store of an earlier one.
 
-    `counts` also waits until its token counter is loaded. `redis` is the URL of the store of its limits. `patience`
-    changes constants: of `gateway.api.stream`, or of the module that a dotted name begins with.
+    `counts` also waits until its token counter is loaded. `redis` is the URL of the store of its limits, `limits`
+    a file of them. `patience` changes constants: of `gateway.api.stream`, or of the module that a dotted name begins
+    with.
     """
-    running = start(folder, configuration, drain_s=drain_s, environ=environ, patience=patience, redis=redis)
+    running = start(
+        folder, configuration, drain_s=drain_s, environ=environ, patience=patience, redis=redis, limits=limits
+    )
     try:
         wait_until(lambda: answers(f"{running.url}/healthz"), START_S, running, "answer /healthz")
         if counts:
@@ -188,6 +192,7 @@ def start(
     environ: Mapping[str, str] | None = None,
     patience: Mapping[str, float] | None = None,
     redis: str | None = None,
+    limits: Path | None = None,
 ) -> RunningGateway:
     """Start the process; returns before it answers. Whoever calls this ends it."""
     config = folder / "gateway.yaml"
@@ -197,7 +202,10 @@ def start(
     holder = held_port()
     port = holder.getsockname()[1]
     stderr = folder / f"gateway-{port}.log"
-    where = ("--store", f"sqlite:///{store}") if redis is None else ("--store", redis, "--journal", store)
+    where: tuple[object, ...] = (
+        ("--store", f"sqlite:///{store}") if redis is None else ("--store", redis, "--journal", store)
+    )
+    where += () if limits is None else ("--limits", f"sqlite://{limits}")
     process = serve("--config", config, "--port", port, *where, "--drain", drain_s,
                     stderr=stderr, environ=environ, patience=patience)  # fmt: skip
     return RunningGateway(
