@@ -177,7 +177,7 @@ def test_a_server_that_does_not_know_stream_options_gets_none(wants: bool) -> No
 
 def test_a_server_that_knows_no_developer_is_told_of_systems() -> None:
     """By its quirk; the word in anybody's text stays, and so does everything else, byte for byte."""
-    said = [
+    said: list[dict[str, object]] = [
         {"role": "developer", "content": 'Be "developer".'},
         {"role": "user", "content": "developer", "x": 1.0},
         {"role": "developer", "content": [{"type": "text", "text": "Now."}]},
