@@ -1,6 +1,6 @@
 """Bedrock's whole answers: Converse's message as a chat completion. Does no I/O."""
 
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -20,6 +20,7 @@ FINISH_REASONS: Final = {
 }
 MALFORMED: Final = frozenset({"malformed_model_output", "malformed_tool_use"})
 """Stop reasons that mean that there is no answer."""
+NonEmpty = Annotated[str, msgspec.Meta(min_length=1)]
 _MOST_TOKENS: Final = 1_000_000_000
 """A report of more is nonsense."""
 
@@ -47,9 +48,9 @@ class TokenUsage(msgspec.Struct, gc=False, rename="camel"):
 
 
 class _ToolUse(msgspec.Struct, rename="camel"):
-    tool_use_id: str
-    name: str
-    input: msgspec.Raw
+    tool_use_id: NonEmpty
+    name: NonEmpty
+    input: dict[str, msgspec.Raw]
 
 
 class _ReasoningText(msgspec.Struct, rename="camel"):
@@ -119,7 +120,9 @@ def _add(block: _Block, choice: Choice) -> None:
     if block.citations_content is not None:
         choice.text += "".join(each.text for each in block.citations_content.content)
     if (use := block.tool_use) is not None:
-        choice.calls.append(Called(id=use.tool_use_id, name=use.name, arguments=bytes(use.input).decode()))
+        choice.calls.append(
+            Called(id=use.tool_use_id, name=use.name, arguments=msgspec.json.encode(use.input).decode())
+        )
     if (thought := block.reasoning_content) is not None:
         if thought.redacted_content is not None:
             choice.blocks.append(RedactedBlock(thought.redacted_content))

@@ -12,16 +12,23 @@ import msgspec
 
 from gateway.dialects.bedrock.eventstream import Damaged, Frame, FrameSplitter
 from gateway.dialects.bedrock.faults import fault_in
-from gateway.dialects.bedrock.reply import FINISH_REASONS, MALFORMED, TokenUsage, malformed
+from gateway.dialects.bedrock.reply import FINISH_REASONS, MALFORMED, NonEmpty, TokenUsage, malformed
 from gateway.dialects.hub.writing import Called, ChunkWriter, RedactedBlock, ThinkingBlock
 from gateway.dialects.protocols import StreamEvent
 from gateway.domain.chat import Chunk, EndOfStream, Label
 from gateway.domain.fault import Fault, FaultKind
 
 
-class _ToolUse(msgspec.Struct, gc=False, rename="camel"):
-    tool_use_id: str = ""
-    name: str = ""
+class _ToolUseStart(msgspec.Struct, gc=False, rename="camel"):
+    tool_use_id: NonEmpty
+    name: NonEmpty
+
+
+class _Start(msgspec.Struct, gc=False, rename="camel"):
+    tool_use: _ToolUseStart | None = None
+
+
+class _ToolUse(msgspec.Struct, gc=False):
     input: str = ""
 
 
@@ -42,7 +49,7 @@ class _Event(msgspec.Struct, gc=False, rename="camel"):
     """The payload of any event: their fields do not get into one another's way."""
 
     content_block_index: int = 0
-    start: _Delta | None = None
+    start: _Start | None = None
     delta: _Delta | None = None
     stop_reason: str | None = None
     usage: TokenUsage | None = None
@@ -123,7 +130,7 @@ class BedrockStreamDecoder:
     def _block(self, event: _Event) -> _Block:
         return self._blocks.setdefault(event.content_block_index, _Block())
 
-    def _start(self, block: _Block, start: _Delta) -> Sequence[Chunk]:
+    def _start(self, block: _Block, start: _Start) -> Sequence[Chunk]:
         if start.tool_use is None:
             return ()
         block.call = self._calls

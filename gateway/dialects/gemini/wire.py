@@ -1,13 +1,12 @@
 """The shapes of Gemini's answers that we read, and what their words mean. Unknown fields are skipped. No I/O."""
 
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
 from gateway.dialects.gemini.faults import Error
 from gateway.dialects.gemini.request import OUR_CALL_ID
 from gateway.dialects.hub.writing import Called, Logprob
-from gateway.dialects.openai.wire import ABSENT
 from gateway.domain.chat import Label
 from gateway.domain.fault import Fault, FaultKind
 from gateway.domain.usage import Usage
@@ -29,9 +28,9 @@ _MOST_TOKENS: Final = 1_000_000_000
 class FunctionCall(msgspec.Struct, gc=False):
     """A whole call."""
 
-    name: str = ""
+    name: Annotated[str, msgspec.Meta(min_length=1)]
     id: str | None = None
-    args: msgspec.Raw = ABSENT
+    args: dict[str, msgspec.Raw] | None = None
 
 
 class Part(msgspec.Struct, rename="camel", gc=False):
@@ -166,7 +165,7 @@ def finish_of(reason: str | None, *, has_calls: bool) -> str | Fault | None:
 def called(call: FunctionCall, signature: str | None, *, label: Label, choice: int, place: int) -> Called:
     """The call, with an id of ours where it has none: the client needs one to answer, unlike any other it has seen."""
     call_id = call.id or f"{OUR_CALL_ID}{label.id[-20:]}_{choice}_{place}"
-    arguments = "{}" if call.args is ABSENT else bytes(call.args).decode()
+    arguments = msgspec.json.encode(call.args or {}).decode()
     return Called(id=call_id, name=call.name, arguments=arguments, signature=signature)
 
 
