@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from google.genai import types
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.dialects.gemini.reply import decode_reply
 from gateway.dialects.gemini.stream import GeminiStreamDecoder
+from gateway.dialects.gemini.wire import _FINISH, _MALFORMED
 from gateway.dialects.protocols import StreamEvent
 from gateway.domain.chat import ChatReply, Chunk, EndOfStream, Label
 from gateway.domain.fault import Fault, FaultKind
@@ -218,6 +220,25 @@ def test_an_ending_is_told_in_openais_words(reason: str, finish: str) -> None:
     assert reply.finish_reasons == (finish,)
     (read,), _ = read_of(decoded(event(value)))
     assert read.finish_reason == finish
+
+
+@pytest.mark.parametrize(
+    ("reason", "finish"),
+    [("STOP", "tool_calls"), ("NEW", "tool_calls"), ("MAX_TOKENS", "length"), ("SAFETY", "content_filter")],
+)
+def test_an_ending_behind_calls_is_theirs_unless_something_came_between(reason: str, finish: str) -> None:
+    """Some servers have a word of their own for it."""
+    value = answer([CALLS[0]], finish=reason)
+    reply = decode_reply(json.dumps(value).encode(), LABEL)
+    assert isinstance(reply, ChatReply)
+    (read,), _ = read_of(decoded(event(value)))
+    assert (reply.finish_reasons, read.finish_reason) == ((finish,), finish)
+
+
+def test_every_finish_reason_that_google_knows_has_a_meaning() -> None:
+    """None is left to the rule for unknown words."""
+    known = {reason.name for reason in types.FinishReason} - {"FINISH_REASON_UNSPECIFIED"}
+    assert known <= _FINISH.keys() | _MALFORMED
 
 
 BLOCKED = {"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": {"promptTokenCount": 9}}

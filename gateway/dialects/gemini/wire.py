@@ -11,8 +11,20 @@ from gateway.domain.chat import Label
 from gateway.domain.fault import Fault, FaultKind
 from gateway.domain.usage import Usage
 
-_FINISH: Final = {"STOP": "stop", "MAX_TOKENS": "length", "CONTINUATION": "length"}
-"""Whatever else ends an answer is somebody's objection to it."""
+_FINISH: Final = {
+    "STOP": "stop",
+    "MAX_TOKENS": "length",
+    "CONTINUATION": "length",
+    **dict.fromkeys(
+        (
+            "BLOCKLIST", "ESCALATION", "IMAGE_OTHER", "IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION", "IMAGE_SAFETY",
+            "LANGUAGE", "MODEL_ARMOR", "NO_IMAGE", "OTHER", "PROHIBITED_CONTENT", "PUP_LIMITED_DISABLED", "RECITATION",
+            "SAFETY", "SPII",
+        ),
+        "content_filter",
+    ),
+}  # fmt: skip
+"""A word that is not among these objects to an answer, unless it stands behind calls."""
 _MALFORMED: Final = frozenset(
     {
         "MALFORMED_FUNCTION_CALL", "MALFORMED_RESPONSE", "MISSING_THOUGHT_SIGNATURE", "TOO_MANY_TOOL_CALLS",
@@ -158,8 +170,10 @@ def finish_of(reason: str | None, *, has_calls: bool) -> str | Fault | None:
         return None
     if reason in _MALFORMED:
         return Fault(kind=FaultKind.SERVER_ERROR, status=200, code=reason, message="the model's output is malformed")
-    finish = _FINISH.get(reason, "content_filter")
-    return "tool_calls" if has_calls and finish == "stop" else finish
+    finish = _FINISH.get(reason)
+    if has_calls and finish in {None, "stop"}:
+        return "tool_calls"
+    return finish or "content_filter"
 
 
 def called(call: FunctionCall, signature: str | None, *, label: Label, choice: int, place: int) -> Called:
