@@ -42,6 +42,8 @@ class Dimension(msgspec.Struct, frozen=True, gc=False):
     ends_at: float = 0.0
     """Only for budgets: seconds since the epoch at which the period ends. The key names the period, so that the next
     one has a counter of its own."""
+    fails_closed: bool = False
+    """Whether nothing may be granted while the store cannot be asked, not even this gateway's share."""
 
 
 class Level(msgspec.Struct, frozen=True, gc=False):
@@ -109,16 +111,13 @@ class Limiter(Protocol):
         now: float,
         ttl_s: float,
         answer: Callable[[Answer], None],
-        *,
-        fails_closed: bool = False,
     ) -> None:
         """Take all the costs, or none; the lease ends `ttl_s` from now unless renewed.
 
         `answer` is called exactly once: before this returns if the store is at hand, else later on the event loop, and
         always within a bounded time. `reservation` must be an id of our own making: whoever could choose it could
         repeat one and pay nothing. A repeated id is granted and takes nothing, also when it is closed already. Keys of
-        `dimensions` differ. `fails_closed` asks for `Unavailable` where a store that cannot be reached would be stood
-        in for by this process's share of the limits.
+        `dimensions` differ.
         """
 
     def renew(self, reservation: str, now: float, ttl_s: float) -> None:

@@ -356,8 +356,6 @@ class MemoryLimiter:
         now: float,
         ttl_s: float,
         answer: Callable[[Answer], None],
-        *,
-        fails_closed: bool = False,  # noqa: ARG002  # memory does not fail
     ) -> None:
         """Take all the costs, or none; see `Limiter.reserve`."""
         answer(self.tally.reserve(reservation, dimensions, now, ttl_s))

@@ -145,8 +145,6 @@ class RedisLimiter:
         now: float,
         ttl_s: float,
         answer: Callable[[Answer], None],
-        *,
-        fails_closed: bool = False,
     ) -> None:
         """Take all the costs, or none; see `Limiter.reserve`."""
         if not dimensions:
@@ -156,7 +154,7 @@ class RedisLimiter:
             self.counts.denied_from_memory += 1
             answer(denied)
         else:
-            _Reserving(self, reservation, dimensions, now, ttl_s, answer, fails_closed).ask()
+            _Reserving(self, reservation, dimensions, now, ttl_s, answer).ask()
 
     def renew(self, reservation: str, now: float, ttl_s: float) -> None:
         """Move the end of the lease; see `Limiter.renew`."""
@@ -291,11 +289,9 @@ class RedisLimiter:
 
     # Without the store.
 
-    def _from_share(
-        self, reservation: str, dimensions: Sequence[Dimension], now: float, ttl_s: float, *, fails_closed: bool
-    ) -> Answer:
+    def _from_share(self, reservation: str, dimensions: Sequence[Dimension], now: float, ttl_s: float) -> Answer:
         answer: Answer = Unavailable()
-        if not fails_closed:
+        if not any(dimension.fails_closed for dimension in dimensions):
             link = self._servers.link(dimensions[0].key)
             answer = self._share(link, now).reserve(reservation, dimensions, now, ttl_s)
         if isinstance(answer, Granted):
@@ -402,7 +398,6 @@ class _Reserving:
     now: float
     ttl_s: float
     answer: Callable[[Answer], None]
-    fails_closed: bool
     tries: int = 0
 
     # ruff: noqa: SLF001  # its own limiter's
@@ -459,9 +454,7 @@ class _Reserving:
     def _without(self) -> None:
         """Answer from the share. Should Redis have granted it all the same, the settlement gives that back."""
         limiter = self.limiter
-        answer = limiter._from_share(
-            self.reservation, self.dimensions, self.now, self.ttl_s, fails_closed=self.fails_closed
-        )
+        answer = limiter._from_share(self.reservation, self.dimensions, self.now, self.ttl_s)
         if self.tries and not isinstance(answer, Granted):
             limiter._settle(self.reservation, self.dimensions, NOTHING_USED, self.now)
         self.answer(answer)

@@ -59,15 +59,25 @@ class Hold(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     timezone: str = "UTC"
     on_exceed: OnExceed = "reject"
     downgrade_to: str | None = None
+    fails_closed: bool = False
+    """Whether nothing is granted while the store cannot be asked."""
 
     def dimension(self, estimate: Estimate, price: Price, wall: float) -> Dimension:
         """What a request takes of it; `wall` is seconds since the epoch."""
         cost = self.cost(estimate, price)
         if self.per is None:
-            return Dimension(self.begin + self.end, self.kind, self.capacity, self.refill_per_s, cost)
+            return Dimension(
+                self.begin + self.end, self.kind, self.capacity, self.refill_per_s, cost, 0.0, self.fails_closed
+            )
         period = period_at(self.per, self.timezone, wall)
         return Dimension(
-            f"{self.begin}:{period.name}{self.end}", self.kind, self.capacity, 0.0, cost, ends_at=period.ends_at
+            f"{self.begin}:{period.name}{self.end}",
+            self.kind,
+            self.capacity,
+            0.0,
+            cost,
+            period.ends_at,
+            self.fails_closed,
         )
 
     @property
@@ -165,6 +175,7 @@ def _holds(scope: Scope, owner: str, name: str, limits: Limits, budget: Budget |
                 refill_per_s=refill_per_s(limit),
                 on_exceed=limits.on_exceed or "reject",
                 downgrade_to=limits.downgrade_to,
+                fails_closed=limits.on_store_failure == "closed",
             )
             holds.append(hold)
     if (slots := limits.concurrency) is not None:
@@ -177,6 +188,7 @@ def _holds(scope: Scope, owner: str, name: str, limits: Limits, budget: Budget |
             capacity=slots,
             on_exceed=limits.on_exceed or "reject",
             downgrade_to=limits.downgrade_to,
+            fails_closed=limits.on_store_failure == "closed",
         )
         holds.append(hold)
     quotas: tuple[tuple[Kind, int | None], ...] = ()
@@ -194,6 +206,7 @@ def _holds(scope: Scope, owner: str, name: str, limits: Limits, budget: Budget |
                 per=budget.per,
                 timezone=budget.timezone,
                 on_exceed=budget.on_exceed,
+                fails_closed=budget.on_store_failure == "closed",
                 downgrade_to=budget.downgrade_to,
             )
             holds.append(hold)

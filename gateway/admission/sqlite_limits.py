@@ -93,8 +93,6 @@ class SqliteLimiter:
         now: float,
         ttl_s: float,
         answer: Callable[[Answer], None],
-        *,
-        fails_closed: bool = False,  # noqa: ARG002  # nothing stands in for a file that cannot be written
     ) -> None:
         """Take all the costs, or none; see `Limiter.reserve`."""
 

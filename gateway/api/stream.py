@@ -320,7 +320,7 @@ class Driver:
     def _reserved(self, answer: Answer) -> None:
         """The limits have answered: at once, or later if their store is elsewhere."""
         if isinstance(answer, Granted):
-            if self._client is None:  # Nobody is left who could use it.
+            if self._client is None or self.exchange.state is not State.RESERVING:  # Nobody is left who could use it.
                 self._machinery.limiter.settle(answer.reservation, NOTHING_USED, self._loop.time())
             else:
                 self.feed(self.exchange.reserved, answer)

@@ -18,6 +18,8 @@ Usd = Annotated[Decimal, msgspec.Meta(gt=0, le=9_000_000)]
 OnExceed = Literal["reject", "next_target", "downgrade"]
 """What is tried before a request is refused. It never takes more than its limits grant."""
 
+OnStoreFailure = Literal["share", "closed"]
+
 BURST_S: Final = 60.0
 """Of a tenant's limits, unless told: a whole minute's worth at once, as users of the OpenAI API expect."""
 BACKEND_BURST_S: Final = 10.0
@@ -44,6 +46,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     downgrade_to: ModelName | None = None
     """With `downgrade`: the model of the same policy that serves instead, within its own limits."""
 
+    on_store_failure: OnStoreFailure | None = None
+    """What is granted while the fleet's Redis cannot be asked. `share`, when absent: this gateway's part, the limit
+    divided by the gateways that live. `closed`: nothing, 503 `limits_unavailable`."""
+
     def overridden_by(self, other: "Limits") -> "Limits":
         """These limits with everything that `other` says taken from it."""
         said = {name: value for name in self.__struct_fields__ if (value := getattr(other, name)) is not None}
@@ -67,6 +73,9 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     if that is cheap enough."""
     downgrade_to: ModelName | None = None
     """With `downgrade`: the model of the same policy that serves instead."""
+    on_store_failure: OnStoreFailure = "share"
+    """What is granted while the fleet's Redis cannot be asked. `share`: this gateway's part of what was left when it
+    was last heard of, up to 95 % of the budget. `closed`: nothing, 503 `limits_unavailable`."""
 
     @property
     def nano_usd(self) -> int | None:

@@ -77,11 +77,11 @@ async def fleet(operation_s: float = 5.0) -> AsyncIterator[Fleet]:
         await made.close()
 
 
-async def ask(limiter: RedisLimiter, reservation: str, *dimensions: Dimension, fails_closed: bool = False) -> Answer:
+async def ask(limiter: RedisLimiter, reservation: str, *dimensions: Dimension) -> Answer:
     """The answer to a reservation."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[Answer] = loop.create_future()
-    limiter.reserve(reservation, dimensions, loop.time(), TTL_S, answer.set_result, fails_closed=fails_closed)
+    limiter.reserve(reservation, dimensions, loop.time(), TTL_S, answer.set_result)
     return await answer
 
 

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gateway.admission.limits import NOTHING_USED, Denied, Granted, Unavailable, Used
@@ -98,7 +99,7 @@ async def test_a_slow_store_within_its_time_is_no_trouble(proxy: StoreProxy, has
 
 async def test_a_store_that_takes_too_long_is_left_alone_until_it_does_not(proxy: StoreProxy, hasty: Fleet) -> None:
     limiter = await hasty.start(proxy.url)
-    proxy.delay_s = 0.8
+    proxy.delay_s = 3.0
     for n in range(3):
         await ask(limiter, f"r{n}", tokens(10))
     await away(limiter)
@@ -159,7 +160,8 @@ async def test_who_may_not_be_served_without_the_store_is_told_so(proxy: StorePr
     limiter = await gateways.start(proxy.url)
     await proxy.refuse()
     await away(limiter)
-    assert isinstance(await ask(limiter, "a", tokens(1), fails_closed=True), Unavailable)
+    closed = msgspec.structs.replace(tokens(1), fails_closed=True)
+    assert isinstance(ask_now(limiter, "a", requests(), closed), Unavailable)
     assert limiter.outstanding(0.0) == 0
 
 

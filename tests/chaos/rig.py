@@ -168,15 +168,13 @@ class _Limiter(MemoryLimiter):
         now: float,
         ttl_s: float,
         answer: Callable[[Answer], None],
-        *,
-        fails_closed: bool = False,
     ) -> None:
         def noted(given: Answer) -> None:
             if isinstance(given, Granted):
                 self.granted.append(reservation)
             answer(given)
 
-        super().reserve(reservation, dimensions, now, ttl_s, noted, fails_closed=fails_closed)
+        super().reserve(reservation, dimensions, now, ttl_s, noted)
 
 
 @contextlib.asynccontextmanager
