@@ -219,6 +219,26 @@ model_list:
     assert "embeddings" in notes["$.model_list[1].litellm_params"]
 
 
+def test_what_the_environment_should_say_and_does_not_is_named(tmp_path: Path) -> None:
+    """Where a project or a region is missing, another one must not be taken in silence."""
+    text = """
+model_list:
+  - model_name: m
+    litellm_params:
+      {model: vertex_ai/gemini-3.5-flash, vertex_project: os.environ/PROJECT, vertex_location: os.environ/LOCATION}
+  - {model_name: i, litellm_params: {model: openai/gpt-image-2}, model_info: {mode: image_generation}}
+litellm_settings: {request_timeout: 6000}
+"""
+    book, notes = converted(text, tmp_path, PROJECT="p")
+    assert "/projects/p/locations/global/" in book.backends["vertex"].base_url
+    assert set(notes) == {
+        "$.model_list[0].litellm_params.vertex_location",
+        "$.model_list[1].litellm_params.model",
+        "$.litellm_settings.request_timeout",
+    }
+    assert "$LOCATION" in notes["$.model_list[0].litellm_params.vertex_location"]
+
+
 STRATEGIES = [
     ("least-busy", "least_busy"),
     ("latency-based-routing", "latency"),

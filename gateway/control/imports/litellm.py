@@ -151,6 +151,10 @@ def _patience(draft: Draft, sources: Sequence[Node]) -> None:
             seconds = source.number(*theirs)
             if seconds is not None and seconds > 0 and ours not in waits:
                 waits[ours] = plain(min(seconds, MOST_TIMEOUT_S))
+                if seconds > MOST_TIMEOUT_S:
+                    source.note(
+                        f"nothing is waited for longer than {MOST_TIMEOUT_S:g} s", next(filter(source.has, theirs))
+                    )
     if waits:
         draft.policy["timeouts"] = waits
 

@@ -12,6 +12,7 @@ from gateway.control.imports.providers import GUESSES, PROVIDERS, NoPlace, Wish,
 from gateway.control.imports.reading import Node
 
 _REFERENCE: Final = re.compile(r"os\.environ/([A-Za-z_][A-Za-z0-9_]{0,127})")
+_MODES: Final = frozenset({"chat", "completion", "embedding", "responses"})
 _FEATURES: Final = {
     "supports_function_calling": "tools",
     "supports_vision": "vision",
@@ -70,7 +71,11 @@ class Groups:
         provider, model = _provider(written, asked.text("custom_llm_provider"))
         known = None if provider is None else provider_named(provider)
         info = deployment.child("model_info")
-        embeds = info is not None and info.text("mode") == "embedding"
+        mode = (None if info is None else info.text("mode")) or "chat"
+        if mode not in _MODES:
+            asked.give_up("is not carried: it serves something else than text and embeddings", "model")
+            return None
+        embeds = mode == "embedding"
         if known == "gemini" and embeds:
             known = "gemini_openai"  # The door that has them.
         if known is None or not MODEL.fullmatch(model):
@@ -133,7 +138,12 @@ class Groups:
         """A setting that is no secret, from the environment where the file says so."""
         text = asked.text(*names)
         found = None if text is None else _REFERENCE.fullmatch(text)
-        return text if found is None else self._environ.get(found[1])
+        if found is None:
+            return text
+        if found[1] not in self._environ:
+            name = next(name for name in names if asked.has(name))
+            asked.note(f"is in ${found[1]}, which is not set here; put it in by hand", name)
+        return self._environ.get(found[1])
 
     def _credential(self, asked: Node, provider: str, url: str | None) -> Tree:
         """Keys stay where they are; one that stands in the file must move into a variable."""

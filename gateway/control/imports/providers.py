@@ -55,6 +55,13 @@ PROVIDERS: Final[Mapping[str, Provider]] = {
     "cerebras": Provider("https://api.cerebras.ai/v1", "CEREBRAS_API_KEY", maker="cerebras"),
     "sambanova": Provider("https://api.sambanova.ai/v1", "SAMBANOVA_API_KEY", maker="sambanova"),
     "deepinfra": Provider("https://api.deepinfra.com/v1/openai", "DEEPINFRA_API_KEY", maker="deepinfra"),
+    "cohere": Provider("https://api.cohere.ai/compatibility/v1", "COHERE_API_KEY", maker="cohere"),
+    "moonshot": Provider("https://api.moonshot.ai/v1", "MOONSHOT_API_KEY", maker="moonshot"),
+    "zai": Provider("https://api.z.ai/api/paas/v4", "ZAI_API_KEY", maker="zhipu"),
+    "dashscope": Provider(
+        "https://dashscope-intl.aliyuncs.com/compatible-mode/v1", "DASHSCOPE_API_KEY", maker="alibaba"
+    ),
+    "huggingface": Provider("https://router.huggingface.co/v1", "HF_TOKEN", maker="huggingface"),
     "ollama": Provider("http://localhost:11434/v1", None),
     "server": Provider(None, None),
 }
@@ -64,7 +71,7 @@ ALIASES: Final[Mapping[str, str]] = {
     "azure_text": "azure", "text-completion-openai": "openai", "custom_openai": "server", "openai_like": "server",
     "hosted_vllm": "server", "vllm": "server", "lm_studio": "server", "llamafile": "server", "xinference": "server",
     "litellm_proxy": "server", "ollama_chat": "ollama", "bedrock_converse": "bedrock", "vertex_ai": "vertex",
-    "vertex_ai_beta": "vertex", "google_ai_studio": "gemini",
+    "vertex_ai_beta": "vertex", "cohere_chat": "cohere", "google_ai_studio": "gemini",
     # Portkey's names
     "azure-openai": "azure", "google": "gemini", "vertex-ai": "vertex", "mistral-ai": "mistral", "x-ai": "xai",
     "together-ai": "together_ai", "fireworks-ai": "fireworks_ai", "perplexity-ai": "perplexity", "nvidia": "nvidia_nim",
