@@ -99,6 +99,11 @@ def _check_known(book: PolicyBook, tenant: str, models: Sequence[str]) -> None:
     if tenant not in book.tenants:
         known = ", ".join(sorted(book.tenants)) or "none"
         raise KeyRefused(f"the configuration has no tenant `{tenant}`; it has: {known}")
+    check_models(book, tenant, models)
+
+
+def check_models(book: PolicyBook, tenant: str, models: Sequence[str]) -> None:
+    """See that a tenant that exists may use these models. Raises KeyRefused naming the first that it may not."""
     offered = book.policies[book.tenants[tenant].policy].routes
     for model in models:
         if model not in offered:

@@ -1,0 +1,38 @@
+"""The admin API as an application of its own: the handlers under `/admin/v1`, health, and the schema of it all."""
+
+from typing import Any
+
+from litestar import Litestar, Router, get
+from litestar.datastructures import State
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import Components, SecurityScheme
+
+from gateway import __version__
+from gateway.api import health
+from gateway.api.admin import draining, policies, problems, records, tenants
+from gateway.api.admin.auth import Gatekeeper, guard
+from gateway.api.admin.office import Office
+
+
+def create_admin(office: Office, gatekeeper: Gatekeeper, public: Litestar) -> Litestar:
+    """The admin API. `public` is the application that serves requests: their health is told here too."""
+    handlers: list[Any] = [*policies.HANDLERS, *tenants.HANDLERS, *records.HANDLERS, *draining.HANDLERS]
+    return Litestar(
+        route_handlers=[
+            Router("/admin/v1", route_handlers=handlers, guards=[guard(gatekeeper)]),
+            health.healthz,
+            health.readyz,
+        ],
+        state=State(public.state | {"office": office}),
+        exception_handlers=problems.HANDLERS,
+        openapi_config=OpenAPIConfig(
+            title="Gateway admin API",
+            version=__version__,
+            path="/admin/schema",
+            render_plugins=[JsonRenderPlugin(path="/")],
+            components=Components(security_schemes={"key": SecurityScheme(type="http", scheme="bearer")}),
+            security=[{"key": []}],
+        ),
+        logging_config=None,
+    )

@@ -1,0 +1,42 @@
+"""What the admin API's handlers work with. Made once, by the app."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from litestar import Request
+from litestar.datastructures import State
+
+from gateway.api.machinery import Machinery
+from gateway.control.decisions import Decisions
+from gateway.control.desk import Desk
+from gateway.control.replicas import Replicas
+
+AdminRequest = Request[Any, Any, State]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Office:
+    """What the handlers work with. One for the process."""
+
+    desk: Desk
+    machinery: Machinery
+    replicas: Replicas
+    decisions: Decisions
+    ledger: Path
+    """The ledger's file, read beside its writer."""
+    wall: Callable[[], float]
+    random_bytes: Callable[[int], bytes]
+
+
+def office(request: AdminRequest) -> Office:
+    """The office of the process that answers this request."""
+    found: Office = request.app.state.office
+    return found
+
+
+def actor(request: AdminRequest) -> str:
+    """Who asks, as the guard found out."""
+    name: str = request.scope["state"]["actor"]
+    return name

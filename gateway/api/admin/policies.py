@@ -1,0 +1,155 @@
+"""Policies: drafts, revisions, what holds.
+
+A draft is checked as if it held already; activation and a step back are the same call.
+"""
+
+from typing import Any
+
+import msgspec
+from litestar import Response, delete, get, post, put
+from litestar.params import Parameter
+
+from gateway.api.admin.auth import needs
+from gateway.api.admin.office import AdminRequest, actor, office
+from gateway.control import verbs
+from gateway.control.state import PolicyLife, Revision
+from gateway.control.verbs import Missing
+
+
+class PolicyLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One policy in a list."""
+
+    name: str
+    source: str
+    """`api`, or `files` where no revision made here holds."""
+    active: int | None
+    """The revision that holds; null for the files' own."""
+    revisions: int
+    digest: str
+    label: str
+    """As answers and the ledger name it: `name@revision`."""
+
+
+class RevisionShown(msgspec.Struct, frozen=True, kw_only=True):
+    """One revision of a policy."""
+
+    number: int
+    digest: str
+    at: float
+    """Seconds since the epoch."""
+    by: str
+    is_active: bool
+    document: dict[str, Any] | None = None
+
+
+@get("/policies", opt=needs("viewer"), sync_to_thread=False)
+def list_policies(request: AdminRequest) -> list[PolicyLine]:
+    """Every policy that holds."""
+    desk = office(request).desk
+    lives = desk.now.state.policies
+    lines = []
+    for name, snapshot in desk.now.book.policies.items():
+        source, digest = verbs.source_of(desk, name)
+        life = lives.get(name, PolicyLife())
+        lines.append(
+            PolicyLine(
+                name=name,
+                source=source,
+                active=life.active if source == "api" else None,
+                revisions=len(life.revisions),
+                digest=digest,
+                label=snapshot.label,
+            )
+        )
+    return lines
+
+
+@get("/policies/{name:str}", opt=needs("viewer"), sync_to_thread=False)
+def get_policy(request: AdminRequest, name: str) -> Response[dict[str, Any]]:
+    """The document that holds; of a draft that never held, its last revision. Its `ETag` is for `If-Match`."""
+    desk = office(request).desk
+    life = desk.now.state.policies.get(name, PolicyLife())
+    if life.is_deleted:
+        raise Missing(f"There is no policy `{name}`.")
+    shown = life.revision(life.active or len(life.revisions))
+    tree = desk.sources.entry("policies", name) if shown is None else shown.tree
+    if not isinstance(tree, dict):
+        raise Missing(f"There is no policy `{name}`.")
+    return Response(tree, headers={"etag": verbs.policy_etag(life)})
+
+
+@put("/policies/{name:str}", opt=needs("operator"), status_code=201)
+async def put_policy(
+    request: AdminRequest, name: str, if_match: str | None = Parameter(header="if-match", default=None)
+) -> Response[RevisionShown]:
+    """Write a new revision: the body is a policy as it stands in the configuration. It does not hold yet.
+
+    422 with every mistake at once. `If-Match` is needed for a policy that exists: 428 without, 412 when it is stale.
+    """
+    made = office(request)
+    revision = await verbs.draft_policy(made.desk, actor(request), name, await request.body(), if_match)
+    life = made.desk.now.state.policies[name]
+    return Response(_shown(revision, life, content=False), headers={"etag": verbs.policy_etag(life)}, status_code=201)
+
+
+@delete("/policies/{name:str}", opt=needs("owner"), status_code=204)
+async def delete_policy(
+    request: AdminRequest, name: str, if_match: str | None = Parameter(header="if-match", default=None)
+) -> None:
+    """Let the policy hold no longer. 422 while tenants have it. Its revisions stay, and one may be activated again."""
+    await verbs.delete_policy(office(request).desk, actor(request), name, if_match)
+
+
+@get("/policies/{name:str}/revisions", opt=needs("viewer"), sync_to_thread=False)
+def list_revisions(request: AdminRequest, name: str) -> list[RevisionShown]:
+    """Every revision, the oldest first, without its document."""
+    life = _life(request, name)
+    return [_shown(revision, life, content=False) for revision in life.revisions]
+
+
+@get("/policies/{name:str}/revisions/{number:int}", opt=needs("viewer"), sync_to_thread=False)
+def get_revision(request: AdminRequest, name: str, number: int) -> RevisionShown:
+    """One revision with its document."""
+    life = _life(request, name)
+    revision = life.revision(number)
+    if revision is None:
+        raise Missing(f"The policy `{name}` has no revision {number}.")
+    return _shown(revision, life, content=True)
+
+
+@post("/policies/{name:str}/revisions/{number:int}/activate", opt=needs("operator"), status_code=200)
+async def activate_revision(request: AdminRequest, name: str, number: int) -> RevisionShown:
+    """Let this revision hold, on every gateway within seconds. An older one: a step back."""
+    desk = office(request).desk
+    revision = await verbs.activate(desk, actor(request), name, number)
+    return _shown(revision, desk.now.state.policies[name], content=False)
+
+
+def _life(request: AdminRequest, name: str) -> PolicyLife:
+    life = office(request).desk.now.state.policies.get(name)
+    if life is None:
+        raise Missing(f"The policy `{name}` has no revisions; it stands in the files, or nowhere.")
+    return life
+
+
+def _shown(revision: Revision, life: PolicyLife, *, content: bool) -> RevisionShown:
+    tree = revision.tree if content else None
+    return RevisionShown(
+        number=revision.number,
+        digest=revision.digest,
+        at=revision.at,
+        by=revision.by,
+        is_active=life.active == revision.number,
+        document=tree if isinstance(tree, dict) else None,
+    )
+
+
+HANDLERS = [
+    list_policies,
+    get_policy,
+    put_policy,
+    delete_policy,
+    list_revisions,
+    get_revision,
+    activate_revision,
+]

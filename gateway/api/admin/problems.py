@@ -1,0 +1,92 @@
+"""What went wrong, as RFC 9457 problem details: a status, a sentence, and every mistake with its place."""
+
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+import structlog
+from litestar import Request, Response
+from litestar.exceptions import HTTPException, ValidationException
+from litestar.types import ExceptionHandlersMap
+
+from gateway.api.errors import error_headers
+from gateway.config.problems import ConfigurationError
+from gateway.control.desk import Conflict
+from gateway.control.events import ChainBroken
+from gateway.control.keys import KeyRefused
+from gateway.control.store import LogUnreachable
+from gateway.control.verbs import Missing, Stale
+from gateway.domain.errors import GatewayError
+
+log = structlog.get_logger()
+
+
+class Mistake(msgspec.Struct, frozen=True):
+    """One mistake in a document."""
+
+    path: str
+    """As in JSON Path: `$.policies.standard.models.assistant.targets[0]`."""
+    message: str
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The body of every error."""
+
+    title: str
+    status: int
+    detail: str = ""
+    mistakes: tuple[Mistake, ...] = ()
+
+
+def problem(
+    status: int, detail: str, mistakes: tuple[Mistake, ...] = (), headers: dict[str, str] | None = None
+) -> Response[bytes]:
+    """An error's answer."""
+    body = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail, mistakes=mistakes)
+    return Response(
+        msgspec.json.encode(body), status_code=status, media_type="application/problem+json", headers=headers or {}
+    )
+
+
+def _configuration(_request: Request[Any, Any, Any], error: ConfigurationError) -> Response[bytes]:
+    mistakes = tuple(Mistake(each.path or each.file, each.message) for each in error.problems)
+    return problem(422, f"The configuration would have {len(mistakes)} mistake(s); nothing was changed.", mistakes)
+
+
+def _stale(_request: Request[Any, Any, Any], error: Stale) -> Response[bytes]:
+    return problem(412 if error.was_told else 428, str(error))
+
+
+def _gateway(_request: Request[Any, Any, Any], error: GatewayError) -> Response[bytes]:
+    headers = {name.decode(): value.decode() for name, value in error_headers(error)}
+    return problem(error.http_status, error.message, headers=headers)
+
+
+def _validation(_request: Request[Any, Any, Any], error: ValidationException) -> Response[bytes]:
+    found = error.extra if isinstance(error.extra, list) else []
+    mistakes = tuple(Mistake(str(each.get("key", "$")), str(each.get("message", ""))) for each in found)
+    return problem(400, error.detail, mistakes)
+
+
+def _http(_request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    return problem(error.status_code, error.detail, headers=dict(error.headers or {}))
+
+
+def _crash(_request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    log.error("admin.crashed", exc_info=error)
+    return problem(500, "The gateway failed to do this; its log has the details.")
+
+
+HANDLERS: ExceptionHandlersMap = {
+    ConfigurationError: _configuration,
+    Stale: _stale,
+    Missing: lambda _request, error: problem(404, str(error)),
+    KeyRefused: lambda _request, error: problem(422, str(error)),
+    Conflict: lambda _request, error: problem(409, str(error)),
+    LogUnreachable: lambda _request, error: problem(503, f"The configuration cannot be changed now: {error}"),
+    ChainBroken: lambda _request, error: problem(500, str(error)),
+    GatewayError: _gateway,
+    ValidationException: _validation,
+    HTTPException: _http,
+    Exception: _crash,
+}

@@ -1,0 +1,217 @@
+"""What happened and what would: usage, the ledger, decisions, explanations, the audit log, what each gateway runs."""
+
+import asyncio
+import csv
+import datetime as dt
+import io
+from collections.abc import Iterator
+from typing import Annotated, Final, get_args
+
+import msgspec
+from litestar import Response, get, post
+from litestar.params import Parameter
+
+from gateway.accounting import statement
+from gateway.accounting.rows import SHOWN
+from gateway.api.admin.auth import needs
+from gateway.api.admin.office import AdminRequest, office
+from gateway.control.decisions import DecisionShown
+from gateway.control.events import FIRST, Event, follow
+from gateway.control.explain import Asked, Explained, explain
+from gateway.control.replicas import Replica
+from gateway.control.verbs import Missing
+from gateway.domain.errors import InvalidRequest
+
+_PAGE: Final = 1000
+_MOST_ROWS: Final = 10_000
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """Sums of the ledger, one for each group."""
+
+    by: tuple[str, ...]
+    totals: list[statement.Total]
+
+
+class AuditPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Changes in their order."""
+
+    events: list[Event]
+    next: int | None
+    """What `after` must be for the next page; null when there is none."""
+
+
+class RevisionsShown(msgspec.Struct, frozen=True, kw_only=True):
+    """What every gateway runs, and where the files and the API say different things."""
+
+    revision: str
+    seq: int
+    replicas: list[Replica]
+    converged: bool
+    """Whether all of them run the same."""
+    drift: list[str]
+    """Policies and tenants for which the API holds something other than the files say."""
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """A backend as this gateway sees it."""
+
+    name: str
+    provider: str | None
+    models: tuple[str, ...]
+    drained: bool
+    state: str
+    """`ok`, or why requests do not go there."""
+    troubles: dict[str, str]
+    """`model` → what is wrong with it; empty for none."""
+
+
+@get("/usage", opt=needs("viewer"), sync_to_thread=True)
+def get_usage(
+    request: AdminRequest,
+    by: str = "tenant,model",
+    tenant: str | None = None,
+    since: str | None = None,
+    before: str | None = None,
+) -> Usage:
+    """What was used and what it cost, by any of tenant, key, model, backend, day. Times are ISO 8601, in UTC."""
+    names = [name for name in by.split(",") if name]
+    known = get_args(statement.By)
+    if unknown := [name for name in names if name not in known]:
+        raise InvalidRequest(f"`by` takes any of {', '.join(known)}, not {unknown[0]!a}.", param="by")
+    wanted = statement.Filter(tenant=tenant, since=_instant("since", since), before=_instant("before", before))
+    grouping = [name for name in known if name in names]
+    return Usage(by=tuple(grouping), totals=list(statement.totals(office(request).ledger, grouping, wanted)))
+
+
+@get("/ledger", opt=needs("viewer"), sync_to_thread=True)
+def get_ledger(
+    request: AdminRequest,
+    tenant: str | None = None,
+    request_id: str | None = None,
+    since: str | None = None,
+    before: str | None = None,
+    format: str = "jsonl",  # noqa: A002  # the parameter's public name
+    limit: Annotated[int, Parameter(ge=1, le=_MOST_ROWS)] = _PAGE,
+) -> Response[bytes]:
+    """Rows of the ledger in the order in which attempts ended, as JSON lines or CSV.
+
+    At most `limit`; the header `x-next-since` is there when more may follow.
+    """
+    wanted = statement.Filter(
+        tenant=tenant, request_id=request_id, since=_instant("since", since), before=_instant("before", before)
+    )
+    rows = list(_first(statement.raw_rows(office(request).ledger, wanted), limit))
+    headers = {"x-next-since": _iso(rows[-1][3])} if len(rows) == limit else {}
+    if format == "csv":
+        out = io.StringIO()
+        writer = csv.writer(out)
+        writer.writerow(SHOWN)
+        writer.writerows(row[1:] for row in rows)
+        return Response(out.getvalue().encode(), media_type="text/csv", headers=headers)
+    body = b"".join(map(statement.as_json_line, rows))
+    return Response(body, media_type="application/jsonl", headers=headers)
+
+
+@get("/decisions/{request_id:str}", opt=needs("viewer"), sync_to_thread=False)
+def get_decision(request: AdminRequest, request_id: str) -> DecisionShown:
+    """Why a recent request went where it went, and what became of each attempt. On the gateway that served it."""
+    found = office(request).decisions.of(request_id)
+    if found is None:
+        raise Missing(f"No recent request of this gateway has the id {request_id[:64]!a}.")
+    return found
+
+
+@post("/route/explain", opt=needs("viewer"), status_code=200)
+async def explain_route(request: AdminRequest, data: Asked) -> Explained:
+    """What would happen to such a request now: candidates, what removed each, scores, order. Nothing is sent."""
+    made = office(request)
+    now = asyncio.get_running_loop().time()
+    return explain(made.desk.now.book, made.machinery.house.fleet, data, now)
+
+
+@get("/audit", opt=needs("owner"))
+async def get_audit(
+    request: AdminRequest, after: int = 0, limit: Annotated[int, Parameter(ge=1, le=_PAGE)] = 100
+) -> AuditPage:
+    """Every change, by whom, from what to what. Checked against its own hashes as it is read."""
+    events = await office(request).desk.events(0)
+    follow(events, 0, FIRST)
+    page = [event for event in events if event.seq > after][:limit]
+    more = bool(page) and page[-1].seq < len(events)
+    return AuditPage(events=page, next=page[-1].seq if more else None)
+
+
+@get("/revision", opt=needs("viewer"))
+async def get_revision(request: AdminRequest) -> RevisionsShown:
+    """The state of the configuration that each gateway runs."""
+    made = office(request)
+    replicas = await made.replicas.all()
+    now = made.desk.now
+    return RevisionsShown(
+        revision=now.book.revision,
+        seq=now.state.seq,
+        replicas=replicas,
+        converged=len({(each.seq, each.revision) for each in replicas}) == 1,
+        drift=made.desk.drift(),
+    )
+
+
+@get("/backends", opt=needs("viewer"))
+async def list_backends(request: AdminRequest) -> list[Health]:
+    """Every backend, as this gateway sees it."""
+    return [_health(request, name) for name in office(request).desk.now.book.backends]
+
+
+@get("/backends/{name:str}/health", opt=needs("viewer"))
+async def get_health(request: AdminRequest, name: str) -> Health:
+    """One backend, as this gateway sees it."""
+    if name not in office(request).desk.now.book.backends:
+        raise Missing(f"There is no backend `{name}`.")
+    return _health(request, name)
+
+
+def _health(request: AdminRequest, name: str) -> Health:
+    made = office(request)
+    backend = made.desk.now.book.backends[name]
+    troubles = made.machinery.house.fleet.troubles(asyncio.get_running_loop().time())
+    of_models = {place.partition("/")[2]: why for place, why in troubles.items() if place.startswith(f"{name}/")}
+    return Health(
+        name=name,
+        provider=backend.domains.provider,
+        models=tuple(backend.models),
+        drained=name in made.desk.now.state.drained,
+        state=troubles.get(name, "ok"),
+        troubles=of_models,
+    )
+
+
+def _first(rows: Iterator[statement.Row], count: int) -> Iterator[statement.Row]:
+    for _, row in zip(range(count), rows, strict=False):
+        yield row
+
+
+def _instant(name: str, text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        parsed = dt.datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidRequest(f"`{name}` is no date or time of ISO 8601.", param=name) from None
+    return (parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=dt.UTC)).timestamp()
+
+
+def _iso(at: float) -> str:
+    return dt.datetime.fromtimestamp(at, dt.UTC).isoformat()
+
+
+HANDLERS = [
+    get_usage,
+    get_ledger,
+    get_decision,
+    explain_route,
+    get_audit,
+    get_revision,
+    list_backends,
+    get_health,
+]

@@ -1,0 +1,161 @@
+"""The operator's desk: what the log says, the configuration made of it, and every change to it.
+
+Files and log together are the configuration: an entry that the log has holds over the files' own. A change is first
+tried on a configuration that nobody uses; only one without mistakes is written, and then holds here at once and at the
+other gateways as soon as they read on. What cannot be understood there leaves the last good configuration in use.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import anyio
+import msgspec
+import structlog
+
+from gateway.config.policies import PolicyBook, Sources, assemble
+from gateway.config.problems import ConfigurationError
+from gateway.control.events import NOTHING, Action, ChainBroken, Event, chained, follow
+from gateway.control.state import State, after
+from gateway.control.store import LogStore, LogUnreachable
+
+FOLLOW_S = 1.0
+"""How long a change made elsewhere may go unread where nobody rings."""
+_TRIES = 5
+
+log = structlog.get_logger()
+
+
+class Conflict(Exception):
+    """Raised when others changed the same thing meanwhile, so that the change was not made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What holds at one moment. Replaced as a whole."""
+
+    state: State
+    book: PolicyBook
+
+
+class Desk:
+    """Follows the log and changes it. Belongs to the event loop's thread."""
+
+    def __init__(
+        self,
+        sources: Sources,
+        store: LogStore,
+        *,
+        adopted: Callable[[Snapshot], None],
+        wall: Callable[[], float],
+    ) -> None:
+        self._sources = sources
+        self._store = store
+        self._adopted = adopted
+        self._wall = wall
+        self._changing = anyio.Lock()
+        self._now = Snapshot(State(), assemble(sources))
+        self.trouble: str | None = None
+        """Why the log cannot be followed at present; None when it can. What holds goes on meanwhile."""
+
+    @property
+    def now(self) -> Snapshot:
+        """What holds."""
+        return self._now
+
+    @property
+    def sources(self) -> Sources:
+        """The files, as they were read."""
+        return self._sources
+
+    async def refresh(self) -> None:
+        """Read the log on. Does not raise: what cannot be read or understood is logged and told by `trouble`."""
+        try:
+            events = await self._store.since(self._now.state.seq)
+            follow(events, self._now.state.seq, self._now.state.last)
+            if events:
+                self._adopt(events)
+        except (LogUnreachable, ChainBroken, ConfigurationError, msgspec.DecodeError) as error:
+            reason = str(error).partition("\n")[0]
+            if self.trouble != reason:
+                log.warning("control.not_followed", reason=reason)
+            self.trouble = reason
+        else:
+            self.trouble = None
+
+    async def watch(self) -> None:
+        """Follow the log until cancelled."""
+        while True:
+            await self._store.wait(FOLLOW_S)
+            async with self._changing:
+                await self.refresh()
+
+    def tried(self, state: State) -> PolicyBook:
+        """The configuration that this state would be. Raises ConfigurationError with all its mistakes."""
+        return assemble(self._sources, state.overlay)
+
+    async def change(
+        self,
+        actor: str,
+        action: Action,
+        resource: str,
+        decide: Callable[[State], tuple[msgspec.Raw, msgspec.Raw]],
+    ) -> Event:
+        """Write one change, from `before` to `after` as `decide` says of the state that it is made to.
+
+        `decide` is asked again when another gateway wrote first; it raises what the operator is told when the change
+        cannot be made. Raises ConfigurationError, Conflict, LogUnreachable.
+        """
+        async with self._changing:
+            for _ in range(_TRIES):
+                state = self._now.state
+                before, changed = decide(state)
+                event = chained(
+                    Event(
+                        seq=state.seq + 1,
+                        at=self._wall(),
+                        actor=actor,
+                        action=action,
+                        resource=resource,
+                        before=before,
+                        after=changed,
+                        previous=state.last,
+                    )
+                )
+                self.tried(after(state, [event]))
+                if await self._store.add(event):
+                    self._adopt([event])
+                    return event
+                await self.refresh()
+                if self.trouble is not None:
+                    raise LogUnreachable(self.trouble)
+        raise Conflict("Others are changing the configuration at the same time; try again.")
+
+    def drift(self) -> list[str]:
+        """The entries for which the log holds something other than the files say: `policies.standard`."""
+        found = []
+        for section, table in self._now.state.overlay.items():
+            for name, entry in table.items():
+                if entry != self._sources.entry(section, name):
+                    found.append(f"{section}.{name}")
+        return found
+
+    async def events(self, since: int) -> list[Event]:
+        """The log behind the event numbered `since`. Raises LogUnreachable, ChainBroken for one that was changed."""
+        return list(await self._store.since(since))
+
+    async def aclose(self) -> None:
+        """Let go of the log."""
+        await self._store.aclose()
+
+    def _adopt(self, events: Iterable[Event]) -> None:
+        """Make the configuration of the log's new events, and put it in use by replacing one reference."""
+        state = after(self._now.state, events)
+        changed = state.overlay != self._now.state.overlay
+        book = self.tried(state) if changed else self._now.book
+        self._now = Snapshot(state, book)
+        self._adopted(self._now)
+
+
+def raw(value: object) -> msgspec.Raw:
+    """A value as an event holds it."""
+    return NOTHING if value is None else msgspec.Raw(msgspec.json.encode(value))

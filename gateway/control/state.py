@@ -1,0 +1,166 @@
+"""What the log of changes amounts to: policies with their revisions, tenants, keys, drained backends. Pure.
+
+A revision of a policy is written once and never changes; which of them holds is a change of its own, so that going
+back is one step.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import msgspec
+
+from gateway.config.policies import Overlay
+from gateway.config.yaml_file import Tree
+from gateway.control.events import FIRST, Event
+
+Role = Literal["viewer", "operator", "owner"]
+ROLES: tuple[Role, ...] = ("viewer", "operator", "owner")
+"""From least to most."""
+
+
+class Revision(msgspec.Struct, frozen=True, kw_only=True):
+    """A policy as it was written at one time."""
+
+    number: int
+    """1 for the policy's first."""
+    digest: str
+    """16 hex digits of its content."""
+    at: float
+    by: str
+    document: msgspec.Raw
+
+    @property
+    def tree(self) -> Tree:
+        """The document as the configuration's checker reads it."""
+        tree: Tree = msgspec.json.decode(self.document)
+        return tree
+
+
+class PolicyLife(msgspec.Struct, frozen=True):
+    """A policy through its revisions."""
+
+    revisions: tuple[Revision, ...] = ()
+    active: int | None = None
+    """The number of the revision that holds; None while it is a draft only, or deleted."""
+    is_deleted: bool = False
+
+    def revision(self, number: int) -> Revision | None:
+        """The revision with this number."""
+        return self.revisions[number - 1] if 0 < number <= len(self.revisions) else None
+
+
+class TenantLife(msgspec.Struct, frozen=True):
+    """A tenant as the API wrote it."""
+
+    version: int
+    document: msgspec.Raw | None
+    """None when it was deleted."""
+
+
+class KeyLife(msgspec.Struct, frozen=True, kw_only=True):
+    """A tenant's API key."""
+
+    public_id: str
+    tenant: str
+    name: str
+    digest: str
+    """Hex SHA-256 of the whole key."""
+    models: tuple[str, ...] | None
+    created_at: float
+    expires_at: float | None
+    revoked_at: float | None = None
+
+
+class AdminKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A key of the admin API."""
+
+    id: str
+    role: Role
+    name: str
+    digest: str
+    created_at: float
+    revoked_at: float | None = None
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that was changed, up to one event."""
+
+    seq: int = 0
+    last: str = FIRST
+    """The hash of the last event."""
+    policies: Mapping[str, PolicyLife] = {}
+    tenants: Mapping[str, TenantLife] = {}
+    keys: Mapping[str, KeyLife] = {}
+    admin_keys: Mapping[str, AdminKey] = {}
+    drained: frozenset[str] = frozenset()
+
+    @property
+    def overlay(self) -> Overlay:
+        """What holds instead of the files' entries."""
+        policies: dict[str, Tree] = {}
+        for name, life in self.policies.items():
+            active = None if life.active is None else life.revision(life.active)
+            if active is not None:
+                policies[name] = active.tree
+            elif life.is_deleted:
+                policies[name] = None
+        tenants: dict[str, Tree] = {}
+        for name, tenant in self.tenants.items():
+            tenants[name] = None if tenant.document is None else msgspec.json.decode(tenant.document)
+        return {section: table for section, table in (("policies", policies), ("tenants", tenants)) if table}
+
+
+def digest_of(document: bytes) -> str:
+    """What tells one content of a policy from another: the same for the same content, however it is written."""
+    canonical = msgspec.json.encode(msgspec.json.decode(document), order="sorted")
+    return hashlib.sha256(canonical).hexdigest()[:16]
+
+
+def after(state: State, events: Iterable[Event]) -> State:
+    """The state once these events have happened too."""
+    for event in events:
+        state = msgspec.structs.replace(_applied(state, event), seq=event.seq, last=event.hash)
+    return state
+
+
+class _Activated(msgspec.Struct):
+    revision: int
+
+
+def _applied(state: State, event: Event) -> State:
+    name = event.resource
+    replace = msgspec.structs.replace
+    match event.action:
+        case "policy.draft":
+            life = state.policies.get(name, PolicyLife())
+            revision = Revision(
+                number=len(life.revisions) + 1,
+                digest=digest_of(event.after),
+                at=event.at,
+                by=event.actor,
+                document=event.after,
+            )
+            life = PolicyLife((*life.revisions, revision), life.active, is_deleted=life.is_deleted)
+            return replace(state, policies={**state.policies, name: life})
+        case "policy.activate":
+            number = msgspec.json.decode(event.after, type=_Activated).revision
+            life = PolicyLife(state.policies[name].revisions, number)
+            return replace(state, policies={**state.policies, name: life})
+        case "policy.delete":
+            life = PolicyLife(state.policies.get(name, PolicyLife()).revisions, None, is_deleted=True)
+            return replace(state, policies={**state.policies, name: life})
+        case "tenant.put" | "tenant.delete":
+            version = state.tenants[name].version + 1 if name in state.tenants else 1
+            document = event.after if event.action == "tenant.put" else None
+            return replace(state, tenants={**state.tenants, name: TenantLife(version, document)})
+        case "key.create" | "key.change" | "key.revoke":
+            key = msgspec.json.decode(event.after, type=KeyLife)
+            return replace(state, keys={**state.keys, name: key})
+        case "admin_key.create" | "admin_key.revoke":
+            admin = msgspec.json.decode(event.after, type=AdminKey)
+            return replace(state, admin_keys={**state.admin_keys, name: admin})
+        case "backend.drain":
+            return replace(state, drained=state.drained | {name})
+        case "backend.undrain":
+            return replace(state, drained=state.drained - {name})
