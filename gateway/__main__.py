@@ -99,6 +99,10 @@ def _add_serve(commands: Commands) -> None:
     parser.add_argument("--config", action="append", type=Path, metavar="PATH", help=CONFIG_HELP)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8080, help="port to listen on (default: %(default)s)")
+    parser.add_argument("--admin-host", default="127.0.0.1", help="address of the admin API (default: %(default)s)")
+    parser.add_argument(
+        "--admin-port", type=int, default=8081, help="port of the admin API and of metrics (default: %(default)s)"
+    )
     parser.add_argument("--store", metavar="URL", help=STORE_HELP)
     parser.add_argument("--journal", type=Path, metavar="PATH", help=JOURNAL_HELP)
     parser.add_argument("--limits", metavar="URL", help=LIMITS_HELP)
@@ -131,9 +135,10 @@ def _serve(arguments: argparse.Namespace) -> int:
             host=arguments.host,
             port=arguments.port,
             http=arguments.http,
+            admin_host=arguments.admin_host,
+            admin_port=arguments.admin_port,
         )
-        book = policies.load(told.config)
-        serve(told, book, drain_s=arguments.drain)
+        serve(told, policies.read(told.config), drain_s=arguments.drain)
     except ConfigurationError as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)

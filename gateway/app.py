@@ -5,14 +5,16 @@ import secrets
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import time, time_ns
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
 import structlog
+from anyio.abc import TaskGroup
 from litestar import Litestar, Request, Response
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException
@@ -22,19 +24,28 @@ from gateway.accounting import statement
 from gateway.accounting.journal import Journal
 from gateway.admission.counting import TokenCounter
 from gateway.admission.estimate import Estimator
+from gateway.admission.limits import Limiter
 from gateway.admission.memory import MemoryLimiter
 from gateway.admission.redis_limits import RedisLimiter
 from gateway.admission.redis_repeats import RedisRepeats
 from gateway.admission.repeats import MemoryRepeats, Repeats
 from gateway.admission.sqlite_limits import SqliteLimiter
 from gateway.api import anthropic, health, inference, models
+from gateway.api.admin.app import create_admin
+from gateway.api.admin.office import Office
 from gateway.api.machinery import Machinery
 from gateway.api.replies import error_response, refusal
 from gateway.api.stream import SWEEP_S
 from gateway.auth.directory import Directory
-from gateway.auth.store import KeyStoreReader
-from gateway.config.policies import PolicyBook
+from gateway.auth.store import KeyStoreReader, StoredKey
+from gateway.config.policies import Sources
 from gateway.config.settings import Settings, read_secret, read_text
+from gateway.control.decisions import Decisions
+from gateway.control.desk import Desk, Snapshot
+from gateway.control.replicas import Board, Replicas
+from gateway.control.state import KeyLife
+from gateway.control.store import LogStore, SqliteLog
+from gateway.control.verbs import api_key
 from gateway.domain.backend import Backend
 from gateway.domain.errors import GatewayError, InternalError, NotFound
 from gateway.pipeline import Collaborators
@@ -49,6 +60,9 @@ from gateway.upstream.credentials.static import CredentialUnusable, credential_h
 from gateway.upstream.destination import Destination, destination_of
 from gateway.upstream.probes import Probes
 from gateway.upstream.transport import Transport
+
+if TYPE_CHECKING:
+    from gateway.accounting.shipping import Shipper
 
 _JOURNAL_CLOSE_S = 3.0
 _LIMITS_OPEN_S = 1.0
@@ -65,14 +79,22 @@ _REFUSALS = {
 log = structlog.get_logger()
 
 
-def create_app(settings: Settings, book: PolicyBook) -> Litestar:
-    """The gateway as an ASGI application. Nothing is opened before the server starts it."""
+def create_app(settings: Settings, sources: Sources) -> Litestar:
+    """The gateway as an ASGI application; its state has the admin API's, `admin`.
+
+    Nothing is opened before the server starts it. Raises ConfigurationError.
+    """
+    source = random.Random(secrets.token_bytes(32))  # noqa: S311  # for ids and jitter: to differ, not to be secret
+    process = f"{source.getrandbits(64):016x}"
+    stores = _stores(settings, process)
+    desk = Desk(sources, stores.log, wall=time)
+    book = desk.now.book
     destinations, unavailable = _destinations(book.backends)
     directory = Directory(book.keys, store=KeyStoreReader(settings.key_store))
+    decisions = Decisions(time)
     counter = TokenCounter()
     journal = Journal(settings.store)
     writer = LogWriter(sys.stderr.buffer)
-    source = random.Random(secrets.token_bytes(32))  # noqa: S311  # for ids and jitter: to differ, not to be secret
     tracer = Tracing(settings.tracing, random=source, version=__version__)
     transport = Transport()
     fleet = Fleet(unavailable, draw=source.random)
@@ -81,22 +103,17 @@ def create_app(settings: Settings, book: PolicyBook) -> Litestar:
     def report(record: RequestRecord) -> None:
         tracer.report(record)
         writer.request_log(record)
+        decisions.note(record)
 
-    remote = shared = shipper = None
-    repeats: Repeats = MemoryRepeats()
-    if isinstance(settings.limits, Path):
-        shared = SqliteLimiter(settings.limits, lambda _now: time())
-    elif settings.limits is not None:
-        process = f"{source.getrandbits(64):016x}"
-        remote = RedisLimiter(settings.limits, process=process, wall=lambda _now: time())
-        repeats = RedisRepeats(remote.orders, process=process)
-        from gateway.accounting.shipping import Shipper  # redis-py takes long to import, and few need it
+    def adopt(now: Snapshot) -> None:
+        directory.adopt(now.book.keys, [_stored(life) for life in now.state.keys.values()])
+        fleet.drain(now.state.drained)
 
-        shipper = Shipper(settings.limits, settings.store, wall=time)
+    desk.on_change(adopt)
     machinery = Machinery(
         house=Collaborators(
             directory=directory,
-            book=lambda: book,
+            book=desk.book,
             fleet=fleet,
             budgets=RetryBudgets(),
             estimator=Estimator(),
@@ -105,14 +122,16 @@ def create_app(settings: Settings, book: PolicyBook) -> Litestar:
             ledger_is_healthy=lambda: journal.healthy,
             new_id=lambda: f"{time_ns() // 1_000_000:012x}{source.getrandbits(80):020x}",
         ),
-        limiter=remote or shared or MemoryLimiter(lambda _now: time()),
-        repeats=repeats,
+        limiter=stores.limiter,
+        repeats=stores.repeats,
         journal=journal,
         transport=transport,
         destinations=destinations,
         report=report,
-        shipping_trouble=shipper.trouble if shipper is not None else lambda: None,
+        shipping_trouble=stores.shipper.trouble if stores.shipper is not None else lambda: None,
     )
+
+    replicas = Replicas(process, desk, stores.board, time)
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:
@@ -126,10 +145,12 @@ def create_app(settings: Settings, book: PolicyBook) -> Litestar:
             stack.callback(tracer.shutdown)
             journal.open()
             stack.push_async_callback(journal.close, _JOURNAL_CLOSE_S)
-            if shared is not None:
-                shared.open(anyio.current_time(), journal.name)
-                stack.push_async_callback(shared.close)
-            for begin in beginnings(book, book.keys, partial(statement.paid, settings.store), time()):
+            if stores.shared is not None:
+                stores.shared.open(anyio.current_time(), journal.name)
+                stack.push_async_callback(stores.shared.close)
+            stack.push_async_callback(desk.aclose)
+            await desk.refresh()
+            for begin in beginnings(desk.now.book, desk.now.book.keys, partial(statement.paid, settings.store), time()):
                 machinery.limiter.seed(begin.key, begin.used, begin.ends_at)
             stack.push_async_callback(transport.aclose)
             directory.refresh()
@@ -137,23 +158,18 @@ def create_app(settings: Settings, book: PolicyBook) -> Litestar:
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
             tasks.start_soon(directory.watch)
+            tasks.start_soon(desk.watch)
+            tasks.start_soon(replicas.run)
             tasks.start_soon(_sweep, machinery)
             tasks.start_soon(probes.run)
-            if shipper is not None:
-                tasks.start_soon(shipper.run, journal.name)
-            if remote is not None:
-                tasks.start_soon(remote.run, journal.name)
-                stack.push_async_callback(remote.leave, _LIMITS_CLOSE_S)
-                if not await remote.connected(_LIMITS_OPEN_S):
-                    log.warning("limits.store_away", why=remote.trouble())
-            for destination in destinations.values():
-                if destination.identity is not None:
-                    tasks.start_soon(destination.identity.run, fleet)
+            await _join_fleet(stores, journal.name, tasks, stack)
+            for identity in (place.identity for place in destinations.values() if place.identity is not None):
+                tasks.start_soon(identity.run, fleet)
             tasks.start_soon(anyio.to_thread.run_sync, counter.load)
-            log.info("gateway.started", version=__version__, revision=book.revision)
+            log.info("gateway.started", version=__version__, revision=desk.now.book.revision)
             yield
 
-    return Litestar(
+    public = Litestar(
         route_handlers=[
             *inference.handlers(machinery),
             models.list_models,
@@ -168,6 +184,65 @@ def create_app(settings: Settings, book: PolicyBook) -> Litestar:
         openapi_config=None,  # The public listener describes nothing; the admin API has its own schema.
         logging_config=None,
     )
+    public.state.admin = create_admin(
+        Office(
+            desk=desk,
+            machinery=machinery,
+            replicas=replicas,
+            decisions=decisions,
+            ledger=settings.store,
+            wall=time,
+            random_bytes=secrets.token_bytes,
+        ),
+        settings.admin_key,
+        public,
+    )
+    return public
+
+
+async def _join_fleet(stores: "_Stores", ledger: str, tasks: TaskGroup, stack: AsyncExitStack) -> None:
+    """Begin to share limits and books with the other gateways, where there is a Redis to share them in."""
+    if stores.shipper is not None:
+        tasks.start_soon(stores.shipper.run, ledger)
+    if stores.remote is not None:
+        tasks.start_soon(stores.remote.run, ledger)
+        stack.push_async_callback(stores.remote.leave, _LIMITS_CLOSE_S)
+        if not await stores.remote.connected(_LIMITS_OPEN_S):
+            log.warning("limits.store_away", why=stores.remote.trouble())
+
+
+@dataclass(frozen=True, slots=True)
+class _Stores:
+    """Where things are kept: in this process and its files, or in the Redis of a fleet."""
+
+    limiter: Limiter
+    repeats: Repeats
+    log: LogStore
+    board: Board | None = None
+    remote: RedisLimiter | None = None
+    shared: SqliteLimiter | None = None
+    shipper: "Shipper | None" = None
+
+
+def _stores(settings: Settings, process: str) -> _Stores:
+    place = settings.limits
+    if place is None:
+        return _Stores(MemoryLimiter(lambda _now: time()), MemoryRepeats(), SqliteLog(settings.control_log))
+    if isinstance(place, Path):
+        limiter = SqliteLimiter(place, lambda _now: time())
+        return _Stores(limiter, MemoryRepeats(), SqliteLog(settings.control_log), shared=limiter)
+    from gateway.accounting.shipping import Shipper  # redis-py takes long to import, and few need it
+    from gateway.control.redis_log import RedisLog  # the same
+
+    remote = RedisLimiter(place, process=process, wall=lambda _now: time())
+    repeats = RedisRepeats(remote.orders, process=process)
+    shared = RedisLog(place)
+    shipper = Shipper(place, settings.store, wall=time)
+    return _Stores(remote, repeats, shared, shared, remote, shipper=shipper)
+
+
+def _stored(life: KeyLife) -> StoredKey:
+    return StoredKey(api_key(life), life.created_at, life.revoked_at)
 
 
 def _destinations(backends: Mapping[str, Backend]) -> tuple[dict[str, Destination], dict[str, str]]:

@@ -59,12 +59,22 @@ def run(*, port: int, worker_port: int, state: Path) -> None:
     """
     state.mkdir(parents=True, exist_ok=True)
     require_free(port, f"make demo uses it for the gateway; try: gateway demo --port {port + 1}")
+    require_free(port + 1, f"make demo uses it for the admin API; try: gateway demo --port {port + 2}")
     require_free(worker_port, f"make demo uses it for the worker; try: gateway demo --worker-port {worker_port + 1}")
     store = state / "gateway.sqlite"
     key = _fresh_key(store.with_name("gateway-keys.sqlite"))
     serve = [
         *("-m", "gateway", "serve", "--config", str(_configuration(worker_port, state))),
-        *("--port", str(port), "--store", f"sqlite://{store.resolve()}", "--drain", str(_DRAIN_S)),
+        *(
+            "--port",
+            str(port),
+            "--admin-port",
+            str(port + 1),
+            "--store",
+            f"sqlite://{store.resolve()}",
+            "--drain",
+            str(_DRAIN_S),
+        ),
     ]
     work = ["-m", "workers.trainium", "serve", "--port", str(worker_port), "--drain-timeout", str(_DRAIN_S)]
     signal.signal(signal.SIGTERM, _interrupt)

@@ -6,16 +6,17 @@ import gc
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 
+import anyio
 import uvicorn
 from litestar import Litestar
 
 from gateway.api.edge import EdgeProtocol
 from gateway.api.machinery import Machinery
 from gateway.app import create_app
-from gateway.config.policies import PolicyBook
+from gateway.config.policies import Sources
 from gateway.config.settings import HttpWay, Settings
 
 _BACKLOG = 2048
@@ -30,14 +31,15 @@ class PortTaken(Exception):
     """Raised when the port cannot be listened on; the message names it and what to do."""
 
 
-def serve(settings: Settings, book: PolicyBook, *, drain_s: float = 30.0) -> None:
+def serve(settings: Settings, sources: Sources, *, drain_s: float = 30.0) -> None:
     """Serve until SIGTERM or SIGINT; return when every stream has ended and every ledger row is written.
 
     After the signal, running requests have `drain_s` seconds; those that take longer get an error event. A second
     SIGINT ends at once. Raises PortTaken, and `JournalUnusable` when the ledger belongs to another process.
     """
+    app = create_app(settings, sources)
     listener = listen(settings.host, settings.port)
-    app = create_app(settings, book)
+    admin_listener = listen(settings.admin_host, settings.admin_port)
     server = make_server(app, drain_s=drain_s, http=settings.http)
 
     async def run() -> None:
@@ -45,13 +47,22 @@ def serve(settings: Settings, book: PolicyBook, *, drain_s: float = 30.0) -> Non
             async with app.lifespan():
                 _collect_rarely()
                 sys.setswitchinterval(0.0005)
-                await server.serve(sockets=[listener])
+                async with anyio.create_task_group() as tasks:
+                    admin = _AdminServer(_admin_config(app))
+                    tasks.start_soon(admin.serve, [admin_listener])
+                    await server.serve(sockets=[listener])
+                    admin.should_exit = True
         except ExceptionGroup as group:
             raise _cause(group) from None  # Litestar opens everything inside a task group of its own.
 
     # uvicorn raises the signal again once everything is closed: that is how a stop is meant to end, not an error.
     signal.signal(signal.SIGTERM, lambda _signal, _frame: None)
-    with listener, asyncio.Runner(loop_factory=_loop_factory()) as runner, contextlib.suppress(KeyboardInterrupt):
+    with (
+        listener,
+        admin_listener,
+        asyncio.Runner(loop_factory=_loop_factory()) as runner,
+        contextlib.suppress(KeyboardInterrupt),
+    ):
         runner.run(run())
 
 
@@ -99,6 +110,29 @@ def listen(host: str, port: int) -> socket.socket:
             f"cannot listen on {host}:{port} ({error.strerror}); stop what uses it, or choose another with --port"
         ) from error
     return listener
+
+
+class _AdminServer(uvicorn.Server):
+    """The admin API's server: in the same process, stopped by the other one and not by signals."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals to the server of requests."""
+        yield
+
+
+def _admin_config(app: Litestar) -> uvicorn.Config:
+    return uvicorn.Config(
+        app.state.admin,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(_LAST_RESORT_S),
+    )
 
 
 class _Server(uvicorn.Server):

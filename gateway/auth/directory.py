@@ -24,12 +24,13 @@ log = structlog.get_logger()
 class Directory:
     """The keys that work now. Belongs to the event loop's thread."""
 
-    __slots__ = ("_by_digest", "_configured", "_store", "_stored", "degraded")
+    __slots__ = ("_by_digest", "_configured", "_made", "_store", "_stored", "degraded")
 
     def __init__(self, configured: Iterable[ApiKey] = (), *, store: KeyStoreReader | None = None) -> None:
         self._store = store
         self._configured = tuple(configured)
         self._stored: Sequence[StoredKey] = ()
+        self._made: Sequence[StoredKey] = ()
         self._by_digest: Mapping[bytes, ApiKey] = _index(self._configured, ())
         self.degraded: str | None = None
         """Why the key store cannot be read at present; None when it can. The last good state goes on meanwhile."""
@@ -49,10 +50,14 @@ class Directory:
             raise unauthenticated()
         return key
 
-    def replace(self, configured: Iterable[ApiKey]) -> None:
-        """Take these as the configuration's keys from now on; those of the key store stay."""
+    def adopt(self, configured: Iterable[ApiKey], made: Sequence[StoredKey] = ()) -> None:
+        """Take these as the configuration's keys, and as those of the admin API, from now on.
+
+        Those of the key store stay.
+        """
         self._configured = tuple(configured)
-        self._by_digest = _index(self._configured, self._stored)
+        self._made = made
+        self._reindex()
 
     def refresh(self) -> None:
         """Read the key store now, on this thread: before the first request is taken."""
@@ -83,7 +88,10 @@ class Directory:
             self.degraded = None
         if polled is not None:
             self._stored = polled
-            self._by_digest = _index(self._configured, polled)
+            self._reindex()
+
+    def _reindex(self) -> None:
+        self._by_digest = _index(self._configured, (*self._stored, *self._made))
 
 
 def _polled(store: KeyStoreReader) -> Sequence[StoredKey] | KeyStoreUnreadable | None:

@@ -41,6 +41,11 @@ class Settings:
     memory."""
     http: HttpWay = "edge"
     """The other way is for diagnosis: slower, and by other code."""
+    admin_port: int = 8081
+    """The admin API's, on loopback unless `admin_host` says otherwise."""
+    admin_host: str = "127.0.0.1"
+    admin_key: str | None = None
+    """An owner's key of the admin API, from GATEWAY_ADMIN_KEY; None leaves only the keys made through it."""
     tracing: TracingSettings | None = None
     """Where traces go, from OpenTelemetry's own variables; None when none of them names a collector."""
 
@@ -48,6 +53,11 @@ class Settings:
     def key_store(self) -> Path:
         """The SQLite file of keys, next to the ledger. Apart from it, so that the ledger keeps a single writer."""
         return key_store_beside(self.store)
+
+    @property
+    def control_log(self) -> Path:
+        """The SQLite file of what was changed through the admin API, next to the ledger."""
+        return self.store.with_name(f"{self.store.stem}-control{self.store.suffix}")
 
 
 def read(
@@ -60,10 +70,13 @@ def read(
     host: str = "127.0.0.1",
     port: int = 8080,
     http: HttpWay = "edge",
+    admin_host: str = "127.0.0.1",
+    admin_port: int = 8081,
 ) -> Settings:
     """What the command line says, else the environment, else the defaults; SettingsError when one of them is bad."""
-    if not 0 <= port <= 65535:  # noqa: PLR2004  # the range of TCP ports
-        raise SettingsError(f"port {port} is not between 0 and 65535")
+    for given in (port, admin_port):
+        if not 0 <= given <= 65535:  # noqa: PLR2004  # the range of TCP ports
+            raise SettingsError(f"port {given} is not between 0 and 65535")
     ledger, redis = places(store or environ.get("GATEWAY_STORE") or None, journal, environ)
     shared = limits or environ.get("GATEWAY_LIMITS") or None
     if shared is not None and redis is not None:
@@ -73,6 +86,9 @@ def read(
         host=host,
         port=port,
         http=http,
+        admin_host=admin_host,
+        admin_port=admin_port,
+        admin_key=environ.get("GATEWAY_ADMIN_KEY") or None,
         store=ledger,
         limits=redis or (None if shared is None else store_path(shared)),
         tracing=parse_settings(environ),

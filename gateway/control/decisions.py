@@ -1,6 +1,6 @@
 """The decisions of recent requests, as they were: who asked, what was chosen and why, what became of it. No content.
 
-Kept in memory for a bounded number of requests and a bounded time, to answer an operator's "why did this one go there?".
+Kept in memory for a bounded number of requests and a bounded time, for an operator who asks why one went where it did.
 """
 
 from collections import OrderedDict

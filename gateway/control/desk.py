@@ -45,12 +45,11 @@ class Desk:
         sources: Sources,
         store: LogStore,
         *,
-        adopted: Callable[[Snapshot], None],
         wall: Callable[[], float],
     ) -> None:
         self._sources = sources
         self._store = store
-        self._adopted = adopted
+        self._followers: list[Callable[[Snapshot], None]] = []
         self._wall = wall
         self._changing = anyio.Lock()
         self._now = Snapshot(State(), assemble(sources))
@@ -61,6 +60,14 @@ class Desk:
     def now(self) -> Snapshot:
         """What holds."""
         return self._now
+
+    def book(self) -> PolicyBook:
+        """The configuration that holds; a request keeps the one it started with."""
+        return self._now.book
+
+    def on_change(self, follower: Callable[[Snapshot], None]) -> None:
+        """Have this called with what holds, whenever it changes."""
+        self._followers.append(follower)
 
     @property
     def sources(self) -> Sources:
@@ -153,7 +160,8 @@ class Desk:
         changed = state.overlay != self._now.state.overlay
         book = self.tried(state) if changed else self._now.book
         self._now = Snapshot(state, book)
-        self._adopted(self._now)
+        for follower in self._followers:
+            follower(self._now)
 
 
 def raw(value: object) -> msgspec.Raw:

@@ -2,13 +2,12 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import Final, Protocol
 
 import anyio
 import msgspec
 
 from gateway.control.desk import Desk
-from gateway.control.redis_log import RedisLog
 from gateway.control.store import LogUnreachable
 
 _TELL_S: Final = 1.0
@@ -30,10 +29,23 @@ class Replica(msgspec.Struct, frozen=True, kw_only=True):
     """Why it cannot follow the changes."""
 
 
+class Board(Protocol):
+    """Where the gateways of a fleet leave word for one another. Raises LogUnreachable."""
+
+    async def tell(self, replica: str, told: bytes) -> None:
+        """Let the others know what this gateway runs."""
+
+    async def told(self) -> dict[bytes, bytes]:
+        """What every gateway said last."""
+
+    async def forget(self, replica: str) -> None:
+        """Strike out a gateway that is gone."""
+
+
 class Replicas:
     """Tells the others what this gateway runs, and knows what they do."""
 
-    def __init__(self, name: str, desk: Desk, shared: RedisLog | None, wall: Callable[[], float]) -> None:
+    def __init__(self, name: str, desk: Desk, shared: Board | None, wall: Callable[[], float]) -> None:
         self._name = name
         self._desk = desk
         self._shared = shared
@@ -77,6 +89,6 @@ class Replicas:
                 with suppress(LogUnreachable):
                     await self._shared.forget(self._name)
 
-    async def _tell(self, shared: RedisLog) -> None:
+    async def _tell(self, shared: Board) -> None:
         with suppress(LogUnreachable):  # The desk follows the same store and says so.
             await shared.tell(self._name, msgspec.json.encode(self.own()))

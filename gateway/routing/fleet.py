@@ -68,11 +68,12 @@ class FleetView(msgspec.Struct, frozen=True, gc=False):
 class Fleet:
     """Health, load and latency of every target that was ever asked for, whatever configuration named it."""
 
-    __slots__ = ("_credentials", "_draw", "_targets", "unavailable")
+    __slots__ = ("_credentials", "_drained", "_draw", "_targets", "unavailable")
 
     def __init__(self, unavailable: Mapping[str, str], *, draw: Draw) -> None:
         self.unavailable: Mapping[str, str] = dict(unavailable)
         """Backend → why nothing can be sent there until the gateway starts anew, for example `credential_missing`."""
+        self._drained: frozenset[str] = frozenset()
         self._draw = draw
         self._targets: dict[str, _Tally] = {}
         self._credentials: dict[str, Ejection] = {}
@@ -203,7 +204,7 @@ class Fleet:
 
     def troubles(self, now: float) -> dict[str, str]:
         """What is not well: `backend`, or `backend/model` → why."""
-        found = dict(self.unavailable)
+        found = dict.fromkeys(self._drained, "drained") | dict(self.unavailable)
         ejected = (name for name, credential in self._credentials.items() if now < credential.until)
         found |= {name: "credential_ejected" for name in ejected if name not in found}
         for name, tally in sorted(self._targets.items()):
@@ -239,6 +240,15 @@ class Fleet:
         """The backend's credential has ended and there is no other: its models are useless without it."""
         self._credentials.setdefault(backend, Ejection()).eject(now)
 
+    def drain(self, backends: frozenset[str]) -> None:
+        """Send these backends nothing new, and all others what they bear."""
+        self._drained = backends
+        for name, tally in self._targets.items():
+            tally.unavailable = self._unavailable(name.partition("/")[0])
+
+    def _unavailable(self, backend: str) -> str | None:
+        return self.unavailable.get(backend) or ("drained" if backend in self._drained else None)
+
     def restored(self, backend: str) -> None:
         """The backend's credential, which was lost, is there again: nothing is held against it."""
         credential = self._credentials.get(backend)
@@ -250,7 +260,7 @@ class Fleet:
         if tally is None:
             credential = self._credentials.setdefault(target.backend, Ejection())
             limit = Limit(reads_latency=is_ours(target.place))
-            tally = self._targets[target.name] = _Tally(credential, self.unavailable.get(target.backend), limit)
+            tally = self._targets[target.name] = _Tally(credential, self._unavailable(target.backend), limit)
         return tally
 
     def __repr__(self) -> str:

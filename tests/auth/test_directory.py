@@ -95,7 +95,7 @@ def test_a_new_configuration_replaces_the_keys_of_the_old_one(followed: Director
     with KeyStore(path) as store:
         store.add(api_key(b"stored"), created_at=1.0)
     followed.refresh()
-    followed.replace([api_key(b"newly configured")])
+    followed.adopt([api_key(b"newly configured")])
     assert refuses(followed, b"configured")
     assert not refuses(followed, b"newly configured")
     assert not refuses(followed, b"stored")
@@ -133,7 +133,7 @@ def test_a_revocation_beats_the_configuration(followed: Directory, path: Path) -
         store.revoke("configured", at=2.0)
     followed.refresh()
     assert refuses(followed, b"configured")
-    followed.replace([api_key(b"configured")])
+    followed.adopt([api_key(b"configured")])
     assert refuses(followed, b"configured")
 
 

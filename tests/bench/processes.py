@@ -198,7 +198,7 @@ def gateway(
         }
     port = free_port()
     began = time.perf_counter()
-    command = [*python, "-m", "gateway", "serve", *told, "--port", str(port), "--drain", "5"]
+    command = [*python, "-m", "gateway", "serve", *told, "--port", str(port), "--admin-port", "0", "--drain", "5"]
     with _running(command, folder, "gateway", environ=environ) as process:
         process.wait_until_ready(port, began)
         yield process, port, made.stdout.strip()

@@ -35,7 +35,7 @@ from gateway.admission.limits import Answer, Dimension, Granted
 from gateway.admission.memory import MemoryLimiter
 from gateway.api.machinery import Machinery
 from gateway.app import create_app
-from gateway.config.policies import load
+from gateway.config import policies
 from gateway.config.settings import Settings
 from gateway.domain.ledger import LedgerEntry, Outcome
 from gateway.serve import listen, make_server
@@ -231,7 +231,7 @@ async def rig(
         }
         # The composition root has no arguments for these: nobody but a test brings its own network and authorities.
         with patch.multiple("gateway.app", **made), contextlib.redirect_stderr(io.TextIOWrapper(log)) as stderr:
-            app = create_app(settings, load([folder / "gateway.yaml"]))
+            app = create_app(settings, policies.read([folder / "gateway.yaml"]))
         stack.enter_context(_own_logging())
         problems: list[str] = []
         loop.set_exception_handler(lambda _loop, context: problems.append(repr(context)))

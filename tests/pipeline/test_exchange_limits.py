@@ -143,7 +143,7 @@ def test_a_key_is_not_led_to_a_model_that_it_may_not_use() -> None:
     limits = {"requests_per_minute": 1, "on_exceed": "downgrade", "downgrade_to": "small"}
     world = spending(budget={"usd": 100, "per": "day"}, model={"limits": limits})
     key = ApiKey(public_id="abcdefghijkl", tenant="acme", digest=digest(KEY), models=("assistant",))
-    world.house.directory.replace([key])
+    world.house.directory.adopt([key])
     assert [hundred(world).status for _ in range(2)] == [200, 429]
 
 

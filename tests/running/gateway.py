@@ -72,8 +72,10 @@ class RunningGateway:
     keys: dict[str, str]
     """Tenant → a key of that tenant."""
     process: subprocess.Popen[bytes]
-    holder: socket.socket
-    """Keeps the port from being given to anybody else before the gateway listens on it."""
+    holders: tuple[socket.socket, ...]
+    """Keep the ports from being given to anybody else before the gateway listens on them."""
+    admin_port: int = 0
+    """The admin API's; 0 where the test did not ask for one."""
     expected_code: int = 0
     """What `gateway` expects the process to end with."""
 
@@ -89,6 +91,11 @@ class RunningGateway:
     def base_url(self) -> str:
         """As the SDKs take it: with `/v1`."""
         return f"{self.url}/v1"
+
+    @property
+    def admin_url(self) -> str:
+        """Where the admin API is."""
+        return f"http://127.0.0.1:{self.admin_port}/admin/v1"
 
     @property
     def store_url(self) -> str:
@@ -153,15 +160,23 @@ def gateway(
     counts: bool = False,
     redis: str | None = None,
     limits: Path | None = None,
+    admin_key: str | None = None,
 ) -> Iterator[RunningGateway]:
     """Run a gateway until the block is left. `folder` may hold the store of an earlier one.
 
-    `counts` also waits until its token counter is loaded. `redis` is the URL of the store of its limits, `limits`
-    a file of them. `patience` changes constants: of `gateway.api.stream`, or of the module that a dotted name begins
-    with.
+    `counts` also waits until its token counter is loaded. `redis` is the URL of the store of its limits, `limits` a
+    file of them. `admin_key` is that of its admin API, which has a port of its own then. `patience` changes constants:
+    of `gateway.api.stream`, or of the module that a dotted name begins with.
     """
     running = start(
-        folder, configuration, drain_s=drain_s, environ=environ, patience=patience, redis=redis, limits=limits
+        folder,
+        configuration,
+        drain_s=drain_s,
+        environ=environ,
+        patience=patience,
+        redis=redis,
+        limits=limits,
+        admin_key=admin_key,
     )
     try:
         wait_until(lambda: answers(f"{running.url}/healthz"), START_S, running, "answer /healthz")
@@ -175,7 +190,8 @@ def gateway(
         running.process.wait()
         raise
     finally:
-        running.holder.close()
+        for holder in running.holders:
+            holder.close()
     if running.process.poll() is None:
         running.terminate()
     code = running.wait()
@@ -193,23 +209,36 @@ def start(
     patience: Mapping[str, float] | None = None,
     redis: str | None = None,
     limits: Path | None = None,
+    admin_key: str | None = None,
 ) -> RunningGateway:
     """Start the process; returns before it answers. Whoever calls this ends it."""
     config = folder / "gateway.yaml"
     config.write_text(json.dumps(configuration), "utf-8")  # JSON is YAML
     store = folder / "gateway.sqlite"
     made = {tenant: make_key(store, tenant).secret for tenant in configuration["tenants"]}
-    holder = held_port()
-    port = holder.getsockname()[1]
+    holders = [held_port()]
+    port = holders[0].getsockname()[1]
+    admin_port = 0
+    if admin_key is not None:
+        holders.append(held_port())
+        admin_port = holders[1].getsockname()[1]
+        environ = {"GATEWAY_ADMIN_KEY": admin_key} | dict(environ or {})
     stderr = folder / f"gateway-{port}.log"
     where: tuple[object, ...] = (
         ("--store", f"sqlite:///{store}") if redis is None else ("--store", redis, "--journal", store)
     )
     where += () if limits is None else ("--limits", f"sqlite://{limits}")
-    process = serve("--config", config, "--port", port, *where, "--drain", drain_s,
+    process = serve("--config", config, "--port", port, "--admin-port", admin_port, *where, "--drain", drain_s,
                     stderr=stderr, environ=environ, patience=patience)  # fmt: skip
     return RunningGateway(
-        port=port, store=store, config=config, stderr=stderr, keys=made, process=process, holder=holder
+        port=port,
+        store=store,
+        config=config,
+        stderr=stderr,
+        keys=made,
+        process=process,
+        holders=tuple(holders),
+        admin_port=admin_port,
     )
 
 

@@ -1,8 +1,9 @@
 """The admin API as an application of its own: the handlers under `/admin/v1`, health, and the schema of it all."""
 
+from time import monotonic
 from typing import Any
 
-from litestar import Litestar, Router, get
+from litestar import Litestar, Router
 from litestar.datastructures import State
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
@@ -15,8 +16,9 @@ from gateway.api.admin.auth import Gatekeeper, guard
 from gateway.api.admin.office import Office
 
 
-def create_admin(office: Office, gatekeeper: Gatekeeper, public: Litestar) -> Litestar:
-    """The admin API. `public` is the application that serves requests: their health is told here too."""
+def create_admin(office: Office, own_key: str | None, public: Litestar) -> Litestar:
+    """The admin API. `own_key` is an owner's; `public` serves requests: its health is told here too."""
+    gatekeeper = Gatekeeper(own_key, lambda: office.desk.now.state, monotonic)
     handlers: list[Any] = [*policies.HANDLERS, *tenants.HANDLERS, *records.HANDLERS, *draining.HANDLERS]
     return Litestar(
         route_handlers=[
@@ -24,7 +26,7 @@ def create_admin(office: Office, gatekeeper: Gatekeeper, public: Litestar) -> Li
             health.healthz,
             health.readyz,
         ],
-        state=State(public.state | {"office": office}),
+        state=State({**public.state.dict(), "office": office}),
         exception_handlers=problems.HANDLERS,
         openapi_config=OpenAPIConfig(
             title="Gateway admin API",

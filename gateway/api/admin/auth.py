@@ -51,9 +51,10 @@ class Gatekeeper:
             found = self._found(computed)
             if found is not None:
                 return found.id, found.role
-        if len(self._failures) >= _MOST_PEERS:
-            self._failures.clear()
-        self._failures[peer] = (failures + 1, since)
+        if authorization:  # Without any it is no guess.
+            if len(self._failures) >= _MOST_PEERS:
+                self._failures.clear()
+            self._failures[peer] = (failures + 1, since)
         raise Unauthenticated("The admin key is missing or not valid. Send it as `Authorization: Bearer <key>`.")
 
     def _found(self, computed: bytes) -> AdminKey | None:

@@ -3,10 +3,11 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from litestar import Request
 from litestar.datastructures import State
+from litestar.params import HeaderParameter
 
 from gateway.api.machinery import Machinery
 from gateway.control.decisions import Decisions
@@ -14,6 +15,8 @@ from gateway.control.desk import Desk
 from gateway.control.replicas import Replicas
 
 AdminRequest = Request[Any, Any, State]
+IfMatch = Annotated[str | None, HeaderParameter(name="if-match")]
+"""The ETag of what the caller saw."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 from litestar import Response, delete, get, post, put
-from litestar.params import Parameter
+from litestar.params import FromPath
 
 from gateway.api.admin.auth import needs
-from gateway.api.admin.office import AdminRequest, actor, office
+from gateway.api.admin.office import AdminRequest, IfMatch, actor, office
 from gateway.control import verbs
 from gateway.control.state import PolicyLife, Revision
 from gateway.control.verbs import Missing
@@ -65,7 +65,7 @@ def list_policies(request: AdminRequest) -> list[PolicyLine]:
 
 
 @get("/policies/{name:str}", opt=needs("viewer"), sync_to_thread=False)
-def get_policy(request: AdminRequest, name: str) -> Response[dict[str, Any]]:
+def get_policy(request: AdminRequest, name: FromPath[str]) -> Response[dict[str, Any]]:
     """The document that holds; of a draft that never held, its last revision. Its `ETag` is for `If-Match`."""
     desk = office(request).desk
     life = desk.now.state.policies.get(name, PolicyLife())
@@ -79,9 +79,7 @@ def get_policy(request: AdminRequest, name: str) -> Response[dict[str, Any]]:
 
 
 @put("/policies/{name:str}", opt=needs("operator"), status_code=201)
-async def put_policy(
-    request: AdminRequest, name: str, if_match: str | None = Parameter(header="if-match", default=None)
-) -> Response[RevisionShown]:
+async def put_policy(request: AdminRequest, name: FromPath[str], if_match: IfMatch = None) -> Response[RevisionShown]:
     """Write a new revision: the body is a policy as it stands in the configuration. It does not hold yet.
 
     422 with every mistake at once. `If-Match` is needed for a policy that exists: 428 without, 412 when it is stale.
@@ -93,22 +91,20 @@ async def put_policy(
 
 
 @delete("/policies/{name:str}", opt=needs("owner"), status_code=204)
-async def delete_policy(
-    request: AdminRequest, name: str, if_match: str | None = Parameter(header="if-match", default=None)
-) -> None:
+async def delete_policy(request: AdminRequest, name: FromPath[str], if_match: IfMatch = None) -> None:
     """Let the policy hold no longer. 422 while tenants have it. Its revisions stay, and one may be activated again."""
     await verbs.delete_policy(office(request).desk, actor(request), name, if_match)
 
 
 @get("/policies/{name:str}/revisions", opt=needs("viewer"), sync_to_thread=False)
-def list_revisions(request: AdminRequest, name: str) -> list[RevisionShown]:
+def list_revisions(request: AdminRequest, name: FromPath[str]) -> list[RevisionShown]:
     """Every revision, the oldest first, without its document."""
     life = _life(request, name)
     return [_shown(revision, life, content=False) for revision in life.revisions]
 
 
 @get("/policies/{name:str}/revisions/{number:int}", opt=needs("viewer"), sync_to_thread=False)
-def get_revision(request: AdminRequest, name: str, number: int) -> RevisionShown:
+def get_revision(request: AdminRequest, name: FromPath[str], number: FromPath[int]) -> RevisionShown:
     """One revision with its document."""
     life = _life(request, name)
     revision = life.revision(number)
@@ -118,7 +114,7 @@ def get_revision(request: AdminRequest, name: str, number: int) -> RevisionShown
 
 
 @post("/policies/{name:str}/revisions/{number:int}/activate", opt=needs("operator"), status_code=200)
-async def activate_revision(request: AdminRequest, name: str, number: int) -> RevisionShown:
+async def activate_revision(request: AdminRequest, name: FromPath[str], number: FromPath[int]) -> RevisionShown:
     """Let this revision hold, on every gateway within seconds. An older one: a step back."""
     desk = office(request).desk
     revision = await verbs.activate(desk, actor(request), name, number)

@@ -5,14 +5,14 @@ import csv
 import datetime as dt
 import io
 from collections.abc import Iterator
-from typing import Annotated, Final, get_args
+from typing import Annotated, Any, Final, get_args
 
 import msgspec
 from litestar import Response, get, post
-from litestar.params import Parameter
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from gateway.accounting import statement
-from gateway.accounting.rows import SHOWN
+from gateway.accounting.rows import SHOWN, Row
 from gateway.api.admin.auth import needs
 from gateway.api.admin.office import AdminRequest, office
 from gateway.control.decisions import DecisionShown
@@ -33,10 +33,26 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     totals: list[statement.Total]
 
 
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """One change."""
+
+    seq: int
+    at: float
+    """Seconds since the epoch."""
+    actor: str
+    """Who: `environment` for the key of GATEWAY_ADMIN_KEY, else the admin key's id."""
+    action: str
+    resource: str
+    before: Any
+    after: Any
+    hash: str
+    """Over all of it and the hash before it."""
+
+
 class AuditPage(msgspec.Struct, frozen=True, kw_only=True):
     """Changes in their order."""
 
-    events: list[Event]
+    events: list[Change]
     next: int | None
     """What `after` must be for the next page; null when there is none."""
 
@@ -69,10 +85,10 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 @get("/usage", opt=needs("viewer"), sync_to_thread=True)
 def get_usage(
     request: AdminRequest,
-    by: str = "tenant,model",
-    tenant: str | None = None,
-    since: str | None = None,
-    before: str | None = None,
+    by: FromQuery[str] = "tenant,model",
+    tenant: FromQuery[str | None] = None,
+    since: FromQuery[str | None] = None,
+    before: FromQuery[str | None] = None,
 ) -> Usage:
     """What was used and what it cost, by any of tenant, key, model, backend, day. Times are ISO 8601, in UTC."""
     names = [name for name in by.split(",") if name]
@@ -85,14 +101,14 @@ def get_usage(
 
 
 @get("/ledger", opt=needs("viewer"), sync_to_thread=True)
-def get_ledger(
+def get_ledger(  # noqa: PLR0917  # the query's parameters
     request: AdminRequest,
-    tenant: str | None = None,
-    request_id: str | None = None,
-    since: str | None = None,
-    before: str | None = None,
-    format: str = "jsonl",  # noqa: A002  # the parameter's public name
-    limit: Annotated[int, Parameter(ge=1, le=_MOST_ROWS)] = _PAGE,
+    tenant: FromQuery[str | None] = None,
+    request_id: FromQuery[str | None] = None,
+    since: FromQuery[str | None] = None,
+    before: FromQuery[str | None] = None,
+    format: FromQuery[str] = "jsonl",  # noqa: A002  # the parameter's public name
+    limit: Annotated[int, QueryParameter(ge=1, le=_MOST_ROWS)] = _PAGE,
 ) -> Response[bytes]:
     """Rows of the ledger in the order in which attempts ended, as JSON lines or CSV.
 
@@ -114,7 +130,7 @@ def get_ledger(
 
 
 @get("/decisions/{request_id:str}", opt=needs("viewer"), sync_to_thread=False)
-def get_decision(request: AdminRequest, request_id: str) -> DecisionShown:
+def get_decision(request: AdminRequest, request_id: FromPath[str]) -> DecisionShown:
     """Why a recent request went where it went, and what became of each attempt. On the gateway that served it."""
     found = office(request).decisions.of(request_id)
     if found is None:
@@ -123,7 +139,7 @@ def get_decision(request: AdminRequest, request_id: str) -> DecisionShown:
 
 
 @post("/route/explain", opt=needs("viewer"), status_code=200)
-async def explain_route(request: AdminRequest, data: Asked) -> Explained:
+async def explain_route(request: AdminRequest, data: JSONBody[Asked]) -> Explained:
     """What would happen to such a request now: candidates, what removed each, scores, order. Nothing is sent."""
     made = office(request)
     now = asyncio.get_running_loop().time()
@@ -132,14 +148,14 @@ async def explain_route(request: AdminRequest, data: Asked) -> Explained:
 
 @get("/audit", opt=needs("owner"))
 async def get_audit(
-    request: AdminRequest, after: int = 0, limit: Annotated[int, Parameter(ge=1, le=_PAGE)] = 100
+    request: AdminRequest, after: FromQuery[int] = 0, limit: Annotated[int, QueryParameter(ge=1, le=_PAGE)] = 100
 ) -> AuditPage:
     """Every change, by whom, from what to what. Checked against its own hashes as it is read."""
     events = await office(request).desk.events(0)
     follow(events, 0, FIRST)
     page = [event for event in events if event.seq > after][:limit]
     more = bool(page) and page[-1].seq < len(events)
-    return AuditPage(events=page, next=page[-1].seq if more else None)
+    return AuditPage(events=list(map(_change, page)), next=page[-1].seq if more else None)
 
 
 @get("/revision", opt=needs("viewer"))
@@ -164,11 +180,24 @@ async def list_backends(request: AdminRequest) -> list[Health]:
 
 
 @get("/backends/{name:str}/health", opt=needs("viewer"))
-async def get_health(request: AdminRequest, name: str) -> Health:
+async def get_health(request: AdminRequest, name: FromPath[str]) -> Health:
     """One backend, as this gateway sees it."""
     if name not in office(request).desk.now.book.backends:
         raise Missing(f"There is no backend `{name}`.")
     return _health(request, name)
+
+
+def _change(event: Event) -> Change:
+    return Change(
+        seq=event.seq,
+        at=event.at,
+        actor=event.actor,
+        action=event.action,
+        resource=event.resource,
+        before=msgspec.json.decode(event.before),
+        after=msgspec.json.decode(event.after),
+        hash=event.hash,
+    )
 
 
 def _health(request: AdminRequest, name: str) -> Health:
@@ -186,7 +215,7 @@ def _health(request: AdminRequest, name: str) -> Health:
     )
 
 
-def _first(rows: Iterator[statement.Row], count: int) -> Iterator[statement.Row]:
+def _first(rows: Iterator[Row], count: int) -> Iterator[Row]:
     for _, row in zip(range(count), rows, strict=False):
         yield row
 

@@ -4,10 +4,10 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Response, delete, get, post, put
-from litestar.params import Parameter
+from litestar.params import FromPath, JSONBody
 
 from gateway.api.admin.auth import needs
-from gateway.api.admin.office import AdminRequest, actor, office
+from gateway.api.admin.office import AdminRequest, IfMatch, actor, office
 from gateway.auth.keys import SECRET_BYTES
 from gateway.config.settings import key_store_beside
 from gateway.control import keys, verbs
@@ -91,7 +91,7 @@ def list_tenants(request: AdminRequest) -> list[TenantLine]:
 
 
 @get("/tenants/{name:str}", opt=needs("viewer"), sync_to_thread=False)
-def get_tenant(request: AdminRequest, name: str) -> Response[dict[str, Any]]:
+def get_tenant(request: AdminRequest, name: FromPath[str]) -> Response[dict[str, Any]]:
     """The tenant as the configuration has it. Its `ETag` is for `If-Match`."""
     desk = office(request).desk
     life = desk.now.state.tenants.get(name)
@@ -104,9 +104,7 @@ def get_tenant(request: AdminRequest, name: str) -> Response[dict[str, Any]]:
 
 
 @put("/tenants/{name:str}", opt=needs("operator"), status_code=200)
-async def put_tenant(
-    request: AdminRequest, name: str, if_match: str | None = Parameter(header="if-match", default=None)
-) -> Response[TenantLine]:
+async def put_tenant(request: AdminRequest, name: FromPath[str], if_match: IfMatch = None) -> Response[TenantLine]:
     """Make or change a tenant: the body is what stands under its name in the configuration. Holds at once."""
     desk = office(request).desk
     life = await verbs.put_tenant(desk, actor(request), name, await request.body(), if_match)
@@ -115,21 +113,19 @@ async def put_tenant(
 
 
 @delete("/tenants/{name:str}", opt=needs("owner"), status_code=204)
-async def delete_tenant(
-    request: AdminRequest, name: str, if_match: str | None = Parameter(header="if-match", default=None)
-) -> None:
+async def delete_tenant(request: AdminRequest, name: FromPath[str], if_match: IfMatch = None) -> None:
     """Let the tenant's keys work no longer. What it used stays in the ledger."""
     await verbs.delete_tenant(office(request).desk, actor(request), name, if_match)
 
 
 @get("/tenants/{name:str}/keys", opt=needs("viewer"), sync_to_thread=True)
-def list_keys(request: AdminRequest, name: str) -> list[KeyShown]:
+def list_keys(request: AdminRequest, name: FromPath[str]) -> list[KeyShown]:
     """Every key of the tenant, wherever it was made, revoked ones too."""
     return [key for key in _all_keys(request).values() if key.tenant == name]
 
 
 @post("/tenants/{name:str}/keys", opt=needs("operator"), status_code=201)
-async def create_key(request: AdminRequest, name: str, data: KeyWanted) -> KeyMade:
+async def create_key(request: AdminRequest, name: FromPath[str], data: JSONBody[KeyWanted]) -> KeyMade:
     """Make a key. It works on every gateway within seconds."""
     made = office(request)
     new = await verbs.create_key(
@@ -146,7 +142,9 @@ async def create_key(request: AdminRequest, name: str, data: KeyWanted) -> KeyMa
 
 
 @post("/tenants/{name:str}/keys/{key_id:str}/rotate", opt=needs("operator"), status_code=201)
-async def rotate_key(request: AdminRequest, name: str, key_id: str, data: Rotation) -> KeyMade:
+async def rotate_key(
+    request: AdminRequest, name: FromPath[str], key_id: FromPath[str], data: JSONBody[Rotation]
+) -> KeyMade:
     """Make a key like this one, which goes on for the overlap and then works no longer."""
     made = office(request)
     _check_owner(request, name, key_id)
@@ -162,7 +160,7 @@ async def rotate_key(request: AdminRequest, name: str, key_id: str, data: Rotati
 
 
 @delete("/tenants/{name:str}/keys/{key_id:str}", opt=needs("operator"), status_code=204)
-async def revoke_key(request: AdminRequest, name: str, key_id: str) -> None:
+async def revoke_key(request: AdminRequest, name: FromPath[str], key_id: FromPath[str]) -> None:
     """Refuse the key from now on, for good, on every gateway within seconds. Wherever it was made."""
     made = office(request)
     _check_owner(request, name, key_id)
@@ -182,7 +180,7 @@ def list_admin_keys(request: AdminRequest) -> list[AdminKeyShown]:
 
 
 @post("/admin-keys", opt=needs("owner"), status_code=201)
-async def create_admin_key(request: AdminRequest, data: AdminKeyWanted) -> KeyMade:
+async def create_admin_key(request: AdminRequest, data: JSONBody[AdminKeyWanted]) -> KeyMade:
     """Make a key of the admin API."""
     made = office(request)
     new = await verbs.create_admin_key(
@@ -197,7 +195,7 @@ async def create_admin_key(request: AdminRequest, data: AdminKeyWanted) -> KeyMa
 
 
 @delete("/admin-keys/{key_id:str}", opt=needs("owner"), status_code=204)
-async def revoke_admin_key(request: AdminRequest, key_id: str) -> None:
+async def revoke_admin_key(request: AdminRequest, key_id: FromPath[str]) -> None:
     """Refuse an admin key from now on, for good."""
     made = office(request)
     await verbs.revoke_admin_key(made.desk, actor(request), key_id, now=made.wall())

@@ -1,0 +1,104 @@
+"""Every door of the admin API: closed without a key, with a wrong one, and to the wrong role."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.admin.conftest import OWNER, admin
+from tests.running.gateway import RunningGateway
+
+ROLES = ("viewer", "operator", "owner")
+OPEN = {"/healthz", "/readyz"}
+NEEDS = {
+    ("GET", "/policies"): "viewer",
+    ("GET", "/policies/{name}"): "viewer",
+    ("PUT", "/policies/{name}"): "operator",
+    ("DELETE", "/policies/{name}"): "owner",
+    ("GET", "/policies/{name}/revisions"): "viewer",
+    ("GET", "/policies/{name}/revisions/{number}"): "viewer",
+    ("POST", "/policies/{name}/revisions/{number}/activate"): "operator",
+    ("GET", "/tenants"): "viewer",
+    ("GET", "/tenants/{name}"): "viewer",
+    ("PUT", "/tenants/{name}"): "operator",
+    ("DELETE", "/tenants/{name}"): "owner",
+    ("GET", "/tenants/{name}/keys"): "viewer",
+    ("POST", "/tenants/{name}/keys"): "operator",
+    ("DELETE", "/tenants/{name}/keys/{key_id}"): "operator",
+    ("POST", "/tenants/{name}/keys/{key_id}/rotate"): "operator",
+    ("GET", "/admin-keys"): "owner",
+    ("POST", "/admin-keys"): "owner",
+    ("DELETE", "/admin-keys/{key_id}"): "owner",
+    ("GET", "/usage"): "viewer",
+    ("GET", "/ledger"): "viewer",
+    ("GET", "/decisions/{request_id}"): "viewer",
+    ("POST", "/route/explain"): "viewer",
+    ("GET", "/audit"): "owner",
+    ("GET", "/revision"): "viewer",
+    ("GET", "/backends"): "viewer",
+    ("GET", "/backends/{name}/health"): "viewer",
+    ("POST", "/backends/{name}/drain"): "operator",
+    ("POST", "/backends/{name}/undrain"): "operator",
+}
+"""What each route asks for: a new one has to be entered here, or the walk below fails."""
+
+
+async def routes(running: RunningGateway) -> dict[str, Any]:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        answer = await client.get(running.admin_url.replace("/v1", "/schema"))
+    paths: dict[str, Any] = answer.json()["paths"]
+    return paths
+
+
+async def test_the_schema_tells_every_route(running: RunningGateway) -> None:
+    """With its methods; what is there and what is listed here are the same."""
+    told = {
+        (method.upper(), path.removeprefix("/admin/v1"))
+        for path, methods in (await routes(running)).items()
+        if path not in OPEN
+        for method in methods
+    }
+    assert told == set(NEEDS)
+
+
+async def test_no_door_opens_without_a_key(running: RunningGateway) -> None:
+    """401 in problem details."""
+    async with admin(running, None) as client:
+        for method, path in NEEDS:
+            answer = await client.request(method, filled(path))
+            told = (answer.status_code, answer.headers["content-type"])
+            assert told == (401, "application/problem+json"), (method, path)
+
+
+@pytest.mark.parametrize("role", ROLES)
+async def test_no_door_opens_to_a_lesser_role(running: RunningGateway, owner: httpx.AsyncClient, role: str) -> None:
+    """403 below what a route asks for; anything else from there on."""
+    made = (await owner.post("/admin-keys", json={"role": role})).json()
+    async with admin(running, made["secret"]) as client:
+        for (method, path), needed in NEEDS.items():
+            answer = await client.request(method, filled(path), json={} if method in {"POST", "PUT"} else None)
+            allowed = ROLES.index(role) >= ROLES.index(needed)
+            assert (answer.status_code == 403) is not allowed, (method, path, answer.text)
+    assert (await owner.delete(f"/admin-keys/{made['id']}")).status_code == 204
+    async with admin(running, made["secret"]) as client:
+        assert (await client.get("/policies")).status_code == 401
+
+
+async def test_a_tenants_key_is_none_of_the_admin_apis(running: RunningGateway) -> None:
+    """And the other way round."""
+    async with admin(running, running.keys["acme"]) as client:
+        assert (await client.get("/policies")).status_code == 401
+    async with httpx.AsyncClient(trust_env=False) as client:
+        answer = await client.get(f"{running.base_url}/models", headers={"authorization": f"Bearer {OWNER}"})
+    assert answer.status_code == 401
+
+
+async def test_the_public_port_has_no_admin_api(running: RunningGateway) -> None:
+    """Whatever key."""
+    async with httpx.AsyncClient(trust_env=False) as client:
+        answer = await client.get(f"{running.url}/admin/v1/policies", headers={"authorization": f"Bearer {OWNER}"})
+    assert answer.status_code == 404
+
+
+def filled(path: str) -> str:
+    return path.replace("{number}", "1").replace("{", "no-such-").replace("}", "")

@@ -1,0 +1,60 @@
+"""Who guesses admin keys is told to wait."""
+
+import pytest
+
+from gateway.api.admin.auth import Gatekeeper
+from gateway.control.state import State
+from gateway.domain.errors import RateLimited, Unauthenticated
+from tests.admin.conftest import OWNER
+
+
+class Clock:
+    """A clock that stands until it is moved."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        """Seconds."""
+        return self.now
+
+
+def guess(gatekeeper: Gatekeeper, peer: str = "10.0.0.1", key: str = "wrong") -> type[Exception] | None:
+    try:
+        gatekeeper.identify(peer, f"Bearer {key}")
+    except (RateLimited, Unauthenticated) as error:
+        return type(error)
+    return None
+
+
+def test_ten_wrong_keys_close_the_door_for_a_minute() -> None:
+    """To that peer alone; even the right key is not looked at then."""
+    clock = Clock()
+    gatekeeper = Gatekeeper(OWNER, State, clock)
+    assert [guess(gatekeeper) for _ in range(12)] == [Unauthenticated] * 10 + [RateLimited] * 2
+    assert guess(gatekeeper, key=OWNER) is RateLimited
+    assert guess(gatekeeper, "10.0.0.2", OWNER) is None
+    clock.now = 61.0
+    assert guess(gatekeeper, key=OWNER) is None
+
+
+def test_without_a_key_in_the_environment_none_is_an_owners() -> None:
+    """An empty key is no key."""
+    gatekeeper = Gatekeeper(None, State, Clock())
+    assert guess(gatekeeper, key="") is Unauthenticated
+    assert guess(gatekeeper, key=OWNER) is Unauthenticated
+
+
+def test_no_key_at_all_is_no_guess() -> None:
+    """A probe without one does not close the door."""
+    gatekeeper = Gatekeeper(OWNER, State, Clock())
+    for _ in range(50):
+        with pytest.raises(Unauthenticated):
+            gatekeeper.identify("10.0.0.1", "")
+    assert guess(gatekeeper, key=OWNER) is None
+
+
+@pytest.mark.parametrize("authorization", ["Bearer", "Bearer ", "Basic x", f"bearer{OWNER}", "Bearer " + "x" * 600])
+def test_what_is_no_bearer_key_is_wrong(authorization: str) -> None:
+    """Without a look at it."""
+    with pytest.raises(Unauthenticated):
+        Gatekeeper(OWNER, State, Clock()).identify("10.0.0.1", authorization)

@@ -1,0 +1,114 @@
+"""Keys through the admin API, and what operators can look up: usage, ledger, decisions, explanations, backends."""
+
+import csv
+import io
+import json
+
+import httpx
+
+from tests.admin.conftest import ask
+from tests.backends.openai_backend import error_reply
+from tests.backends.scripted import ScriptedBackend
+from tests.running.gateway import RunningGateway
+
+
+async def test_a_key_works_from_making_to_revoking(running: RunningGateway, owner: httpx.AsyncClient) -> None:
+    """The secret is shown once; the list never has it."""
+    made = await owner.post("/tenants/acme/keys", json={"name": "ci", "models": ["assistant"]})
+    assert made.status_code == 201
+    secret, key_id = made.json()["secret"], made.json()["id"]
+    assert (await ask(running, secret)).status_code == 200
+    listed = await owner.get("/tenants/acme/keys")
+    assert secret not in listed.text
+    (shown,) = [key for key in listed.json() if key["id"] == key_id]
+    assert (shown["name"], shown["models"], shown["source"]) == ("ci", ["assistant"], "api")
+    assert (await owner.delete(f"/tenants/acme/keys/{key_id}")).status_code == 204
+    assert (await ask(running, secret)).status_code == 401
+
+
+async def test_a_key_that_could_never_work_is_not_made(owner: httpx.AsyncClient) -> None:
+    """For a model that the tenant does not have, for a time that is over, for nobody."""
+    for name, body, status in (
+        ("acme", {"models": ["nothing"]}, 422),
+        ("acme", {"expires_at": 1.0}, 422),
+        ("acme", {"odd": 1}, 400),
+        ("nobody", {}, 404),
+    ):
+        assert (await owner.post(f"/tenants/{name}/keys", json=body)).status_code == status, (name, body)
+
+
+async def test_a_rotated_key_overlaps_with_its_successor(running: RunningGateway, owner: httpx.AsyncClient) -> None:
+    """Both work during the overlap; without one, only the new key does."""
+    old = (await owner.post("/tenants/acme/keys", json={})).json()
+    second = (await owner.post(f"/tenants/acme/keys/{old['id']}/rotate", json={"overlap_s": 600})).json()
+    assert [(await ask(running, key["secret"])).status_code for key in (old, second)] == [200, 200]
+    third = (await owner.post(f"/tenants/acme/keys/{second['id']}/rotate", json={"overlap_s": 0})).json()
+    assert [(await ask(running, key["secret"])).status_code for key in (second, third)] == [401, 200]
+
+
+async def test_a_key_of_the_key_store_can_be_revoked_here(running: RunningGateway, owner: httpx.AsyncClient) -> None:
+    """Wherever a key was made, a revocation beats it; it belongs to its tenant alone."""
+    listed = (await owner.get("/tenants/other/keys")).json()
+    (key,) = [each for each in listed if each["source"] == "store"]
+    assert (await owner.delete(f"/tenants/acme/keys/{key['id']}")).status_code == 404
+    assert (await ask(running, running.keys["other"])).status_code == 200
+    assert (await owner.delete(f"/tenants/other/keys/{key['id']}")).status_code == 204
+    assert (await ask(running, running.keys["other"])).status_code == 401
+
+
+async def test_one_request_can_be_explained(
+    running: RunningGateway, owner: httpx.AsyncClient, backend: ScriptedBackend
+) -> None:
+    """The candidates, each attempt with its fault, the policy's revision; nothing of what was said."""
+    backend.script(error_reply(500))
+    answer = await ask(running, running.keys["acme"])
+    told = await owner.get(f"/decisions/{answer.headers['x-request-id']}")
+    decision = told.json()
+    assert [(each["backend"], each["fault"]) for each in decision["attempts"]] == [
+        ("first", "server_error"),
+        ("second", None),
+    ]
+    assert decision["policy"] == answer.headers["x-gateway-policy"]
+    assert [each["target"] for each in decision["candidates"]] == ["first/small", "second/small"]
+    assert "hello" not in told.text.lower()
+    assert (await owner.get("/decisions/no-such-request")).status_code == 404
+
+
+async def test_a_request_can_be_explained_before_it_is_made(owner: httpx.AsyncClient, backend: ScriptedBackend) -> None:
+    """Its order, or why it would be refused; nothing is sent."""
+    before = len(backend.requests)
+    asked = {"tenant": "acme", "model": "assistant"}
+    told = (await owner.post("/route/explain", json=asked)).json()
+    assert (told["order"], told["refusal"]) == (["first/small", "second/small"], None)
+    refused = (await owner.post("/route/explain", json=asked | {"needs": ["embeddings"]})).json()
+    assert refused["order"] == []
+    assert "embeddings" in refused["refusal"]
+    assert (await owner.post("/route/explain", json=asked | {"model": "x"})).status_code == 404
+    assert len(backend.requests) == before
+
+
+async def test_a_drained_backend_is_asked_nothing(running: RunningGateway, owner: httpx.AsyncClient) -> None:
+    """Until it is undone."""
+    assert (await owner.post("/backends/first/drain")).status_code == 204
+    assert (await ask(running, running.keys["acme"])).headers["x-gateway-backend"] == "second"
+    health = (await owner.get("/backends/first/health")).json()
+    assert (health["drained"], health["state"]) == (True, "drained")
+    assert (await owner.post("/backends/first/undrain")).status_code == 204
+    assert (await ask(running, running.keys["acme"])).headers["x-gateway-backend"] == "first"
+    assert (await owner.post("/backends/nowhere/drain")).status_code == 404
+
+
+async def test_the_ledger_and_its_sums_can_be_read(running: RunningGateway, owner: httpx.AsyncClient) -> None:
+    """As JSON lines and as CSV, page by page; the sums are those of the rows."""
+    answer = await ask(running, running.keys["acme"])
+    request_id = answer.headers["x-request-id"]
+    (row,) = map(json.loads, (await owner.get("/ledger", params={"request_id": request_id})).text.splitlines())
+    assert (row["tenant"], row["backend"], row["output_tokens"]) == ("acme", "first", 2)
+    table = (await owner.get("/ledger", params={"request_id": request_id, "format": "csv"})).text
+    assert next(iter(csv.DictReader(io.StringIO(table))))["request_id"] == request_id
+    paged = await owner.get("/ledger", params={"limit": 1})
+    assert "x-next-since" in paged.headers
+    rows = list(map(json.loads, (await owner.get("/ledger", params={"tenant": "acme"})).text.splitlines()))
+    usage = (await owner.get("/usage", params={"by": "tenant", "tenant": "acme"})).json()
+    assert usage["totals"][0]["output_tokens"] == sum(row["output_tokens"] for row in rows)
+    assert (await owner.get("/usage", params={"by": "colour"})).status_code == 400

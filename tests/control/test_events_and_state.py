@@ -1,0 +1,107 @@
+"""The log of changes: a chain that shows every tampering, and the state that it amounts to."""
+
+import msgspec
+import pytest
+
+from gateway.control.desk import raw
+from gateway.control.events import FIRST, Action, ChainBroken, Event, chained, decode, encode, follow
+from gateway.control.state import State, after, digest_of
+
+POLICY: dict[str, object] = {"models": {"m": {"targets": []}}}
+
+
+def log(*changes: tuple[Action, str, object]) -> list[Event]:
+    """Events in a chain."""
+    events: list[Event] = []
+    for action, resource, content in changes:
+        previous = events[-1].hash if events else FIRST
+        event = Event(
+            seq=len(events) + 1,
+            at=float(len(events)),
+            actor="environment",
+            action=action,
+            resource=resource,
+            after=raw(content),
+            previous=previous,
+        )
+        events.append(chained(event))
+    return events
+
+
+HISTORY = log(
+    ("policy.draft", "gold", POLICY),
+    ("policy.activate", "gold", {"revision": 1}),
+    ("policy.draft", "gold", POLICY | {"limits": {"requests_per_minute": 1}}),
+    ("policy.activate", "gold", {"revision": 2}),
+    ("policy.activate", "gold", {"revision": 1}),
+    ("tenant.put", "acme", {"policy": "gold"}),
+    ("backend.drain", "b", True),
+)
+
+
+def test_a_log_as_it_was_written_can_be_followed() -> None:
+    """From its beginning, from its middle, and after a trip through bytes."""
+    follow(HISTORY, 0, FIRST)
+    follow(HISTORY[3:], 3, HISTORY[2].hash)
+    assert [decode(encode(event)) for event in HISTORY] == HISTORY
+
+
+@pytest.mark.parametrize("place", range(len(HISTORY)))
+@pytest.mark.parametrize(
+    "change",
+    [{"actor": "somebody"}, {"after": raw({"revision": 9})}, {"at": 99.0}, {"previous": "0" * 63 + "1"}, {"seq": 40}],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_changed_event_is_found(place: int, change: dict[str, object]) -> None:
+    """Whatever of it was changed; also when its own hash was made to fit."""
+    for forged in (False, True):
+        events = list(HISTORY)
+        events[place] = msgspec.structs.replace(events[place], **change)
+        if forged:
+            events[place] = chained(events[place])
+            if place == len(events) - 1 and not change.keys() & {"previous", "seq"}:
+                continue  # The last one can be written anew by whoever can write at all.
+        with pytest.raises(ChainBroken, match="the log was changed"):
+            follow(events, 0, FIRST)
+
+
+@pytest.mark.parametrize("place", range(len(HISTORY) - 1))
+def test_a_missing_event_is_found(place: int) -> None:
+    """The chain has no hole."""
+    with pytest.raises(ChainBroken):
+        follow([event for event in HISTORY if event.seq != place + 1], 0, FIRST)
+
+
+def test_a_step_back_is_an_activation_like_any_other() -> None:
+    """Revisions stay as they were; which one holds is a number."""
+    state = after(State(), HISTORY)
+    life = state.policies["gold"]
+    assert (len(life.revisions), life.active) == (2, 1)
+    assert state.overlay == {"policies": {"gold": POLICY}, "tenants": {"acme": {"policy": "gold"}}}
+    assert state.drained == {"b"}
+    assert (state.seq, state.last) == (len(HISTORY), HISTORY[-1].hash)
+
+
+def test_a_draft_holds_nowhere() -> None:
+    """Until it is activated."""
+    assert after(State(), HISTORY[:1]).overlay == {}
+
+
+def test_what_was_deleted_holds_over_the_files_too() -> None:
+    """None in the overlay: the files' entry does not come back."""
+    deleted = after(State(), log(("policy.delete", "gold", None), ("tenant.delete", "acme", None)))
+    assert deleted.overlay == {"policies": {"gold": None}, "tenants": {"acme": None}}
+
+
+def test_the_state_is_the_same_however_the_log_was_read() -> None:
+    """At once, or event by event."""
+    state = State()
+    for event in HISTORY:
+        state = after(state, [event])
+    assert state == after(State(), HISTORY)
+
+
+def test_a_digest_is_of_the_content() -> None:
+    """Not of how it was written."""
+    assert digest_of(b'{"a": 1, "b": [2]}') == digest_of(b'{"b":[2],"a":1}')
+    assert digest_of(b'{"a":1}') != digest_of(b'{"a":2}')
