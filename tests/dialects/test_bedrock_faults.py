@@ -5,8 +5,10 @@ import json
 import pytest
 
 from gateway.dialects.bedrock import UPSTREAM
+from gateway.domain.chat import Label
 from gateway.domain.fault import Fault, FaultKind
 from tests.dialects.converse import operation
+from tests.dialects.targets import ask
 
 TOO_LONG = "Input is too long for requested model."
 NOT_OURS = "You don't have access to the model with the specified model ID."
@@ -85,8 +87,6 @@ def test_a_wait_is_taken_from_the_header() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"output": {}}', b'{"message": "x"}', b"\xff"])
 def test_what_is_no_answer_is_a_fault_of_the_protocol(body: bytes) -> None:
-    from gateway.domain.chat import Label
-
-    found = UPSTREAM.decode_reply(None, body, Label("i", "m", 1))  # type: ignore[arg-type]  # it is not looked at
+    found = UPSTREAM.decode_reply(ask(), body, Label("i", "m", 1))
     assert isinstance(found, Fault)
     assert found.kind is FaultKind.PROTOCOL

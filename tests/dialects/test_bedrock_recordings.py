@@ -13,6 +13,7 @@ from tests.dialects.cloud_recordings import CloudExchange, recorded
 from tests.dialects.converse import Heard, check_request, heard_reply, heard_stream
 from tests.dialects.hub_answers import Read, cut, events_of, read_chunks, read_reply
 from tests.dialects.recordings import FOLDER
+from tests.dialects.targets import ask, target
 
 CONVERSE = [each for each in recorded("bedrock-runtime") if "/converse" in each.path]
 STREAMS = [each for each in CONVERSE if each.path.endswith("-stream")]
@@ -53,7 +54,7 @@ def test_every_recorded_stream_is_heard_as_botocore_hears_it(seen: CloudExchange
 
 @pytest.mark.parametrize("seen", REPLIES, ids=lambda seen: seen.name)
 def test_every_recorded_reply_is_heard_as_botocore_hears_it(seen: CloudExchange) -> None:
-    reply = UPSTREAM.decode_reply(None, seen.answer, LABEL)  # type: ignore[arg-type]  # the request is not looked at
+    reply = UPSTREAM.decode_reply(ask(), seen.answer, LABEL)
     assert isinstance(reply, ChatReply)
     (read,), _ = read_reply(reply.raw)
     agree(read, reply.usage, heard_reply(seen.answer))
@@ -63,6 +64,19 @@ def test_every_recorded_reply_is_heard_as_botocore_hears_it(seen: CloudExchange)
 def test_the_judge_of_our_requests_accepts_every_request_that_aws_accepted(seen: CloudExchange) -> None:
     """Otherwise its word would mean nothing."""
     check_request(json.dumps({**seen.asked}).encode(), "model")
+
+
+def test_whose_account_a_model_is_asked_in_is_not_told() -> None:
+    """An ARN names it; the client sees the last part."""
+    arn = Label("chatcmpl-1", "arn:aws:bedrock:us-east-1:012345678901:inference-profile/us.claude-5", 1)
+    reply = UPSTREAM.decode_reply(ask(), REPLIES[0].answer, arn)
+    assert isinstance(reply, ChatReply)
+    assert (reply.model, json.loads(reply.raw)["model"]) == ("us.claude-5", "us.claude-5")
+    decoder = UPSTREAM.stream_decoder(ask(), target("bedrock"), arn)
+    assert decoder.model == "us.claude-5"
+    assert b"012345678901" not in b"".join(
+        event.raw for event in decoder.feed(STREAMS[0].answer) if isinstance(event, Chunk)
+    )
 
 
 def test_a_recorded_stream_cut_after_any_frame_before_the_stop_is_no_answer() -> None:

@@ -52,7 +52,7 @@ class _Bedrock:
     def decode_reply(self, request: ChatRequest, body: bytes, label: Label) -> ChatReply | Fault:
         """The answer and its usage."""
         del request
-        return decode_reply(body, label)
+        return decode_reply(body, _public(label))
 
     def decode_fault(self, status: int, headers: Headers, body: bytes) -> Fault:
         """What the exception's name and its message say together."""
@@ -61,7 +61,14 @@ class _Bedrock:
     def stream_decoder(self, request: ChatRequest, target: Target, label: Label) -> BedrockStreamDecoder:
         """A decoder for one streamed answer."""
         del request, target
-        return BedrockStreamDecoder(label)
+        return BedrockStreamDecoder(_public(label))
+
+
+def _public(label: Label) -> Label:
+    """The label with the last part of a model's ARN: the account in it is no client's business."""
+    if not label.model.startswith("arn:"):
+        return label
+    return Label(label.id, label.model.rpartition("/")[2], label.created)
 
 
 UPSTREAM: Final[UpstreamDialect] = _Bedrock()

@@ -49,6 +49,8 @@ _SAYS_NOTHING: Final = {
     "verbosity": (b'"medium"',),
 }
 """Values that ask for what happens anyway. So does null, for every field."""
+_LONGEST_PLAIN: Final = 64
+"""Bytes of the longest of them, blanks included: a list of tools is not looked through."""
 
 
 def said(request: ChatRequest) -> frozenset[str]:
@@ -61,7 +63,7 @@ def _asks(name: str, raw: bytes) -> bool:
     if raw == b"null":
         return False
     plain = _SAYS_NOTHING.get(name)
-    return plain is None or b"".join(raw.split()) not in plain
+    return plain is None or len(raw) > _LONGEST_PLAIN or b"".join(raw.split()) not in plain
 
 
 def without(request: ChatRequest, names: Iterable[str]) -> ChatRequest:
