@@ -53,7 +53,7 @@ class RedisServer:
 def redis_server(folder: Path, *words: str) -> Iterator[RedisServer]:
     """A server that keeps nothing, unless the words of its configuration say otherwise."""
     folder.mkdir(parents=True, exist_ok=True)
-    port = _free_port()
+    port = free_port()
     server = RedisServer(port, _start(port, folder, words), folder, words)
     try:
         yield server
@@ -112,7 +112,7 @@ def _start(port: int, folder: Path, words: tuple[str, ...]) -> "subprocess.Popen
         time.sleep(0.01)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A free port, and far enough down that a cluster's second port (ten thousand up) exists."""
     while True:
         with socket.socket() as holder:
@@ -120,3 +120,35 @@ def _free_port() -> int:
             port: int = holder.getsockname()[1]
         if port < 50_000:
             return port
+
+
+@contextmanager
+def redis_sentinel(folder: Path, master: RedisServer, service: str = "limits") -> Iterator[int]:
+    """A sentinel that watches `master` and gives it up after half a second; its port."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    file = folder / "sentinel.conf"
+    file.write_text(
+        f"port {port}\nbind 127.0.0.1\ndir {folder}\nsentinel monitor {service} 127.0.0.1 {master.port} 1\n"
+        f"sentinel down-after-milliseconds {service} 500\nsentinel failover-timeout {service} 5000\n"
+    )
+    program = shutil.which("redis-server")
+    assert program is not None
+    with (folder / "sentinel.log").open("ab") as log:
+        process = subprocess.Popen([program, str(file), "--sentinel"], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + START_S
+        while not _knows_replica(port, service):
+            assert process.poll() is None, (folder / "sentinel.log").read_text()
+            assert time.monotonic() < deadline, "the sentinel does not find the replica"
+            time.sleep(0.02)
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _knows_replica(port: int, service: str) -> bool:
+    with contextlib.suppress(redis.RedisError, OSError), redis.Redis(port=port, protocol=2) as client:
+        return bool(client.execute_command("SENTINEL", "REPLICAS", service))
+    return False
