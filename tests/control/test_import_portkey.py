@@ -126,7 +126,7 @@ CONDITIONAL: dict[str, Any] = {
                 {"provider": "openai", "virtual_key": "openai-two", "override_params": {"model": "small"}},
             ],
         },
-        {"name": "direct", "provider": "openai", "override_params": {"model": "big"}},
+        {"id": "direct", "provider": "openai", "override_params": {"model": "big"}},
     ],
 }
 
@@ -167,6 +167,19 @@ def test_one_target_is_enough_however_it_is_wrapped(tmp_path: Path, config: obje
     book, _ = converted(config, tmp_path)
     (only,) = routes_of(book)["a"][1:]  # type: ignore[index]  # a tuple, as everywhere
     assert only.endswith("/a*1")
+
+
+def test_a_target_may_be_told_by_its_model_alone(tmp_path: Path) -> None:
+    """`@slug/model`, and shares as text."""
+    config = {
+        "strategy": {"mode": "loadbalance"},
+        "targets": [
+            {"override_params": {"model": "@openai-prod/gpt-4o"}, "weight": "0.7"},
+            {"virtual_key": "open-ai-virtual-1", "override_params": {"model": "gpt-4o"}, "weight": "0.3"},
+        ],
+    }
+    book, _ = converted(config, tmp_path)
+    assert routes_of(book) == {"gpt-4o": ("weighted", "openai-prod/gpt-4o*7", "open-ai-virtual-1/gpt-4o*3")}
 
 
 @pytest.mark.parametrize(

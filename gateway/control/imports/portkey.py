@@ -148,7 +148,7 @@ def _part(draft: Draft, node: Node, model: str, then: str | None, *, depth: int)
 def _chosen(targets: Sequence[Node], default: str | None, then: str | None) -> list[Node]:
     """The one target that a condition, or else the default, names."""
     wanted = then or default
-    return [each for each in targets if each.text("name") == wanted][:1]
+    return [each for each in targets if each.text("name", "id") == wanted][:1]
 
 
 def weights(shares: Sequence[float]) -> list[int]:
@@ -159,7 +159,7 @@ def weights(shares: Sequence[float]) -> list[int]:
 
 
 def _target(draft: Draft, node: Node, model: str) -> Target | None:
-    node.ignore("name", "weight")
+    node.ignore("name", "id", "weight")
     slug_, own = _named(node)
     name = _provider(node, slug_)
     known = None if name is None else provider_named(name)
@@ -249,7 +249,7 @@ def _patience(draft: Draft, config: Node) -> None:
     if retry is not None:
         retry.dismiss(_FAULTS, "on_status_codes", "onStatusCodes")
         retry.dismiss("is always so", "use_retry_after_header", "useRetryAfterHeaders")
-        attempts = retry.number("attempts")
+        attempts = retry.number("attempts", "count")
         if attempts is not None:
             if attempts + 1 > MOST_ATTEMPTS:
                 retry.note(f"a request is tried {MOST_ATTEMPTS} times at most, all targets together", "attempts")

@@ -75,7 +75,7 @@ ALIASES: Final[Mapping[str, str]] = {
     # Portkey's names
     "azure-openai": "azure", "google": "gemini", "vertex-ai": "vertex", "mistral-ai": "mistral", "x-ai": "xai",
     "together-ai": "together_ai", "fireworks-ai": "fireworks_ai", "perplexity-ai": "perplexity", "nvidia": "nvidia_nim",
-    "aws-bedrock": "bedrock",
+    "aws-bedrock": "bedrock", "open-ai": "openai",
 }  # fmt: skip
 
 GUESSES: Final = (
