@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from tests.backends.openai_backend import json_reply
 from tests.backends.scripted import Script, ScriptedBackend, scripted_backend
 from tests.running.client import CHAT, chat, client_of
-from tests.running.configuration import configuration
+from tests.running.configuration import PATIENT, configuration
 from tests.running.gateway import gateway
 from tests.running.polling import eventually
 from tests.upstream.verifiers import sigv4_problem
@@ -49,6 +49,27 @@ def account(tmp_path: Path, endpoint: ScriptedBackend) -> Path:
     }
     (tmp_path / "key.json").write_text(json.dumps(key))
     return tmp_path / "key.json"
+
+
+async def test_nobody_waits_for_a_token_longer_than_for_a_connection(
+    tmp_path: Path, account: Path, endpoint: ScriptedBackend, first: ScriptedBackend, second: ScriptedBackend
+) -> None:
+    """A provider of tokens that hangs keeps neither a request nor the process from ending."""
+    endpoint.default = Script(head_delay_s=60)
+    house = configuration(
+        backends={"first": first.base_url, "second": second.base_url},
+        models={"assistant": ["first", "second"]},
+        tenants={"hasty": {"timeouts": PATIENT | {"connect": 0.2}}},
+    )
+    house["backends"]["first"]["credential"] = {"google": {"service_account": f"file:{account}"}}
+    with gateway(tmp_path, house) as running:
+        await endpoint.wait_requests(1)
+        async with client_of(running, "hasty") as client:
+            answer = await client.post(CHAT, json=chat())
+    assert (answer.headers["x-gateway-backend"], answer.headers["x-gateway-attempts"]) == ("second", "2")
+    assert first.requests == []
+    row = running.ledger(answer.headers["x-request-id"])[0]
+    assert (row.backend, row.outcome) == ("first", "failed")
 
 
 KEY, SECRET = "AKIDCANARY77", "secret-canary-77"

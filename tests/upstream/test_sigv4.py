@@ -7,12 +7,13 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import anyio.to_thread
 import httpx
 import pytest
 from botocore import auth, credentials
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.domain.backend import AwsAccess
@@ -141,6 +142,7 @@ def test_an_escaped_colon_of_a_model_id_is_signed_as_escaped_twice(target: str) 
     body=st.binary(max_size=64),
     token=st.none() | st.from_regex(r"[A-Za-z0-9/+=]{1,20}", fullmatch=True),
 )
+@settings(deadline=None, max_examples=50)
 def test_whatever_is_signed_is_what_is_sent(path: list[str], query: str, body: bytes, token: str | None) -> None:
     """For every path, query and body, the verifier agrees; and not for another body."""
     target = "/" + "/".join(path) + (f"?{query}" if query else "")
@@ -222,6 +224,32 @@ async def test_a_profile_is_read_from_awss_own_files(nowhere: Path) -> None:
 async def test_an_empty_chain_says_where_it_looked(nowhere: Path) -> None:
     with pytest.raises(CredentialUnusable, match="no AWS credentials in the environment"):
         await fetched(AwsAccess(region="us-east-1"))
+
+
+async def test_a_pods_web_identity_is_exchanged_for_keys(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """IRSA: the token that Kubernetes mounted goes to STS, and its keys end when it says."""
+    ends = dt.datetime.now(dt.UTC).replace(microsecond=0) + dt.timedelta(hours=1)
+    answer = f"""<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/">
+      <AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>{KEY}</AccessKeyId>
+      <SecretAccessKey>{SECRET}</SecretAccessKey><SessionToken>irsa</SessionToken>
+      <Expiration>{ends.isoformat()}</Expiration></Credentials></AssumeRoleWithWebIdentityResult>
+    </AssumeRoleWithWebIdentityResponse>"""
+    (nowhere / "token").write_text("from-kubernetes")
+    async with scripted_backend() as sts:
+        sts.default = Script(headers=[("content-type", "text/xml")], steps=[(0, answer.encode())])
+        monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/gateway")
+        monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(nowhere / "token"))
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", f"http://127.0.0.1:{sts.port}")
+        monkeypatch.setenv("AWS_REGION", "us-east-1")
+        grant = await anyio.to_thread.run_sync(AwsSource(AwsAccess(region="us-east-1")).fetch)
+    assert grant.expires_at == ends.timestamp()
+    proof = dict(grant.prove(Unsigned("GET", "https", "a.example", "/", (), b"")))
+    assert proof[b"x-amz-security-token"] == b"irsa"
+    asked = parse_qs(sts.requests[0].body.decode())
+    assert (asked["WebIdentityToken"], asked["RoleArn"]) == (
+        ["from-kubernetes"],
+        ["arn:aws:iam::123456789012:role/gateway"],
+    )
 
 
 @pytest.fixture
