@@ -24,6 +24,7 @@ from gateway.accounting import statement
 from gateway.accounting.journal import Journal
 from gateway.admission.counting import TokenCounter
 from gateway.admission.estimate import Estimator
+from gateway.admission.fairness import Lobby
 from gateway.admission.limits import Limiter
 from gateway.admission.memory import MemoryLimiter
 from gateway.admission.redis_limits import RedisLimiter
@@ -115,6 +116,7 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
             directory=directory,
             book=desk.book,
             fleet=fleet,
+            lobby=Lobby(),
             budgets=RetryBudgets(),
             estimator=Estimator(),
             counter=counter,

@@ -39,6 +39,7 @@ from gateway.pipeline import (
     Respond,
     Send,
     Settle,
+    Wait,
     record_of,
 )
 from gateway.pipeline.exchange import State
@@ -301,6 +302,9 @@ class Driver:
                 call.abort()
         elif isinstance(action, Fail):
             self._fail(action.error, client)
+        elif isinstance(action, Wait):
+            action.ticket.call = functools.partial(self._loop.call_soon, self.feed, self.exchange.turn)
+            self.feed(self.exchange.queued)
         elif isinstance(action, (ReservePlace, FreePlace, Grow)):
             self._adjust(action)
         else:

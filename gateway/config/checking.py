@@ -24,7 +24,6 @@ UNSUPPORTED_FIELDS: Final[dict[type[msgspec.Struct], frozenset[str]]] = {
     ModelRoute: frozenset({"context_fallback"}),
 }
 """Fields that the documentation describes and this version lacks. Ignoring one would be a limit that nobody keeps."""
-UNSUPPORTED_WORDS: Final = frozenset({"queue"})
 
 DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
@@ -131,8 +130,6 @@ class Checker:
         # With its type: True is 1 to Python, and `version: true` is not version 1.
         if any(tree == value and type(tree) is type(value) for value in values):
             return tree
-        if isinstance(tree, str) and tree in UNSUPPORTED_WORDS:
-            return self._refuse(path, f"`{tree}` is not supported by this version")
         expected = ", ".join(f"`{value}`" for value in values)
         return self._refuse(path, f"expected {'one of ' if len(values) > 1 else ''}{expected}, got {_kind(tree)}")
 

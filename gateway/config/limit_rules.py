@@ -41,6 +41,8 @@ def budget(file: str, path: Path, fields: Mapping[str, object], _: "Names", repo
                 f"`{shown(zone)}` is no time zone that this machine knows; write an IANA name such as Europe/Berlin"
             )
             report.mistake(file, (*path, "timezone"), message)
+    if fields.get("on_exceed") == "queue":
+        _useless(file, path, "queue", "a budget begins anew with its period only", report)
     if usd is None and fields.get("on_exceed") == "next_target":
         _useless(file, path, "next_target", "tokens cost the same of a budget at every target", report)
     if usd is None and fields.get("on_exceed") == "downgrade" and not _is_of_a_model(path):

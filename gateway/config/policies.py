@@ -25,7 +25,7 @@ from gateway.config.shapes import Table, record
 from gateway.config.yaml_file import MAX_BYTES, Tree, parse
 from gateway.domain.backend import Backend, PriceList, Prices, ServedModel, listed_prices
 from gateway.domain.plan import Route, Target
-from gateway.domain.policy import ModelRoute, Policy, Strategy, TargetGroup, TargetRef
+from gateway.domain.policy import KEPT_FOR_CRITICAL, ModelRoute, Policy, Strategy, TargetGroup, TargetRef
 from gateway.domain.tenant import ApiKey, Tenant, TenantEntry
 from gateway.domain.usage import PriceTable
 
@@ -45,6 +45,9 @@ class PolicySnapshot:
     policy: Policy
     routes: Mapping[str, Route]
     """Public model → how it is served."""
+    reach: float = 1.0
+    """The part of what a backend bears at once that these requests may take: less than all where another policy is
+    critical and this one is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +230,8 @@ def _book(
     policies: dict[str, Policy], tenants: dict[str, TenantEntry], targets: "_Targets", warnings: Sequence[Problem]
 ) -> PolicyBook:
     """The immutable book of a configuration without mistakes."""
-    snapshots = {name: _snapshot(name, policy, targets) for name, policy in policies.items()}
+    keeps = any(policy.priority == "critical" for policy in policies.values())
+    snapshots = {name: _snapshot(name, policy, targets, keeps=keeps) for name, policy in policies.items()}
     people = {name: _tenant(name, entry, policies[entry.policy]) for name, entry in tenants.items()}
     return PolicyBook(
         backends=MappingProxyType(targets.backends),
@@ -277,16 +281,20 @@ class _Targets:
 def _tenant(name: str, entry: TenantEntry, policy: Policy) -> Tenant:
     """The tenant, with what its policy says where it says nothing itself."""
     limits = policy.limits.overridden_by(entry.limits)
-    return Tenant(id=name, policy=entry.policy, limits=limits, budget=entry.budget or policy.budget)
+    return Tenant(
+        id=name, policy=entry.policy, limits=limits, budget=entry.budget or policy.budget, weight=entry.weight
+    )
 
 
-def _snapshot(name: str, policy: Policy, targets: _Targets) -> PolicySnapshot:
+def _snapshot(name: str, policy: Policy, targets: _Targets, *, keeps: bool) -> PolicySnapshot:
+    """The policy with every name looked up; `keeps` says that a part of every backend is kept for critical ones."""
     routes = {model: _top_route(route, targets) for model, route in policy.models.items()}
     leaves = [leaf for route in routes.values() for leaf in route.leaves]
     places = {leaf.backend: leaf.place for leaf in leaves}
     listed = targets.listed(leaf.facts.priced_as for leaf in leaves if leaf.facts.priced_as is not None)
     revision = _revision([policy, places, listed])
-    return PolicySnapshot(name, revision, f"{name}@{revision}", policy, MappingProxyType(routes))
+    reach = 1.0 - KEPT_FOR_CRITICAL if keeps and policy.priority != "critical" else 1.0
+    return PolicySnapshot(name, revision, f"{name}@{revision}", policy, MappingProxyType(routes), reach)
 
 
 def _top_route(route: ModelRoute, targets: _Targets) -> Route:

@@ -15,7 +15,7 @@ BurstSeconds = Annotated[float, msgspec.Meta(gt=0, le=3600)]
 Usd = Annotated[Decimal, msgspec.Meta(gt=0, le=9_000_000)]
 """A store may count with floating-point numbers, which are exact up to nine million dollars in nano-dollars."""
 
-OnExceed = Literal["reject", "next_target", "downgrade"]
+OnExceed = Literal["reject", "queue", "next_target", "downgrade"]
 """What is tried before a request is refused. It never takes more than its limits grant."""
 
 OnStoreFailure = Literal["share", "closed"]
@@ -41,8 +41,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """How many seconds' worth of a limit per minute may be taken at once after a pause: 60 when absent, of a backend
     10. With fewer the load is smoother."""
     on_exceed: OnExceed | None = None
-    """What becomes of a request beyond a limit. `reject`, when absent: 429 with the wait. `downgrade`, for the limits
-    of a model: another model serves it. `next_target` is for budgets; a limit holds for all targets alike."""
+    """What becomes of a request beyond a limit. `reject`, when absent: 429 with the wait. `queue`: it waits if there is
+    room soon, two seconds at most. `downgrade`, for the limits of a model: another model serves it. `next_target` is
+    for budgets; a limit holds for all targets alike."""
     downgrade_to: ModelName | None = None
     """With `downgrade`: the model of the same policy that serves instead, within its own limits."""
 

@@ -52,6 +52,12 @@ class Hedge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     target take, at least 0.3, and nothing before that is known."""
 
 
+Priority = Literal["critical", "standard", "sheddable", "batch"]
+PRIORITIES: Final[tuple[Priority, ...]] = ("critical", "standard", "sheddable", "batch")
+"""The most important first."""
+KEPT_FOR_CRITICAL: Final = 0.2
+"""Of what a backend bears at once, where any policy is critical: Stripe's figure."""
+
 Mode = Literal["priority", "weighted", "latency", "least_busy", "cost", "conditional"]
 
 
@@ -145,6 +151,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What each tenant may take, all models together."""
     budget: Budget | None = None
     """What each tenant may spend, all models together."""
+    priority: Priority = "standard"
+    """Who goes first where requests wait for a backend that works on as many as it bears, and who is shed last. A fifth
+    of what a backend bears is kept for `critical` ones, where there are any."""
     timeouts: Timeouts = Timeouts()
     retries: Retries = Retries()
     hedge: Hedge | None = None

@@ -40,6 +40,8 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     """What holds for this tenant: its policy's limits with its own overrides."""
     budget: Budget | None = None
     """Its own, else its policy's."""
+    weight: int = 1
+    """Its share of what is scarce, relative to the other tenants."""
 
 
 class KeyEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,4 +68,6 @@ class TenantEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Overrides of the policy's limits, field by field."""
     budget: Budget | None = None
     """Instead of the policy's."""
+    weight: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
+    """Its share, relative to the other tenants, of backends that work on as much as they bear."""
     keys: tuple[KeyEntry, ...] = ()

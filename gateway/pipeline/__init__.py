@@ -21,6 +21,7 @@ from gateway.pipeline.actions import (
     Respond,
     Send,
     Settle,
+    Wait,
 )
 from gateway.pipeline.entry import Collaborators, RequestHead
 from gateway.pipeline.exchange import Exchange
@@ -44,5 +45,6 @@ __all__ = [
     "Respond",
     "Send",
     "Settle",
+    "Wait",
     "record_of",
 ]

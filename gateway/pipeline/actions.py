@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from gateway.admission.fairness import Ticket
 from gateway.admission.limits import Dimension, Used
 from gateway.admission.repeats import Repeat
 from gateway.domain.errors import GatewayError
@@ -56,6 +57,12 @@ class Grow(msgspec.Struct, frozen=True):
 
     reservation: str
     more: Used
+
+
+class Wait(msgspec.Struct, frozen=True):
+    """Have the ticket's `call` lead to `turn`, later and never at once; then answer with `queued`."""
+
+    ticket: Ticket
 
 
 class Dispatch(msgspec.Struct, frozen=True):
@@ -112,7 +119,8 @@ class Settle(msgspec.Struct, frozen=True):
 
 
 Action = (
-    Reserve
+    Wait
+    | Reserve
     | ReservePlace
     | FreePlace
     | Grow

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from gateway.admission.counting import TokenCounter
 from gateway.admission.estimate import Estimator
+from gateway.admission.fairness import Lobby
 from gateway.auth.directory import Directory
 from gateway.auth.keys import extract_credential
 from gateway.config.policies import PolicyBook, PolicySnapshot
@@ -56,6 +57,7 @@ class Collaborators:
     book: Callable[[], PolicyBook]
     """The configuration of now; a request keeps the one it started with."""
     fleet: Fleet
+    lobby: Lobby
     budgets: RetryBudgets
     estimator: Estimator
     counter: TokenCounter
@@ -101,6 +103,7 @@ class Unroutable:
     """A request that no target can take."""
 
     request: ChatRequest
+    estimate: Estimate
     decision: Decision
     error: GatewayError
 
@@ -171,12 +174,12 @@ def job_for(
         policy_label=caller.policy.label,
         route=route,
         tenant=tenant,
-        fleet=house.fleet.view(route.leaves, now),
+        fleet=house.fleet.view(route.leaves, now, caller.policy.reach),
         seed=int(exchange_id[-8:], 16),
         decision_id=exchange_id,
     )
     if plan is None:
-        return Unroutable(request, decision, refusal(decision))
+        return Unroutable(request, estimate, decision, refusal(decision))
     on_failure = caller.policy.policy.models[request.model].on_midstream_failure
     holds_back = request.stream and (wants_buffer or on_failure == "restart")
     goes_on = on_failure == "continue" and not holds_back and may_be_continued(request)

@@ -18,7 +18,7 @@ from gateway.dialects.hub.continuation import SEAM
 from gateway.dialects.load_headers import load_of
 from gateway.dialects.protocols import Endpoint, StreamEncoder, StreamEvent
 from gateway.dialects.rate_headers import headroom_of
-from gateway.domain.chat import EndOfStream, Label
+from gateway.domain.chat import ChatRequest, EndOfStream, Label
 from gateway.domain.errors import (
     GatewayError,
     InternalError,
@@ -45,11 +45,13 @@ from gateway.pipeline.actions import (
     Reserve,
     Respond,
     Send,
+    Wait,
 )
 from gateway.pipeline.attempt import MAX_FAULT_BYTES, MAX_REPLY_BYTES, Attempt
 from gateway.pipeline.claiming import claim_for, detour
 from gateway.pipeline.continuing import rest_of
-from gateway.pipeline.entry import Caller, Collaborators, Job, RequestHead, Unroutable, identify, prepare
+from gateway.pipeline.entry import Caller, Collaborators, Job, RequestHead, Unroutable, identify, job_for, prepare
+from gateway.pipeline.queueing import Turn, may_wait, retry_at, wait_s
 from gateway.pipeline.relay import Relay
 from gateway.pipeline.tries import Tries, dialect_of, is_native
 from gateway.pipeline.verdict import interruption, verdict
@@ -72,6 +74,8 @@ class State(enum.Enum):
 
     OPEN = enum.auto()
     """Nothing was taken yet."""
+    QUEUED = enum.auto()
+    """Nothing was taken, and it waits for its turn, or for a limit that has room again in a moment."""
     RESERVING = enum.auto()
     ATTEMPTING = enum.auto()
     """No content has come: failover is free and invisible."""
@@ -80,6 +84,9 @@ class State(enum.Enum):
     SETTLING = enum.auto()
     """The ending is decided and waits for the ledger."""
     DONE = enum.auto()
+
+
+_UNTAKEN = frozenset({State.OPEN, State.QUEUED, State.RESERVING})
 
 
 class Exchange:
@@ -96,8 +103,11 @@ class Exchange:
         "_has_begun",
         "_house",
         "_once",
+        "_repeat",
         "_reply_body",
         "_rest",
+        "_retry_at",
+        "_turn",
         "_was_relayed",
         "actions",
         "attempts",
@@ -166,6 +176,12 @@ class Exchange:
         self._gone = False
         self._was_relayed = False
         """Whether what is settled was a stream of which the client had a part."""
+        self._turn: Turn | None = None
+        """Its place among those that wait for the same targets, if it had to wait."""
+        self._retry_at: float | None = None
+        """When a limit is asked again that has no room yet."""
+        self._repeat: Repeat | None = None
+        """What the client may ask for again, by its own word."""
         self._once: Repeat | None = None
         """What the client may ask for again and be given the same answer, once it is ours to run."""
         self._reply_body: bytes | None = None
@@ -207,18 +223,62 @@ class Exchange:
         except GatewayError as error:
             self.refuse(error)
             return
-        self.decided_at = now
         self.model = job.request.model
+        if self.head.idempotency_key is not None and not job.request.stream:
+            kind = f"{type(self._endpoint).__name__} {self._endpoint.operation}"
+            self._repeat = Repeat(self.caller.tenant.id, self.head.idempotency_key, fingerprint(kind, body))
+        if (self._house.lobby.is_busy or isinstance(job, Unroutable)) and may_wait(self._house, self.caller, job):
+            self._decided(job, now)
+            self._turn = Turn(
+                self._house, self.caller, job, by=now + wait_s(self._patience_s(self.caller, job.request))
+            )
+            self.state = State.QUEUED
+            self.actions.append(Wait(self._turn.ticket))
+        else:
+            self._start(job, now)
+
+    def queued(self, now: float) -> None:
+        """The turn will be told of: stand in line."""
+        turn = self._turn
+        if turn is not None and self.state is State.QUEUED and not turn.join(now):
+            self.refuse(turn.refusal)
+
+    def turn(self, now: float) -> None:
+        """There is room for this request, or it lost its place to another."""
+        turn, caller = self._turn, self.caller
+        if turn is None or caller is None:
+            return
+        if turn.ticket.is_shed:
+            if self.state is State.QUEUED:
+                self.refuse(turn.refusal)
+            return
+        turn.is_called = True
+        if self.state is not State.QUEUED:
+            turn.leave(now)
+            return
+        buffer = self.head.wants_buffer
+        job = job_for(
+            self._house, caller, self._endpoint, turn.request, exchange_id=self.id, wants_buffer=buffer, now=now
+        )
+        if isinstance(job, Unroutable) and now < turn.ticket.by and may_wait(self._house, caller, job):
+            turn.rejoin()  # Others were quicker.
+        else:
+            self._start(job, now)
+
+    def _decided(self, job: Job | Unroutable, now: float) -> None:
+        self.decided_at = now
         self.decision = job.decision
+
+    def _start(self, job: Job | Unroutable, now: float) -> None:
+        """Go on with a request that need not wait, or waits no longer."""
+        self._decided(job, now)
         if isinstance(job, Unroutable):
             self.refuse(job.error)
             return
         self.state = State.RESERVING
-        if self.head.idempotency_key is not None and not job.request.stream:
+        if self._repeat is not None:
             self.job = job
-            kind = f"{type(self._endpoint).__name__} {self._endpoint.operation}"
-            request = Repeat(self.caller.tenant.id, self.head.idempotency_key, fingerprint(kind, body))
-            self.actions.append(Recall(request, job.plan.timeouts.total + _LEASE_MARGIN_S))
+            self.actions.append(Recall(self._repeat, job.plan.timeouts.total + _LEASE_MARGIN_S))
         else:
             self._claim_for(job, now)
 
@@ -251,7 +311,7 @@ class Exchange:
         self.job, self.model, self.decision = job, job.request.model, job.decision
         if job.downgraded_from:
             self.downgraded_from = job.downgraded_from[0]
-        self.total_by = self.started_at + self._patience_s()
+        self.total_by = self.started_at + self._patience_s(job.caller, job.request)
         self._account = Account(
             self._house,
             self._endpoint,
@@ -267,7 +327,7 @@ class Exchange:
         if job.request.stream:
             self._comment_at = self.started_at + _COMMENT_EVERY_S
         self._claim = claim_for(job, self.wall_started + (now - self.started_at))
-        self.actions.append(Reserve(self.id, self._claim.dimensions, job.plan.timeouts.total + _LEASE_MARGIN_S))
+        self._reserve()
 
     def reserved(self, granted: Granted, now: float) -> None:
         """Everything was granted: from here on the exchange must settle."""
@@ -287,6 +347,8 @@ class Exchange:
                 message = "The time for this request passed before it could be tried."
                 self.error = UpstreamTimedOut(message, param="total")
             self._end(Outcome.FAILED, [Fail(self.error), Finish()], now)
+        if self._turn is not None:
+            self._turn.arrive()
 
     def denied_by(self, denied: Denied, now: float) -> None:
         """A limit said no. Nothing was taken."""
@@ -299,9 +361,36 @@ class Exchange:
             if job is not None:
                 self._claim_for(job, now)
                 return
+            if self._may_retry(denied, now):
+                return
         self.denied = denied
         self.levels = denied.levels
         self.refuse(refusal_of(denied, self._claim, self.model) if self.error is None else self.error)
+
+    def _may_retry(self, denied: Denied, now: float) -> bool:
+        """Whether the limit is waited for: not for longer than for a turn, and not by too many of a tenant."""
+        caller = self.job.caller
+        at = retry_at(self._claim, denied, now)
+        by = self.decided_at + wait_s(self._patience_s(caller, self.job.request))
+        if at is None or at > by or not self._house.lobby.hold(caller.tenant.id):
+            return False
+        self._retry_at = at
+        self.state = State.QUEUED
+        return True
+
+    def _wait_is_over(self) -> None:
+        """The wait for a limit is over, or that for a turn which did not come."""
+        if self._retry_at is not None:
+            self._retry_at = None
+            self._house.lobby.release(self.job.caller.tenant.id)
+            self.state = State.RESERVING
+            self._reserve()
+        elif self._turn is not None:
+            self.refuse(self._turn.refusal)
+
+    def _reserve(self) -> None:
+        ttl_s = self.job.plan.timeouts.total + _LEASE_MARGIN_S
+        self.actions.append(Reserve(self.id, self._claim.dimensions, ttl_s))
 
     def limits_unavailable(self, answer: Unavailable, now: float) -> None:
         """The store of limits cannot be reached, and the policy does not serve without it."""
@@ -313,12 +402,21 @@ class Exchange:
 
     def refuse(self, error: GatewayError) -> None:
         """Answer with an error before anything was taken. Has no effect later: an answer has one ending."""
-        if self.state is not State.OPEN and self.state is not State.RESERVING:
+        if self.state not in _UNTAKEN:
             return
         self.error = error
         self.state = State.DONE
+        self._leave()
         self._conclude(None)
         self.actions += (Fail(error), Finish())
+
+    def _leave(self) -> None:
+        """It waits no longer, and takes no place."""
+        if self._turn is not None:
+            self._turn.leave(self.decided_at)
+        if self._retry_at is not None:
+            self._retry_at = None
+            self._house.lobby.release(self.job.caller.tenant.id)
 
     # The attempts: each event of the one that is running.
 
@@ -449,6 +547,8 @@ class Exchange:
             return min(self.total_by, self.tries.current.deadline)
         if self.state is State.SETTLING:
             return self.settle_asked_at + _LEDGER_WAIT_S
+        if self.state is State.QUEUED:
+            return self._retry_at if self._retry_at is not None or self._turn is None else self._turn.ticket.by
         return None
 
     def tick(self, now: float) -> None:
@@ -458,6 +558,9 @@ class Exchange:
             return
         if self.state is State.SETTLING:
             self.settled(TimeoutError(), now)  # The rows stay queued; only this answer does not wait for them.
+            return
+        if self.state is State.QUEUED:
+            self._wait_is_over()
             return
         tries = self.tries
         late = [each for each in (tries.current, tries.rival) if each is not None and now >= each.deadline]
@@ -477,9 +580,10 @@ class Exchange:
     def client_gone(self, now: float) -> None:
         """The client hung up: stop the backend, charge what was delivered."""
         self._gone = True
-        if self.state is State.OPEN:
+        if self.state is State.OPEN or self.state is State.QUEUED:
             self.outcome = Outcome.CLIENT_GONE
             self.state = State.DONE
+            self._leave()
             self.actions.append(Finish())
         elif self._once is not None:
             return  # It may ask again, and is to have this very answer then.
@@ -682,16 +786,18 @@ class Exchange:
             if attempt.has_place:
                 self.actions.append(self._account.free(attempt))
         self.usage, settle = self._account.close(self.attempts, outcome, now)
+        if self._turn is not None:
+            self._turn.settle(self.usage)
         self.actions.append(settle)
 
     def _label(self, attempt: Attempt) -> Label:
         """What the answer is called if its backend does not say."""
         return Label(f"chatcmpl-{self.id}", attempt.target.model, int(self.wall_started))
 
-    def _patience_s(self) -> float:
+    def _patience_s(self, caller: Caller, request: ChatRequest) -> float:
         """How long the request may take: the policy's total, or as long as the client waits if that is less."""
-        waits = [self.job.plan.timeouts.total, self.head.deadline_s]
-        if not self.job.request.stream and self._once is None:
+        waits = [caller.policy.policy.timeouts.total, self.head.deadline_s]
+        if not request.stream and self._once is None:
             waits.append(self.head.read_timeout_s)  # No bytes come before the whole answer does.
         return min(wait for wait in waits if wait is not None)
 

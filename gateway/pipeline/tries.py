@@ -18,6 +18,7 @@ from gateway.pipeline.account import Account
 from gateway.pipeline.actions import Dispatch, ReservePlace
 from gateway.pipeline.attempt import Attempt, AttemptReason, Gate
 from gateway.pipeline.entry import Collaborators, Job
+from gateway.pipeline.queueing import pass_on
 from gateway.pipeline.turns import Turns
 from gateway.routing.hedging import LEAST_S
 from gateway.telemetry.context import TraceContext
@@ -188,6 +189,8 @@ class Tries:
                 output_tokens=self._job.estimate.output_tokens,
                 prompt_tokens=self._job.estimate.prompt_tokens,
             )
+            if self._house.lobby.is_busy:
+                pass_on(self._house, (attempt.target.name,), now)
         attempt.end(outcome, now, fault)
 
     def _begin(self, target: Target, reason: AttemptReason, now: float) -> Attempt:

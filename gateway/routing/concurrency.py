@@ -55,9 +55,10 @@ def is_ours(place: Backend) -> bool:
 class Limit:
     """Of one target. Tell it nothing of half-open probes: they are few because we hold the others back."""
 
-    __slots__ = ("_changed_at", "_gradient", "_ttft_s", "value")
+    __slots__ = ("_changed_at", "_gradient", "_most", "_ttft_s", "value")
 
     def __init__(self, *, reads_latency: bool) -> None:
+        self._most = MOST
         self.value = START
         """Tries in flight that it may have; a part of one counts for nothing."""
         self._changed_at = -math.inf
@@ -65,19 +66,26 @@ class Limit:
         self._ttft_s: float | None = None
         self._gradient = Gradient() if reads_latency else None
 
+    def grant(self, most: float) -> None:
+        """So many tries at once are what the configuration grants us; what was learned within them stays."""
+        was_free = self.value >= min(START, self._most)
+        self._most = min(MOST, most)
+        self.value = min(START, self._most) if was_free else min(self.value, self._most)
+
     def note_first_token(self, ttft_s: float, ratio: float, in_flight: int, now: float) -> None:
         """The first content of a stream came after `ttft_s`, which is `ratio` times what its prompt lets expect."""
         known = self._ttft_s
         self._ttft_s = ttft_s if known is None else known + (ttft_s - known) * SHORT
         if self._gradient is not None:
-            self.value = self._gradient.follow(self.value, ratio, in_flight, now, pace_s=self._ttft_s)
+            value = self._gradient.follow(self.value, ratio, in_flight, now, pace_s=self._ttft_s)
+            self.value = min(self._most, value)
 
     def succeed(self, in_flight: int, now: float) -> None:
         """A try brought a whole answer, while so many were in flight with it."""
         if in_flight >= NEAR * self.value:
-            self.value = min(MOST, self.value + 1 / self.value)
+            self.value = min(self._most, self.value + 1 / self.value)
         elif self.value < START and now - self._changed_at >= FORGET_S:
-            self.value = min(START, self.value / BACKOFF)
+            self.value = min(START, self._most, self.value / BACKOFF)
             self._changed_at = now
 
     def cut(self, now: float, waited_s: float | None = None) -> None:
@@ -87,7 +95,7 @@ class Limit:
         """
         pace_s = waited_s if waited_s is not None else UNKNOWN_TTFT_S if self._ttft_s is None else self._ttft_s
         if now - self._changed_at >= pace_s:
-            self.value = max(LEAST, self.value * BACKOFF)
+            self.value = min(self._most, max(LEAST, self.value * BACKOFF))
             self._changed_at = now
 
 

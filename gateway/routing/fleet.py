@@ -10,12 +10,13 @@ from typing import Final
 
 import msgspec
 
+from gateway.domain.backend import Backend
 from gateway.domain.fault import Fault, Recourse
 from gateway.domain.ledger import Outcome
 from gateway.domain.limits import Headroom, WorkerLoad
 from gateway.domain.plan import Target
 from gateway.domain.policy import Timeouts
-from gateway.routing.concurrency import START, Limit, is_ours
+from gateway.routing.concurrency import MOST, START, Limit, is_ours
 from gateway.routing.headroom import Ebb
 from gateway.routing.health import Breaker, Cooldown, Draw, Ejection, State
 from gateway.routing.patience import Patience
@@ -78,9 +79,16 @@ class Fleet:
         self._targets: dict[str, _Tally] = {}
         self._credentials: dict[str, Ejection] = {}
 
-    def view(self, targets: Iterable[Target], now: float) -> FleetView:
-        """What is known of these targets now."""
-        return FleetView(now, {target.name: self._tally(target).standing(now) for target in targets})
+    def view(self, targets: Iterable[Target], now: float, reach: float = 1.0) -> FleetView:
+        """What is known of these targets now, for a request that may take that part of what each bears at once."""
+        return FleetView(now, {target.name: self._tally(target).standing(now, reach) for target in targets})
+
+    def room(self, name: str, now: float, reach: float = 1.0) -> int:
+        """How many more tries a target that was asked before may take, up to that part of what it bears."""
+        tally = self._targets.get(name)
+        if tally is None or tally.standing(now, reach).barred is not None:
+            return 0
+        return int(_most(tally.limit.value, reach)) - tally.in_flight
 
     def is_open_to(self, target: Target, now: float, *, panics: bool = False) -> bool:
         """Whether it may be tried now. In a panic a breaker is no reason not to; too much work still is."""
@@ -261,6 +269,10 @@ class Fleet:
             credential = self._credentials.setdefault(target.backend, Ejection())
             limit = Limit(reads_latency=is_ours(target.place))
             tally = self._targets[target.name] = _Tally(credential, self._unavailable(target.backend), limit)
+        if tally.place is not target.place:  # A new configuration, or the first one.
+            tally.place = target.place
+            granted = target.place.limits.concurrency if target.place.limits is not None else None
+            tally.limit.grant(MOST if granted is None else granted)
         return tally
 
     def __repr__(self) -> str:
@@ -271,6 +283,11 @@ class Fleet:
 def expected_s(prompt_tokens: int) -> float:
     """Seconds to the first token of a prompt of that length, at a backend of no particular kind."""
     return EXPECTED_BASE_S + prompt_tokens / EXPECTED_PREFILL_PER_S
+
+
+def _most(limit: float, reach: float) -> float:
+    """Of tries at once, for requests that may take a part of the limit; one in any case."""
+    return max(1.0, limit * reach)
 
 
 class _Tally:
@@ -287,6 +304,7 @@ class _Tally:
         "limit",
         "model",
         "patience",
+        "place",
         "queues_until",
         "unavailable",
     )
@@ -302,12 +320,14 @@ class _Tally:
         """None until an answer told of limits."""
         self.unavailable = unavailable
         self.limit = limit
+        self.place: Backend | None = None
+        """As the configuration has it that was last asked about."""
         self.in_flight = 0
         self.queues_until = 0.0
         """A worker without a free slot said so not long before."""
         self._latency = self._latency_at = 0.0
 
-    def standing(self, now: float) -> Standing:
+    def standing(self, now: float, reach: float = 1.0) -> Standing:
         """What a decision may know of it."""
         breaker = self.breaker
         barred: str | None = self.unavailable
@@ -326,7 +346,7 @@ class _Tally:
         if self.ebb is not None:
             ramp = min(ramp, self.ebb.part(now))
         in_flight = self.in_flight
-        if in_flight + 1 > self.limit.value:
+        if in_flight + 1 > (self.limit.value if reach == 1.0 else _most(self.limit.value, reach)):
             barred, is_full = barred or SATURATED, True
         else:
             is_full = False

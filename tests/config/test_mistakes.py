@@ -323,8 +323,8 @@ IN_POLICIES = [
     ),
     (
         "standard:\n",
-        "standard:\n    limits: {on_exceed: queue}\n",
-        unsupported(f"{POLICY}.limits.on_exceed", "queue"),
+        "standard:\n    limits: {on_exceed: wait}\n",
+        f"{POLICY}.limits.on_exceed: expected one of `reject`, `queue`, `next_target`, `downgrade`, got text",
     ),
     ("standard:\n", "standard:\n    limits: {concurrency: 0}\n", f"{POLICY}.limits.concurrency: {COUNT}, got 0"),
     (

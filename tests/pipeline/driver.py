@@ -15,6 +15,7 @@ from typing import assert_never
 
 from gateway.admission.counting import TokenCounter
 from gateway.admission.estimate import Estimator
+from gateway.admission.fairness import Lobby
 from gateway.admission.limits import Granted, Unavailable
 from gateway.admission.memory import Tally
 from gateway.admission.repeats import MemoryRepeats
@@ -46,6 +47,7 @@ from gateway.pipeline import (
     Respond,
     Send,
     Settle,
+    Wait,
 )
 from gateway.routing.budget import RetryBudgets
 from gateway.routing.fleet import Fleet
@@ -89,10 +91,13 @@ def configured(
     model: dict[str, object] | None = None,
     policy: dict[str, object] | None = None,
     places: Mapping[str, Mapping[str, object]] | None = None,
+    tenants: Mapping[str, Mapping[str, object]] | None = None,
+    is_ranked: bool = False,
 ) -> PolicyBook:
     """Backends `a`, `b`, `c` in this order behind the model `assistant`; each has prices of its own.
 
-    `model`, `policy` and `places` (by backend) are further fields.
+    `model`, `policy` and `places` (by backend) are further fields. The tenant is `acme`, unless there are `tenants`.
+    With `is_ranked` there is the policy `high` too, which differs by being critical.
     """
     backends = {
         name: {
@@ -119,8 +124,8 @@ def configured(
     document = {
         "version": 1,
         "backends": {name: backends[name] for name in "abc"[:targets]},
-        "policies": {"standard": made},
-        "tenants": {"acme": {"policy": "standard"}},
+        "policies": {"standard": made} | ({"high": made | {"priority": "critical"}} if is_ranked else {}),
+        "tenants": tenants or {"acme": {"policy": "standard"}},
     }
     return book_of(json.dumps(document))
 
@@ -140,11 +145,14 @@ class World:
         self.now = START
         self.ledger: dict[tuple[str, int], LedgerEntry] = {}
         self.healthy = True
+        self.called: list[Play] = []
+        """Whose turn it is, and who has not heard of it."""
         ids = itertools.count(1)
         own = ApiKey(public_id="abcdefghijkl", tenant="acme", digest=digest(KEY))
         self.house = Collaborators(
             directory=Directory([own] if keys is None else keys),
             book=lambda: self.book,
+            lobby=Lobby(),
             fleet=Fleet({}, draw=Random(2).random),
             budgets=RetryBudgets(),
             estimator=Estimator(),
@@ -388,6 +396,10 @@ class Play:
             actions, self.exchange.actions = self.exchange.actions, []
             for action in actions:
                 self._carry_out(action)
+        while self.world.called:
+            other = self.world.called.pop(0)
+            other.exchange.turn(self.now)
+            other._perform()
         return self
 
     def _carry_out(self, action: Action) -> None:
@@ -403,10 +415,11 @@ class Play:
                 )
             case Conclude(request=request, body=body):
                 self.world.repeats.conclude(request, body, self.now)
-            case Grow(reservation=reservation, more=more):
-                assert self.world.limiter.grow(reservation, more, self.now)
-            case ReservePlace() | FreePlace():
-                self._see_to_place(action)
+            case Wait(ticket=ticket):
+                ticket.call = lambda: self.world.called.append(self)
+                self.exchange.queued(self.now)
+            case ReservePlace() | FreePlace() | Grow():
+                self._adjust(action)
             case Dispatch(attempt=number):
                 assert self.granted, "nothing may be sent upstream without a reservation"
                 assert number > (self.dispatched[-1].attempt if self.dispatched else 0)
@@ -432,7 +445,10 @@ class Play:
             case _:
                 assert_never(action)
 
-    def _see_to_place(self, action: ReservePlace | FreePlace) -> None:
+    def _adjust(self, action: ReservePlace | FreePlace | Grow) -> None:
+        if isinstance(action, Grow):
+            assert self.world.limiter.grow(action.reservation, action.more, self.now)
+            return
         if isinstance(action, FreePlace):
             assert action.reservation in self.held_places, "what was not taken cannot be given back"
             self.held_places.remove(action.reservation)

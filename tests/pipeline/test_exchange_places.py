@@ -66,7 +66,7 @@ def test_slots_come_back_with_the_try_that_held_them() -> None:
     place = world(targets=1, a={"concurrency": 1})
     for _ in range(3):
         play = asked(place, stream=True)
-        late = asked(place)
+        late = asked(place).wait(2.0)
         assert (late.status, late.code, late.tried) == (503, "overloaded", "")
         play.head().data(chunk("Hi")).hang_up()
     failed = asked(place).answer(500, error())
