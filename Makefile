@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check chaos limits kills format bench schema lock clean
+.PHONY: help demo test check chaos matrix limits kills format bench schema lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -30,6 +30,9 @@ limits: $(VENV)/.dev  ## what the limits promise, measured on real gateways over
 
 chaos: $(VENV)/.dev  ## every fault of the catalogue, one table: fault, variant, outcome
 	$(BIN)/python -m tests.chaos
+
+matrix: $(VENV)/.dev  ## every way of asking over every dialect, one table: feature, served or refused
+	$(BIN)/python -m tests.matrix
 
 kills: $(VENV)/.dev  ## 200 kills of a gateway under load: nothing lost, nothing doubled
 	GATEWAY_KILLS=200 $(BIN)/pytest -q -n 0 tests/accounting/test_killed_gateway.py

@@ -96,6 +96,11 @@ def read_chunk(raw: bytes) -> Answer | None:
 def read_reply(body: bytes) -> Answer | None:
     """The whole answer, or a chunk's JSON; None for what has no shape that we know."""
     try:
-        return _decode(body)
+        answer = _decode(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return None
+    for choice in answer.choices or ():
+        if choice.message is not None:
+            for place, call in enumerate(choice.message.tool_calls or ()):
+                call.index = place  # Only pieces of calls are numbered by those who send them.
+    return answer
