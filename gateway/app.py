@@ -39,7 +39,7 @@ from gateway.api.replies import error_response, refusal
 from gateway.api.stream import SWEEP_S
 from gateway.auth.directory import Directory
 from gateway.auth.store import KeyStoreReader, StoredKey
-from gateway.config.policies import Sources
+from gateway.config.policies import PolicyBook, Sources
 from gateway.config.settings import Settings, read_secret, read_text
 from gateway.control.decisions import Decisions
 from gateway.control.desk import Desk, Snapshot
@@ -106,7 +106,11 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
         writer.request_log(record)
         decisions.note(record)
 
+    begin_budgets = partial(_begin_budgets, stores.limiter, settings.store, set())
+
     def adopt(now: Snapshot) -> None:
+        if journal.name:  # Before it is open nobody is served.
+            begin_budgets(now.book)
         directory.adopt(now.book.keys, [_stored(life) for life in now.state.keys.values()])
         fleet.drain(now.state.drained)
 
@@ -145,15 +149,10 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
             for name, reason in unavailable.items():
                 log.warning("backend.left_out", backend=name, reason=reason)
             stack.callback(tracer.shutdown)
-            journal.open()
-            stack.push_async_callback(journal.close, _JOURNAL_CLOSE_S)
-            if stores.shared is not None:
-                stores.shared.open(anyio.current_time(), journal.name)
-                stack.push_async_callback(stores.shared.close)
+            _open_books(stores, journal, stack)
             stack.push_async_callback(desk.aclose)
             await desk.refresh()
-            for begin in beginnings(desk.now.book, desk.now.book.keys, partial(statement.paid, settings.store), time()):
-                machinery.limiter.seed(begin.key, begin.used, begin.ends_at)
+            begin_budgets(desk.now.book)
             stack.push_async_callback(transport.aclose)
             directory.refresh()
             stack.callback(directory.close)
@@ -200,6 +199,17 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
         public,
     )
     return public
+
+
+def _open_books(stores: "_Stores", journal: Journal, stack: AsyncExitStack) -> None:
+    """Open the ledger, and what goes by its name. Its last rows are shipped once it is closed."""
+    if stores.shipper is not None:
+        stack.push_async_callback(stores.shipper.finish)
+    journal.open()
+    stack.push_async_callback(journal.close, _JOURNAL_CLOSE_S)
+    if stores.shared is not None:
+        stores.shared.open(anyio.current_time(), journal.name)
+        stack.push_async_callback(stores.shared.close)
 
 
 async def _join_fleet(stores: "_Stores", ledger: str, tasks: TaskGroup, stack: AsyncExitStack) -> None:
@@ -258,6 +268,13 @@ def _destinations(backends: Mapping[str, Backend]) -> tuple[dict[str, Destinatio
         except CredentialUnusable:
             unavailable[name] = "credential_missing"
     return destinations, unavailable
+
+
+def _begin_budgets(limiter: Limiter, ledger: Path, begun: set[str], book: PolicyBook) -> None:
+    """Begin the counters of the book's budgets where the ledger says, before the first request meets them."""
+    for begin in beginnings(book, partial(statement.paid, ledger), time(), begun):
+        limiter.seed(begin.key, begin.used, begin.ends_at)
+        begun.add(begin.key)
 
 
 async def _sweep(machinery: Machinery) -> None:

@@ -85,6 +85,7 @@ class Shipper:
         self._totals = Totals(place)
         self._ledger = ledger
         self._wall = wall
+        self._name = ""
         self._is_away = False
         self.waiting = 0
         """Rows that were not shipped when it was last looked."""
@@ -95,12 +96,17 @@ class Shipper:
 
     async def run(self, name: str) -> None:
         """Ship what is there, again and again, until cancelled. `name` is the ledger's."""
-        try:
-            while True:
-                await anyio.to_thread.run_sync(self._try_to_ship, name)
-                await anyio.sleep(SHIP_S)
-        finally:
-            self._totals.close()
+        self._name = name
+        while True:
+            await anyio.to_thread.run_sync(self._try_to_ship, name)
+            await anyio.sleep(SHIP_S)
+
+    async def finish(self) -> None:
+        """Ship what was written last, if the store can be asked: this gateway may not come again."""
+        if self._name:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self._try_to_ship, self._name)
+        self._totals.close()
 
     def ship(self, name: str) -> None:
         """Ship all rows; returns when none is left. Raises redis.RedisError, JournalUnusable, LedgerBehind."""

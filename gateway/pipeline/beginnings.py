@@ -4,7 +4,7 @@ Pure, but for the ledger that is asked. A counter that nobody begins would begin
 grant a budget anew.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 
 import msgspec
 
@@ -30,15 +30,19 @@ class Beginning(msgspec.Struct, frozen=True):
 
 
 def beginnings(
-    book: PolicyBook, keys: Iterable[ApiKey], paid: Callable[[float, float], Iterable[Paid]], wall: float
+    book: PolicyBook, paid: Callable[[float, float], Iterable[Paid]], wall: float, begun: Container[str] = ()
 ) -> Iterator[Beginning]:
     """One for each budget of the book's tenants, their keys and models, for the period that `wall` lies in.
 
-    `paid` is asked once for each period, with its begin and its end; all times are seconds since the epoch.
+    `paid` is asked once for each period, with its begin and its end, unless all that it has to do with is in `begun`
+    already; all times are seconds since the epoch.
     """
     known: dict[Period, list[Paid]] = {}
-    for tenant, key, model, hold in _budgets(book, keys):
+    for tenant, key, model, hold in _budgets(book):
         if hold.per is None:
+            continue
+        dimension = hold.dimension(_NOTHING, lambda *_: 0, wall)
+        if dimension.key in begun:
             continue
         period = period_at(hold.per, hold.timezone, wall)
         if period not in known:
@@ -48,11 +52,10 @@ def beginnings(
             for of_tenant, of_key, of_model, tokens, nano_usd in known[period]
             if of_tenant == tenant and key in (None, of_key) and model in (None, of_model)
         )
-        dimension = hold.dimension(_NOTHING, lambda *_: 0, wall)
         yield Beginning(dimension.key, used, dimension.ends_at)
 
 
-def _budgets(book: PolicyBook, keys: Iterable[ApiKey]) -> Iterator[tuple[str, str | None, str | None, Hold]]:
+def _budgets(book: PolicyBook) -> Iterator[tuple[str, str | None, str | None, Hold]]:
     """Tenant, key, model and hold of every limit and budget; None for what it does not look at."""
     for tenant in book.tenants.values():
         nobody = ApiKey(public_id="", tenant=tenant.id, digest=b"")
@@ -61,7 +64,7 @@ def _budgets(book: PolicyBook, keys: Iterable[ApiKey]) -> Iterator[tuple[str, st
         for model, route in book.policies[tenant.policy].policy.models.items():
             for hold in holds_of(_unlimited(tenant), nobody, model, limits=route.limits, budget=route.budget):
                 yield tenant.id, None, model, hold
-    for key in keys:
+    for key in book.keys:
         owner = book.tenants.get(key.tenant)
         if owner is not None and key.budget is not None:
             for hold in holds_of(_unlimited(owner), key, ""):

@@ -84,6 +84,9 @@ async def test_the_ledger_is_the_record_when_gateway_and_redis_are_killed(
             )
             assert json.loads(summed.stdout)["charge_nano_usd"] == sum(row.charge_nano_usd for row in rows)
             refused = await spend(again, rows)
+        with server.client() as client:
+            come = client.hvals("gw:{totals}:come")
+        assert [int(each) for each in come] == [len(again.ledger())], "the last rows are shipped before the end"
     assert spent == [200] * 4
     assert error_of(refused)["code"] == "insufficient_quota"
 

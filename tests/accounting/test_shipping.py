@@ -21,7 +21,7 @@ from gateway.domain.ledger import LedgerEntry
 from gateway.domain.store import redis_place
 from gateway.domain.usage import Usage
 from tests.accounting.entries import entry
-from tests.running.redis import RedisServer, redis_cluster, redis_server
+from tests.running.redis import RedisServer, redis_cluster, redis_sentinel, redis_server
 
 NOON = 1_764_000_000.0
 NAME = "ledger-a"
@@ -233,6 +233,20 @@ def test_a_cluster_keeps_them_too(tmp_path: Path, ledger: Path) -> None:
         place = redis_place(f"redis+cluster://127.0.0.1:{servers[1].port}")
         Shipper(place, ledger, wall=lambda: NOON).ship(NAME)
         assert compare(place, ledger, NAME, wall=NOON) == []
+
+
+def test_whom_the_sentinels_name_keeps_them(
+    server: RedisServer, inside: "redis.Redis", ledger: Path, tmp_path: Path
+) -> None:
+    write(ledger, some(30))
+    with (
+        redis_server(tmp_path / "replica", "--replicaof", f"127.0.0.1 {server.port}"),
+        redis_sentinel(tmp_path / "sentinel", server, "main") as port,
+    ):
+        place = redis_place(f"redis+sentinel://127.0.0.1:{port}/main")
+        Shipper(place, ledger, wall=lambda: NOON).ship(NAME)
+        assert compare(place, ledger, NAME, wall=NOON) == []
+    assert told(server, ledger) == []
 
 
 def test_what_is_not_as_the_ledger_says_is_named(ledger: Path) -> None:

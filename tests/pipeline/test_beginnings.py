@@ -67,7 +67,7 @@ def told(*, tenant: object = None, key: object = None, model: object = None) -> 
 def test_each_budget_begins_at_what_was_paid_of_it(budgets: dict[str, object], expected: list[tuple[str, int]]) -> None:
     """Limits are not budgets: their buckets begin full."""
     book = told(**budgets)
-    found = list(beginnings(book, book.keys, lambda _since, _before: PAID, NOON))
+    found = list(beginnings(book, lambda _since, _before: PAID, NOON))
     assert [(each.key, each.used) for each in found] == expected
     assert all(each.ends_at > NOON for each in found)
 
@@ -82,5 +82,12 @@ def test_the_ledger_is_asked_once_for_each_period() -> None:
 
     day = {"usd": 5, "tokens": 9, "per": "day"}
     book = told(tenant=day, key=day, model={"usd": 5, "per": "month"})
-    assert len(list(beginnings(book, book.keys, paid, NOON))) == 5
+    assert len(list(beginnings(book, paid, NOON))) == 5
     assert sorted(asked) == [(MONTH, MONTH + 30 * 86400), (DAY, DAY + 86400)]
+    assert [each.key for each in beginnings(book, paid, NOON, {"{t:acme}:budget_usd:2026-11@UTC:model:assistant"})] == [
+        "{t:acme}:budget_usd:2026-11-24@UTC",
+        "{t:acme}:budget_tokens:2026-11-24@UTC",
+        f"{{t:acme}}:budget_usd:2026-11-24@UTC:key:{KEY}",
+        f"{{t:acme}}:budget_tokens:2026-11-24@UTC:key:{KEY}",
+    ], "what has begun is passed over"
+    assert asked[2:] == [(DAY, DAY + 86400)]
