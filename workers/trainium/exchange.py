@@ -8,15 +8,16 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import anyio
 import structlog
 from litestar.types import Receive, Scope, Send
 
 from workers.trainium.errors import InvalidRequest, MethodNotAllowed, RequestError, RequestTooLarge
+from workers.trainium.metrics import Metrics
 from workers.trainium.replies import error_body, error_event
-from workers.trainium.worker import Worker
+from workers.trainium.tracing import Tracing
 
 _MAX_BODY: Final = 4 << 20
 _BODY_S: Final = 30.0
@@ -28,6 +29,17 @@ _MAX_ID: Final = 128
 log = structlog.get_logger()
 
 
+class Host(Protocol):
+    """Whoever has endpoints."""
+
+    tracing: Tracing
+    metrics: Metrics
+
+    def load_headers(self) -> list[tuple[bytes, bytes]]:
+        """How busy it is."""
+        ...
+
+
 class ClientGone(Exception):  # the client's right, not an error
     """Raised when nobody is there to read the reply."""
 
@@ -36,7 +48,7 @@ class ClientGone(Exception):  # the client's right, not an error
 class Exchange:
     """One request's connection: what has been sent, and whether the client is still there."""
 
-    worker: Worker
+    host: Host
     receive: Receive
     send: Send
     request_id: str
@@ -78,7 +90,7 @@ class Exchange:
     async def begin(self, status: int, content_type: bytes, extra: list[tuple[bytes, bytes]]) -> None:
         """Send status and headers."""
         headers = [(b"content-type", content_type), (b"x-request-id", self.request_id.encode("latin-1"))]
-        headers += self.worker.load_headers() + extra
+        headers += self.host.load_headers() + extra
         self.status = status
         await self._write({"type": "http.response.start", "status": status, "headers": headers})
 
@@ -117,17 +129,17 @@ Answer: TypeAlias = Callable[[Exchange, bytes, Mapping[str, str]], Awaitable[Non
 class Endpoint:
     """A path that takes POST."""
 
-    def __init__(self, worker: Worker, path: str, answer: Answer) -> None:
-        self._worker = worker
+    def __init__(self, host: Host, path: str, answer: Answer) -> None:
+        self._host = host
         self._path = path
         self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; everything it opened is closed when this returns."""
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        exchange = Exchange(self._worker, receive, send, _request_id(headers.get("x-request-id")))
+        exchange = Exchange(self._host, receive, send, _request_id(headers.get("x-request-id")))
         structlog.contextvars.bind_contextvars(request_id=exchange.request_id)
-        with self._worker.tracing.server(self._path, headers) as span, suppress(ClientGone):
+        with self._host.tracing.server(self._path, headers) as span, suppress(ClientGone):
             try:
                 if scope.get("method") != "POST":
                     raise MethodNotAllowed(f"{self._path} takes POST only")
@@ -140,7 +152,7 @@ class Endpoint:
                 await self._serve(exchange, body, headers)
                 group.cancel_scope.cancel()
             if exchange.is_gone:
-                self._worker.metrics.aborted += 1
+                self._host.metrics.aborted += 1
                 log.info("request.aborted")
             else:
                 span.set("http.response.status_code", exchange.status)

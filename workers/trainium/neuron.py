@@ -5,7 +5,8 @@ Not yet run on a device by us: the graphs keep to what Neuron's JAX documents as
 """
 
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +22,13 @@ _HOW_TO_INSTALL: Final = (
     "On the instance, install AWS's packages from the Neuron package repository (not from the public index): "
     "`jax-neuronx[stable]`, as the Neuron documentation's JAX set-up page shows, or start from AWS's Neuron images."
 )
+
+
+VLLM_PACKAGES: Final = ("vllm-neuron", "libneuronxla", "neuronx-cc", "torch-neuronx")
+"""What vLLM on Neuron stands on; the public index has placeholders of these names."""
+_LAST_PLACEHOLDERS: Final = {"vllm-neuron": (0, 1), "libneuronxla": (1,), "neuronx-cc": (1,), "torch-neuronx": (1,)}
+"""The highest version of each placeholder, as far as it tells it from the real ones."""
+_NO_CORE: Final = re.compile(r"nrt_init|NRT_RESOURCE|NRT:\w*.*(?:in use|reserved|not available)|NeuronCore.*in use")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +80,27 @@ def installed_version(package: str) -> str | None:
 def has_device_node(root: Path = Path("/dev")) -> bool:
     """Whether the kernel driver shows a Neuron device."""
     return any(root.glob("neuron[0-9]*"))
+
+
+def what_is_placeholder(name: str, version: str | None) -> str | None:
+    """Why the installed package is not the real one; None when it is, or is not installed."""
+    if version is None:
+        return None
+    last = _LAST_PLACEHOLDERS[name]
+    numbers = tuple(int(part) for part in version.split(".")[: len(last)] if part.isdigit())
+    if numbers > last:
+        return None
+    return f"`{name}` {version} is the public index's placeholder, not the package. {_HOW_TO_INSTALL}"
+
+
+def explain_failure(lines: Sequence[str]) -> str:
+    """What the last lines of a process say of its devices, for people; empty when nothing."""
+    if any(_NO_CORE.search(line) for line in lines):
+        return (
+            " A NeuronCore is missing, or reserved by another process: look with `neuron-ls`, and give this worker its "
+            "own with NEURON_RT_VISIBLE_CORES."
+        )
+    return ""
 
 
 def choose_backend(

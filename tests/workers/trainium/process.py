@@ -22,7 +22,7 @@ class WorkerProcess:
 
     def __init__(self, model: Path | str, cache_dir: Path, *flags: str, env: dict[str, str] | None = None) -> None:
         self._command = [sys.executable, "-m", "workers.trainium", "serve", "--model", str(model), "--port", "0"]
-        self._command += ["--device", "cpu", "--cache-dir", str(cache_dir), *flags]
+        self._command += ["--cache-dir", str(cache_dir), *([] if "--device" in flags else ["--device", "cpu"]), *flags]
         self._env = {**os.environ, **(env or {})}
         self.lines: list[str] = []
         """What it wrote to stderr."""

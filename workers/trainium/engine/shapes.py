@@ -39,6 +39,8 @@ class Buckets:
     """Sequences per decode step; the last equals the number of slots."""
     context: tuple[int, ...]
     """Positions attended to; the last equals the longest sequence."""
+    decode_only: tuple[int, ...] = ()
+    """Shorter contexts for decode steps alone: they are many, and each copies all the positions it attends to."""
 
     def shapes(self) -> tuple[Shape, ...]:
         """Every shape, the most useful first.
@@ -50,7 +52,7 @@ class Buckets:
             Shape("prefill", self.prefill[0], self.context[-1]),
             Shape("decode", self.decode[-1], self.context[-1]),
         )
-        rest: list[Shape] = []
+        rest = [Shape("decode", size, context) for context in self.decode_only for size in self.decode]
         for context in self.context:
             rest += [Shape("decode", size, context) for size in self.decode]
             rest += [Shape("prefill", size, context) for size in reversed(self.prefill) if size <= context]
