@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 import anyio
 import pytest
 import structlog
+from botocore.exceptions import ClientError
 from structlog.testing import capture_logs
 
 from gateway.upstream.credentials import identity as module
-from gateway.upstream.credentials.identity import CredentialLost, Grant, Identity, Unsigned, always, rest_s
+from gateway.upstream.credentials.identity import CredentialLost, Grant, Identity, Unsigned, always, reason, rest_s
 from gateway.upstream.credentials.static import CredentialUnusable
 from tests.upstream.recording import Watched, eventually
 
@@ -105,7 +106,9 @@ async def test_trouble_is_logged_once_in_our_words_and_with_no_secret(
 ) -> None:
     """A provider's sentence may quote what we sent: of it, only an error code is repeated."""
     world = World(
-        ValueError(f"invalid_client: AADSTS7000215 {CANARY}"), ValueError(CANARY), token(1, expires_at=NOW + 900)
+        ValueError(f"a_canary_like_a_word: invalid_client: AADSTS7000215 {CANARY}"),
+        ValueError(CANARY),
+        token(1, expires_at=NOW + 900),
     )
     for _ in range(3):
         await world.renew()
@@ -115,6 +118,12 @@ async def test_trouble_is_logged_once_in_our_words_and_with_no_secret(
     ]
     assert CANARY not in str(said) + repr(world.identity) + repr(token(1, expires_at=None)) + repr(REQUEST)
     assert repr(world.identity.prove(REQUEST)) == "<secret headers: authorization>"
+
+
+def test_awss_own_codes_are_told() -> None:
+    """They say what to do: a role that may not be assumed, a clock that is wrong."""
+    response = {"Error": {"Code": "ExpiredTokenException", "Message": f"The token {CANARY} has expired"}}
+    assert reason(ClientError(response, "AssumeRoleWithWebIdentity")) == "ClientError ExpiredTokenException"
 
 
 async def test_our_own_sentences_are_repeated() -> None:

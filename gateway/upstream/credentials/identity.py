@@ -32,8 +32,13 @@ FETCH_S: Final = 15.0
 """How long one fetch may take. Providers' own deadlines are mostly shorter."""
 _LEAST_S: Final = 1.0
 
-_CODE: Final = re.compile(r"\b(AADSTS[0-9]{3,9}|[a-z]+(_[a-z]+){1,5})\b")
-"""Error codes of OAuth and of Entra, which are the only words of a provider that are safe to repeat."""
+_CODE: Final = re.compile(
+    r"(?<=An error occurred \()[A-Za-z]{3,60}(?=\) when calling)"
+    r"|\b(AADSTS[0-9]{3,9}|invalid_(?:client|grant|request|resource|scope|target|token)|unauthorized_client"
+    r"|unsupported_grant_type|access_denied|temporarily_unavailable|server_error)\b"
+)
+"""Error codes of AWS, by where they stand, of OAuth and of Entra: the only words of a provider that are safe to repeat.
+Else a closed list, since a secret may look like any word."""
 
 log = structlog.get_logger()
 
