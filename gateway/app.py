@@ -30,6 +30,7 @@ from gateway.admission.memory import MemoryLimiter
 from gateway.admission.redis_limits import RedisLimiter
 from gateway.admission.redis_repeats import RedisRepeats
 from gateway.admission.repeats import MemoryRepeats, Repeats
+from gateway.admission.slices import SlicedLimiter
 from gateway.admission.sqlite_limits import SqliteLimiter
 from gateway.api import anthropic, health, inference, models
 from gateway.api.admin.app import create_admin
@@ -219,6 +220,8 @@ async def _join_fleet(stores: "_Stores", ledger: str, tasks: TaskGroup, stack: A
     if stores.remote is not None:
         tasks.start_soon(stores.remote.run, ledger)
         stack.push_async_callback(stores.remote.leave, _LIMITS_CLOSE_S)
+        if isinstance(stores.limiter, SlicedLimiter):
+            stack.callback(lambda limiter: limiter.give_back(anyio.current_time()), stores.limiter)
         if not await stores.remote.connected(_LIMITS_OPEN_S):
             log.warning("limits.store_away", why=stores.remote.trouble())
 
@@ -250,7 +253,7 @@ def _stores(settings: Settings, process: str) -> _Stores:
     repeats = RedisRepeats(remote.orders, process=process)
     shared = RedisLog(place)
     shipper = Shipper(place, settings.store, wall=time)
-    return _Stores(remote, repeats, shared, shared, remote, shipper=shipper)
+    return _Stores(SlicedLimiter(remote), repeats, shared, shared, remote, shipper=shipper)
 
 
 def _stored(life: KeyLife) -> StoredKey:

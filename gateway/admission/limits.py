@@ -44,6 +44,8 @@ class Dimension(msgspec.Struct, frozen=True, gc=False):
     one has a counter of its own."""
     fails_closed: bool = False
     """Whether nothing may be granted while the store cannot be asked, not even this gateway's share."""
+    is_leased: bool = False
+    """Only for buckets: whether a gateway may take a second's worth at once and grant requests from it."""
 
 
 class Level(msgspec.Struct, frozen=True, gc=False):

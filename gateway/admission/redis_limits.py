@@ -130,6 +130,7 @@ class RedisLimiter:
         self._known: dict[str, Known] = {}
         self._generations: dict[str, str] = {}  # by owner
         self._shares: dict[Link, Share] = {}
+        self._corrections = 0
         self._settled_for_others: dict[str, None] = {}
         self.counts = LimitCounts()
 
@@ -203,6 +204,26 @@ class RedisLimiter:
     def outstanding(self, now: float) -> int:
         """Live reservations made by this process."""
         return sum(held.ends_at > now for held in self._held.values())
+
+    # What slices ask.
+
+    @property
+    def gateways(self) -> int:
+        """How many share the limits, as far as this one knows."""
+        return self.counts.gateways
+
+    def taken(self, reservation: str) -> bool:
+        """What was reserved stands as it is and is not settled; whether the store itself granted it."""
+        held = self._held.pop(reservation)
+        return not held.by_share
+
+    def correct(self, dimension: Dimension, amount: int, now: float) -> None:
+        """Charge a bucket with `amount` more, or give it back if it is negative; once, and in the end for sure."""
+        self._corrections += 1
+        name = dimension.key.rpartition("}")[2]
+        mark = f"{PREFIX}{owner(dimension.key)}:owed:{self._process}:{self._corrections}{name}"
+        words = (REMEMBER_MS, self._clock(now), dimension.limit, dimension.refill_per_s, amount, MOST_DEBT_S)
+        self._orders.deliver("owe", (mark, PREFIX + dimension.key), words)
 
     # What the process asks.
 
@@ -327,10 +348,7 @@ class RedisLimiter:
             known = self._known.get(dimension.key)
             if known is not None:
                 self._known[dimension.key] = Known(known.left_at(dimension, now) - amount, now)
-            name = dimension.key.rpartition("}")[2]
-            mark = f"{PREFIX}{owner(dimension.key)}:owed:{self._process}:{self.counts.outages}:{now:.3f}{name}"
-            words = (REMEMBER_MS, self._clock(now), dimension.limit, dimension.refill_per_s, amount, MOST_DEBT_S)
-            self._orders.deliver("owe", (mark, PREFIX + dimension.key), words)
+            self.correct(dimension, amount, now)
         self._put_back(now, lambda key: self._servers.link(key) is link)
 
     # Housekeeping.

@@ -61,13 +61,22 @@ class Hold(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     downgrade_to: str | None = None
     fails_closed: bool = False
     """Whether nothing is granted while the store cannot be asked."""
+    is_leased: bool = False
+    """Whether a gateway may take a second's worth at once."""
 
     def dimension(self, estimate: Estimate, price: Price, wall: float) -> Dimension:
         """What a request takes of it; `wall` is seconds since the epoch."""
         cost = self.cost(estimate, price)
         if self.per is None:
             return Dimension(
-                self.begin + self.end, self.kind, self.capacity, self.refill_per_s, cost, 0.0, self.fails_closed
+                self.begin + self.end,
+                self.kind,
+                self.capacity,
+                self.refill_per_s,
+                cost,
+                0.0,
+                self.fails_closed,
+                self.is_leased,
             )
         period = period_at(self.per, self.timezone, wall)
         return Dimension(
@@ -173,6 +182,7 @@ def _holds(scope: Scope, owner: str, name: str, limits: Limits, budget: Budget |
                 limit=limit,
                 capacity=capacity(limit, burst_s),
                 refill_per_s=refill_per_s(limit),
+                is_leased=limits.mode == "leased",
                 on_exceed=limits.on_exceed or "reject",
                 downgrade_to=limits.downgrade_to,
                 fails_closed=limits.on_store_failure == "closed",

@@ -51,6 +51,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What is granted while the fleet's Redis cannot be asked. `share`, when absent: this gateway's part, the limit
     divided by the gateways that live. `closed`: nothing, 503 `limits_unavailable`."""
 
+    mode: Literal["exact", "leased"] | None = None
+    """How a fleet's gateways share limits per minute. `exact`, when absent: each request asks their Redis. `leased`: a
+    gateway takes a second's worth at once and grants from it, which costs busy tenants few trips; up to a quarter of
+    the limit may then lie with gateways that do not need it, for a second. Never more is granted than the limit."""
+
     def overridden_by(self, other: "Limits") -> "Limits":
         """These limits with everything that `other` says taken from it."""
         said = {name: value for name in self.__struct_fields__ if (value := getattr(other, name)) is not None}
