@@ -3,7 +3,7 @@
 import random
 import secrets
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -55,6 +55,7 @@ from gateway.pipeline.beginnings import beginnings
 from gateway.routing.budget import RetryBudgets
 from gateway.routing.fleet import Fleet
 from gateway.telemetry.logs import LogWriter, configure_logging
+from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.record import RequestRecord
 from gateway.telemetry.tracing import Tracing
 from gateway.upstream.credentials.build import identity_of
@@ -70,6 +71,7 @@ _JOURNAL_CLOSE_S = 3.0
 _LIMITS_OPEN_S = 1.0
 """How long a start waits for the store of limits; without it the gateway serves its share."""
 _LIMITS_CLOSE_S = 1.0
+_LAG_EVERY_S = 0.25
 _REAP_S = 15.0
 """How often the journal is asked for what should have been settled long ago."""
 _REFUSALS = {
@@ -94,6 +96,7 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
     destinations, unavailable = _destinations(book.backends)
     directory = Directory(book.keys, store=KeyStoreReader(settings.key_store))
     decisions = Decisions(time)
+    metrics = Metrics()
     counter = TokenCounter()
     journal = Journal(settings.store)
     writer = LogWriter(sys.stderr.buffer)
@@ -101,11 +104,6 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
     transport = Transport()
     fleet = Fleet(unavailable, draw=source.random)
     probes = Probes(transport, destinations, suspects=fleet.suspects, reached=fleet.reached)
-
-    def report(record: RequestRecord) -> None:
-        tracer.report(record)
-        writer.request_log(record)
-        decisions.note(record)
 
     begin_budgets = partial(_begin_budgets, stores.limiter, settings.store, set())
 
@@ -134,7 +132,7 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
         journal=journal,
         transport=transport,
         destinations=destinations,
-        report=report,
+        report=_to_all(tracer.report, writer.request_log, decisions.note, metrics.note),
         shipping_trouble=stores.shipper.trouble if stores.shipper is not None else lambda: None,
     )
 
@@ -163,6 +161,7 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
             tasks.start_soon(desk.watch)
             tasks.start_soon(replicas.run)
             tasks.start_soon(_sweep, machinery)
+            tasks.start_soon(_watch_lag, metrics)
             tasks.start_soon(probes.run)
             await _join_fleet(stores, journal.name, tasks, stack)
             for identity in (place.identity for place in destinations.values() if place.identity is not None):
@@ -192,6 +191,8 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
             machinery=machinery,
             replicas=replicas,
             decisions=decisions,
+            metrics=metrics,
+            log_lines_dropped=lambda: writer.dropped,
             ledger=settings.store,
             wall=time,
             random_bytes=secrets.token_bytes,
@@ -278,6 +279,22 @@ def _begin_budgets(limiter: Limiter, ledger: Path, begun: set[str], book: Policy
     for begin in beginnings(book, partial(statement.paid, ledger), time(), begun):
         limiter.seed(begin.key, begin.used, begin.ends_at)
         begun.add(begin.key)
+
+
+def _to_all(*listeners: Callable[[RequestRecord], None]) -> Callable[[RequestRecord], None]:
+    def report(record: RequestRecord) -> None:
+        for listener in listeners:
+            listener(record)
+
+    return report
+
+
+async def _watch_lag(metrics: Metrics) -> None:
+    """See how late the event loop comes back."""
+    while True:
+        due = anyio.current_time() + _LAG_EVERY_S
+        await anyio.sleep_until(due)
+        metrics.loop_lag.observe((), max(0.0, anyio.current_time() - due))
 
 
 async def _sweep(machinery: Machinery) -> None:

@@ -5,7 +5,7 @@ backend, with the backend's credential); a credential without money or rights ta
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 import msgspec
@@ -56,6 +56,20 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
     """Tries that it may work on at once, as far as that is learned."""
     queues: bool = False
     """Whether it is a worker that lately said that it has no free slot."""
+
+
+class Sight(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """One target, for those who look on."""
+
+    backend: str
+    model: str
+    breaker: str
+    """`closed`, `half_open` or `open`."""
+    barred: str | None
+    wait_s: float
+    in_flight: int
+    limit: float
+    """Tries at once that it is taken to bear."""
 
 
 class FleetView(msgspec.Struct, frozen=True, gc=False):
@@ -222,6 +236,21 @@ class Fleet:
                 continue
             found[name] = barred or "half_open"
         return found
+
+    def sights(self, now: float) -> Iterator[Sight]:
+        """Every target that was ever asked for, as it is now."""
+        for name, tally in self._targets.items():
+            standing = tally.standing(now)
+            backend, _, model = name.partition("/")
+            yield Sight(
+                backend=backend,
+                model=model,
+                breaker=tally.breaker.state.name.lower(),
+                barred=standing.barred,
+                wait_s=standing.wait_s or 0.0,
+                in_flight=tally.in_flight,
+                limit=tally.limit.value,
+            )
 
     def suspects(self, now: float) -> set[str]:
         """Backends with a model whose breaker has opened, and which no request finds out about at present."""

@@ -9,7 +9,7 @@ from tests.admin.conftest import OWNER, admin
 from tests.running.gateway import RunningGateway
 
 ROLES = ("viewer", "operator", "owner")
-OPEN = {"/healthz", "/readyz"}
+OPEN = {"/healthz", "/readyz", "/metrics"}
 NEEDS = {
     ("GET", "/policies"): "viewer",
     ("GET", "/policies/{name}"): "viewer",

@@ -5,6 +5,7 @@ import io
 import json
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.admin.conftest import ask
 from tests.backends.openai_backend import error_reply
@@ -112,3 +113,18 @@ async def test_the_ledger_and_its_sums_can_be_read(running: RunningGateway, owne
     usage = (await owner.get("/usage", params={"by": "tenant", "tenant": "acme"})).json()
     assert usage["totals"][0]["output_tokens"] == sum(row["output_tokens"] for row in rows)
     assert (await owner.get("/usage", params={"by": "colour"})).status_code == 400
+
+
+async def test_metrics_are_there_for_who_scrapes(running: RunningGateway) -> None:
+    """On the admin port, in Prometheus' format, without a key and without a tenant's name."""
+    await ask(running, running.keys["acme"])
+    async with httpx.AsyncClient(trust_env=False) as client:
+        answer = await client.get(f"http://127.0.0.1:{running.admin_port}/metrics")
+        public = await client.get(f"{running.url}/metrics")
+    families = {family.name: family for family in text_string_to_metric_families(answer.text)}
+    assert sum(sample.value for sample in families["gateway_requests"].samples if sample.labels["status"] == "200") > 0
+    states = {sample.labels["backend"]: sample.value for sample in families["gateway_backend_state"].samples}
+    assert states["first"] == 0
+    assert families["gateway_ledger_healthy"].samples[0].value == 1
+    assert "acme" not in answer.text
+    assert public.status_code == 404

@@ -11,7 +11,7 @@ from litestar.openapi.spec import Components, SecurityScheme
 
 from gateway import __version__
 from gateway.api import health
-from gateway.api.admin import draining, policies, problems, records, tenants
+from gateway.api.admin import draining, metrics, policies, problems, records, tenants
 from gateway.api.admin.auth import Gatekeeper, guard
 from gateway.api.admin.office import Office
 
@@ -25,8 +25,9 @@ def create_admin(office: Office, own_key: str | None, public: Litestar) -> Lites
             Router("/admin/v1", route_handlers=handlers, guards=[guard(gatekeeper)]),
             health.healthz,
             health.readyz,
+            *metrics.HANDLERS,
         ],
-        state=State({**public.state.dict(), "office": office}),
+        state=State({**public.state.dict(), "office": office, "clock": monotonic}),
         exception_handlers=problems.HANDLERS,
         openapi_config=OpenAPIConfig(
             title="Gateway admin API",

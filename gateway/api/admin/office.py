@@ -13,6 +13,7 @@ from gateway.api.machinery import Machinery
 from gateway.control.decisions import Decisions
 from gateway.control.desk import Desk
 from gateway.control.replicas import Replicas
+from gateway.telemetry.metrics import Metrics
 
 AdminRequest = Request[Any, Any, State]
 IfMatch = Annotated[str | None, HeaderParameter(name="if-match")]
@@ -27,6 +28,8 @@ class Office:
     machinery: Machinery
     replicas: Replicas
     decisions: Decisions
+    metrics: Metrics
+    log_lines_dropped: Callable[[], int]
     ledger: Path
     """The ledger's file, read beside its writer."""
     wall: Callable[[], float]

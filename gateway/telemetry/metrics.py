@@ -1,0 +1,155 @@
+"""Counts and histograms of finished requests, kept in plain dictionaries: a request costs a few lookups.
+
+Read by `exposition` when somebody scrapes. Labels are bounded: a family that has `MOST_SERIES` of them puts what is new
+under `_OTHER`. Tenants and keys are no labels; the ledger tells of them.
+"""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Final
+
+from gateway.domain.usage import Usage
+from gateway.telemetry.record import AttemptRecord, RequestRecord
+from gateway.telemetry.semconv import OTHER
+
+MOST_SERIES: Final = 1_000
+
+HTTP_S: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0, 120.0)
+"""OpenTelemetry's bounds for HTTP servers, and longer ones for answers that take their time."""
+OPERATION_S: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+"""Those of `gen_ai.client.operation.duration`."""
+FIRST_S: Final = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0)
+"""Those of GenAI's times to the first token."""
+TOKENS: Final = tuple(4**power for power in range(14))
+"""Those of `gen_ai.client.token.usage`."""
+OVERHEAD_S: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+LAG_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+
+Labels = tuple[str, ...]
+
+
+class Counter:
+    """Sums by labels."""
+
+    __slots__ = ("values",)
+
+    def __init__(self) -> None:
+        self.values: dict[Labels, float] = {}
+
+    def add(self, labels: Labels, amount: float = 1) -> None:
+        """Add to the sum of these labels."""
+        values = self.values
+        if labels not in values and len(values) >= MOST_SERIES:
+            labels = (OTHER,) * len(labels)
+        values[labels] = values.get(labels, 0) + amount
+
+
+class Tally:
+    """One histogram's numbers."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self, size: int) -> None:
+        self.counts = [0] * size
+        """One for each bound, and one for what lies above all of them; not cumulative."""
+        self.total = 0.0
+
+
+class Histogram:
+    """Distributions by labels."""
+
+    __slots__ = ("bounds", "tallies")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.tallies: dict[Labels, Tally] = {}
+
+    def observe(self, labels: Labels, value: float) -> None:
+        """Count a value. A bound holds what is as large as itself."""
+        tally = self.tallies.get(labels)
+        if tally is None:
+            if len(self.tallies) >= MOST_SERIES:
+                labels = (OTHER,) * len(labels)
+            tally = self.tallies.setdefault(labels, Tally(len(self.bounds) + 1))
+        tally.counts[bisect_left(self.bounds, value)] += 1
+        tally.total += value
+
+
+class Metrics:
+    """What finished requests add up to. Written by the event loop alone."""
+
+    __slots__ = (
+        "attempts",
+        "denials",
+        "durations",
+        "failovers",
+        "first_tokens",
+        "loop_lag",
+        "operations",
+        "overheads",
+        "requests",
+        "spend",
+        "tokens",
+    )
+
+    def __init__(self) -> None:
+        self.requests = Counter()
+        """route, outcome, status, error code."""
+        self.durations = Histogram(HTTP_S)
+        """route, status."""
+        self.overheads = Histogram(OVERHEAD_S)
+        """route."""
+        self.first_tokens = Histogram(FIRST_S)
+        """operation, provider, model of a backend: from sending to the first content."""
+        self.operations = Histogram(OPERATION_S)
+        """operation, provider, model of a backend, error type (empty for none): one try."""
+        self.tokens = Histogram(TOKENS)
+        """operation, provider, model of a backend, token type."""
+        self.attempts = Counter()
+        """backend, model, reason, fault (empty for none)."""
+        self.failovers = Counter()
+        """from backend, to backend, fault."""
+        self.denials = Counter()
+        """the kind of limit that said no."""
+        self.loop_lag = Histogram(LAG_S)
+        """No labels: how much later than asked the event loop came back."""
+        self.spend = Counter()
+        """backend, model: nano-dollars that backends are expected to bill."""
+
+    def note(self, record: RequestRecord) -> None:
+        """Count a finished request."""
+        route, status = record.route, str(record.status or 0)
+        self.requests.add((route, record.outcome, status, record.error_code or ""))
+        self.durations.observe((route, status), record.ended - record.started)
+        if record.overhead_s is not None:
+            self.overheads.observe((route,), record.overhead_s)
+        reservation = record.reservation
+        if reservation is not None and reservation.decision == "denied":
+            self.denials.add((reservation.dimension or "",))
+        before: AttemptRecord | None = None
+        for attempt in record.attempts:
+            self._attempt(attempt, before, record.ended)
+            before = attempt
+
+    def _attempt(self, attempt: AttemptRecord, before: AttemptRecord | None, ended: float) -> None:
+        fault = attempt.fault.kind.value if attempt.fault is not None else ""
+        self.attempts.add((attempt.backend, attempt.model, attempt.reason, fault))
+        if before is not None and before.backend != attempt.backend and before.fault is not None:
+            self.failovers.add((before.backend, attempt.backend, before.fault.kind.value))
+        who = (attempt.operation, attempt.provider, attempt.model)
+        self.operations.observe((*who, fault), (attempt.ended or ended) - attempt.started)
+        if attempt.first_content_at is not None:
+            self.first_tokens.observe(who, attempt.first_content_at - attempt.started)
+        if attempt.cost_nano_usd:
+            self.spend.add((attempt.backend, attempt.model), attempt.cost_nano_usd)
+        if attempt.usage is not None:
+            self._tokens(who, attempt.usage)
+
+    def _tokens(self, who: Labels, usage: Usage) -> None:
+        """Only what a backend reported or we counted: an estimate is no measurement."""
+        if usage.source.value not in {"provider", "counted"}:
+            return
+        if usage.prompt_tokens:
+            self.tokens.observe((*who, "input"), usage.prompt_tokens)
+        if usage.completion_tokens:
+            self.tokens.observe((*who, "output"), usage.completion_tokens)

@@ -1,0 +1,134 @@
+"""Counts and histograms of finished requests, and what Prometheus reads of them."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
+from gateway.domain.fault import Fault, FaultKind
+from gateway.domain.usage import Usage, UsageSource
+from gateway.telemetry.exposition import Gauge, exposition
+from gateway.telemetry.metrics import MOST_SERIES, Counter, Histogram, Metrics
+from gateway.telemetry.record import AttemptRecord, RequestRecord, ReservationRecord
+
+
+def attempt(backend: str, **more: Any) -> AttemptRecord:
+    made: dict[str, Any] = {
+        "number": 1,
+        "reason": "initial",
+        "backend": backend,
+        "model": "small",
+        "provider": "openai",
+        "operation": "chat",
+        "started": 10.0,
+        "ended": 11.0,
+    }
+    return AttemptRecord(**made | more)
+
+
+def record(*attempts: AttemptRecord, **more: Any) -> RequestRecord:
+    made: dict[str, Any] = {
+        "request_id": "r",
+        "method": "POST",
+        "route": "/v1/chat/completions",
+        "started": 10.0,
+        "wall_started": 0.0,
+        "ended": 12.0,
+        "status": 200,
+        "attempts": list(attempts),
+    }
+    return RequestRecord(**made | more)
+
+
+def read(metrics: Metrics, *gauges: Gauge) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """Every sample, as Prometheus' own parser reads it."""
+    text = exposition(metrics, lambda: gauges).decode()
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def value(samples: dict[Any, float], name: str, **labels: str) -> float:
+    return samples[name, tuple(sorted(labels.items()))]
+
+
+def test_a_request_that_failed_over() -> None:
+    """Each try under its backend, the way from one to the other, and what was spent."""
+    metrics = Metrics()
+    fault = Fault(kind=FaultKind.SERVER_ERROR, message="x")
+    usage = Usage(input_tokens=100, output_tokens=20)
+    metrics.note(
+        record(
+            attempt("first", fault=fault),
+            attempt("second", number=2, reason="failover", usage=usage, cost_nano_usd=5_000, first_content_at=10.2),
+            overhead_s=0.002,
+        )
+    )
+    samples = read(metrics)
+    route = "/v1/chat/completions"
+    assert value(samples, "gateway_requests_total", route=route, outcome="ok", status="200", code="") == 1
+    assert value(samples, "gateway_failovers_total", fault="server_error", to="second", **{"from": "first"}) == 1
+    tries = {"model": "small", "backend": "second", "reason": "failover", "fault": ""}
+    assert value(samples, "gateway_attempts_total", **tries) == 1
+    assert value(samples, "gateway_cost_usd_total", backend="second", model="small") == pytest.approx(5e-6)
+    assert value(samples, "gateway_overhead_seconds_count", route=route) == 1
+    target = {"gen_ai_operation_name": "chat", "gen_ai_provider_name": "openai", "gen_ai_request_model": "small"}
+    assert value(samples, "gen_ai_client_token_usage_sum", gen_ai_token_type="input", **target) == 100
+    assert value(samples, "gen_ai_client_token_usage_bucket", gen_ai_token_type="output", le="64.0", **target) == 1
+    assert value(samples, "gen_ai_client_token_usage_bucket", gen_ai_token_type="output", le="16.0", **target) == 0
+    first = "gen_ai_client_operation_time_to_first_chunk_seconds"
+    assert value(samples, f"{first}_sum", **target) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("source", [UsageSource.ESTIMATED, UsageSource.REAPER])
+def test_an_estimate_is_no_measurement(source: UsageSource) -> None:
+    """Only what was reported or counted is told as usage."""
+    metrics = Metrics()
+    metrics.note(record(attempt("a", usage=Usage(input_tokens=9, source=source))))
+    assert metrics.tokens.tallies == {}
+
+
+def test_a_refusal_by_a_limit() -> None:
+    """Which kind of limit; nothing of who was refused."""
+    metrics = Metrics()
+    denied = ReservationRecord(decision="denied", started=0, ended=0, dimension="tokens")
+    metrics.note(record(status=429, outcome="rejected", reservation=denied, tenant="acme"))
+    text = exposition(metrics, lambda: ()).decode()
+    assert 'gateway_ratelimit_denials_total{dimension="tokens"} 1.0' in text
+    assert "acme" not in text
+
+
+@given(values=st.lists(st.floats(0, 200), max_size=50))
+def test_a_histogram_counts_every_value_once(values: list[float]) -> None:
+    """In the first bound that is not below it."""
+    bounds = (0.5, 1.0, 100.0)
+    histogram = Histogram(bounds)
+    for each in values:
+        histogram.observe((), each)
+    between = zip((-1, *bounds), (*bounds, 1e9), strict=True)
+    expected = [sum(low < each <= high for each in values) for low, high in between]
+    tally = histogram.tallies.get(())
+    assert (tally.counts if tally else [0] * 4) == expected
+
+
+def test_labels_are_bounded() -> None:
+    """What is new beyond the bound is counted under one name; what was known stays."""
+    counter, histogram = Counter(), Histogram((1.0,))
+    for number in range(MOST_SERIES + 50):
+        counter.add((str(number), "x"))
+        histogram.observe((str(number),), 0.5)
+    counter.add(("0", "x"))
+    assert len(counter.values) == len(histogram.tallies) == MOST_SERIES + 1
+    assert counter.values["_OTHER", "_OTHER"] == 50
+    assert counter.values["0", "x"] == 2
+
+
+def test_how_things_stand_is_told_under_one_name() -> None:
+    """Gauges of one family stand together."""
+    gauges: list[Gauge] = [("g", "A gauge.", {"a": "1"}, 1.0), ("h", "", {}, 3.0), ("g", "", {"a": "2"}, 2.0)]
+    samples = read(Metrics(), *gauges)
+    assert (value(samples, "g", a="1"), value(samples, "g", a="2"), value(samples, "h")) == (1, 2, 3)
