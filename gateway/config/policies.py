@@ -18,6 +18,7 @@ from typing import Final
 import msgspec
 
 from gateway.config import rules
+from gateway.config.budget_rules import unpriced
 from gateway.config.checking import INVALID, Checker, Visit
 from gateway.config.problems import ConfigurationError, Problem, Report
 from gateway.config.schema import Document
@@ -137,9 +138,14 @@ def assemble(sources: Sources, overlay: Overlay = MappingProxyType({}), *, today
         raise ConfigurationError(sorted(report.mistakes, key=attrgetter("file")))
     backends = {name: entry for name, entry in sections["backends"].items() if isinstance(entry, Backend)}
     prices = {name: entry for name, entry in sections["prices"].items() if isinstance(entry, dict)}
+    policies = {name: entry for name, entry in sections["policies"].items() if isinstance(entry, Policy)}
+    tenants = {name: entry for name, entry in sections["tenants"].items() if isinstance(entry, TenantEntry)}
+    for backend, model in unpriced(backends, policies, tenants):
+        message = "has no prices: what it answers counts as nothing in a budget of dollars"
+        report.warn(homes["backends", backend], ("backends", backend, "models", model), message)
     return _book(
-        {name: entry for name, entry in sections["policies"].items() if isinstance(entry, Policy)},
-        {name: entry for name, entry in sections["tenants"].items() if isinstance(entry, TenantEntry)},
+        policies,
+        tenants,
         _Targets(backends, prices, today or dt.datetime.now(dt.UTC).date()),
         report.warnings,
     )

@@ -145,6 +145,30 @@ def test_own_prices_come_before_the_list(tmp_path: Path) -> None:
     assert "$.backends.one.models.free.priced_as" in [problem.path for problem in made.warnings]
 
 
+DOLLARS = "budget: {usd: 5, per: day}"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "unseen"),
+    [
+        ("limits: {requests_per_minute: 120}", DOLLARS, ["two.small", "one.free"]),
+        ("limits: {requests_per_minute: 60, concurrency: 8}", DOLLARS, ["two.small", "one.free"]),
+        ("limits: {requests_per_minute: 120}", "budget: {tokens: 5, per: day}", []),
+        ("models: [assistant], expires", f"{DOLLARS}, expires", ["two.small", "one.free"]),
+        ("gpt-4.1: {targets", f"gpt-4.1: {{{DOLLARS}, targets", ["one.free"]),
+        ("free: {}", "free: {priced_as: openai/gpt-x}", []),
+    ],
+)
+def test_a_budget_in_dollars_that_cannot_see_is_a_warning(
+    tmp_path: Path, old: str, new: str, unseen: list[str]
+) -> None:
+    """A model without prices counts as free: such a budget would never be spent."""
+    assert old in TEXT
+    warnings = book(tmp_path, TEXT.replace(old, new) + LISTED).warnings
+    found = [problem.path for problem in warnings if "no prices" in problem.message]
+    assert found == [f"$.backends.{each.replace('.', '.models.')}" for each in unseen]
+
+
 def test_the_list_in_the_repository_is_sound() -> None:
     """Each entry has prices, none is free, and what is cached never costs more than what is not."""
     document = load([DEMO / "prices.yaml"])
