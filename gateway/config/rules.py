@@ -13,7 +13,7 @@ from gateway.config.checking import Visit
 from gateway.config.credential_rules import CREDENTIAL_RULES
 from gateway.config.problems import Path, Report, shown
 from gateway.domain.address import parse_base_url
-from gateway.domain.backend import Backend, ServedModel
+from gateway.domain.backend import QUIRKS_READ_BY, Backend, Quirks, ServedModel
 from gateway.domain.limits import Budget, Limits
 from gateway.domain.policy import BALANCED, ModelRoute, Policy, Strategy, TargetGroup, TargetRef, When
 from gateway.domain.tenant import KeyEntry, TenantEntry
@@ -73,11 +73,10 @@ def check_struct(visit: Visit, names: Names, report: Report) -> None:
 
 def _backend(file: str, path: Path, fields: Mapping[str, object], _: Names, report: Report) -> None:
     models, dialect = fields.get("models"), fields.get("dialect")
-    has_own_paths = isinstance(dialect, str) and dialect != "openai"
-    for name, facts in models.items() if has_own_paths and isinstance(models, dict) else ():
-        if isinstance(facts, ServedModel) and facts.quirks.path is not None:
-            where = (*path, "models", str(name), "quirks", "path")
-            report.mistake(file, where, "is read in the dialect `openai` only; the others' paths are their own")
+    if isinstance(models, dict) and isinstance(dialect, str):
+        for name, facts in models.items():
+            if isinstance(facts, ServedModel):
+                _quirks(file, (*path, "models", str(name), "quirks"), facts.quirks, dialect, report)
     url, allow_private = fields.get("base_url"), fields.get("allow_private", False)
     if not isinstance(url, str) or not isinstance(allow_private, bool):
         return
@@ -85,6 +84,15 @@ def _backend(file: str, path: Path, fields: Mapping[str, object], _: Names, repo
         parse_base_url(url, allow_private=allow_private)
     except ValueError as error:
         report.mistake(file, (*path, "base_url"), str(error))
+
+
+def _quirks(file: str, path: Path, quirks: Quirks, dialect: str, report: Report) -> None:
+    """Note those that nobody would read: whoever set one relies on it."""
+    for name in Quirks.__struct_fields__:
+        readers = QUIRKS_READ_BY.get(name, ("openai",))
+        if dialect not in readers and getattr(quirks, name) != getattr(Quirks(), name):
+            places = ", ".join(f"`{each}`" for each in readers)
+            report.mistake(file, (*path, name), f"is read in the dialect {places} only")
 
 
 def _target(file: str, path: Path, fields: Mapping[str, object], names: Names, report: Report) -> None:

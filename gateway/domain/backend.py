@@ -145,6 +145,21 @@ class Quirks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     `parallel_tool_calls: false` and a budget to think with."""
 
 
+_TRANSLATED: Final[tuple[Dialect, ...]] = ("anthropic", "bedrock", "gemini")
+QUIRKS_READ_BY: Final[dict[str, tuple[Dialect, ...]]] = {
+    "efforts": ("openai", *_TRANSLATED),
+    "takes_sampling": _TRANSLATED,
+    "thinks_by": _TRANSLATED,
+    "anthropic_version": ("anthropic",),
+    "raw_predict": ("anthropic",),
+    "caches_prompts": ("bedrock",),
+    "extra_fields": ("bedrock",),
+    "signs_calls": ("gemini",),
+    "fetches_images": ("gemini",),
+}
+"""In which dialects a quirk means anything; those that are not named are OpenAI's."""
+
+
 class ServedModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Facts about one model at one backend."""
 

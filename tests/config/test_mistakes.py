@@ -138,12 +138,17 @@ IN_BACKENDS = [
     ("{context: 2048}", "{context: 2048.5}", f"{MODEL}.context: expected a whole number ≥ 1, got a fraction"),
     ("{context: 2048}", "{context: '2048'}", f"{MODEL}.context: expected a whole number ≥ 1, got text"),
     ("{context: 2048}", "{context: true}", f"{MODEL}.context: expected a whole number ≥ 1, got a truth value"),
+    (
+        "{context: 2048}",
+        "{quirks: {takes_sampling: false}}",
+        f"{MODEL}.quirks.takes_sampling: is read in the dialect `anthropic`, `bedrock`, `gemini` only",
+    ),
     ("{context: 2048}", "{quirks: {path: /v1/chat}}", f"{MODEL}.quirks.path: does not have the form {PATH}"),
     ("{context: 2048}", "{quirks: {path: '/../{path}'}}", f"{MODEL}.quirks.path: does not have the form {PATH}"),
     (
         SOUND[SOUND.index("dialect:") : SOUND.index("policies:")],
         "dialect: gemini\n    base_url: https://a.example\n    models: {small: {quirks: {path: '/x{path}'}}}\n",
-        f"{MODEL}.quirks.path: is read in the dialect `openai` only; the others' paths are their own",
+        f"{MODEL}.quirks.path: is read in the dialect `openai` only",
     ),
     ("{context: 2048}", "{weights: ''}", f"{MODEL}.weights: expected 1 to 128 characters"),
     ("{context: 2048}", "{prices: {input: 1}}", f"{MODEL}.prices: `output` is missing"),
