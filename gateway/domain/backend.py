@@ -135,6 +135,9 @@ class Quirks(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     raw_predict: bool = False
     """Whether a backend of the Anthropic dialect takes requests as Vertex AI does: the model's name in the path, the
     version in the body."""
+    caches_prompts: bool = True
+    """Whether a model behind Bedrock takes cache points. Where not, `cache_control` is left out and named in
+    `x-gateway-dropped`."""
     signs_calls: bool = True
     """Whether a model behind the Gemini dialect wants the signature back with a call, as all do from Gemini 3 on. Where
     the client lost it, a word that Google takes instead is sent."""

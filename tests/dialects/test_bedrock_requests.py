@@ -7,6 +7,7 @@ from urllib.parse import unquote
 import pytest
 
 from gateway.dialects.bedrock import UPSTREAM
+from gateway.domain.backend import Capability
 from gateway.domain.plan import Target
 from tests.dialects.cloud_recordings import recorded
 from tests.dialects.converse import check_request
@@ -268,6 +269,15 @@ OWN_WORDS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
         {**HI, "outputConfig": {"effort": "high"},
          "toolConfig": {"tools": [spec("look")], "toolChoice": {"any": {}}}},
     ),
+    "temperature before top_p, of which Claude takes one": (
+        ask(temperature=0.5, top_p=0.9), {"extra_fields": "anthropic"},
+        {**HI, "inferenceConfig": {"maxTokens": 4096, "temperature": 0.5}},
+    ),
+    "a model without a cache": (
+        ask({"role": "user", "content": "Hi", "cache_control": MARK}, tools=[{**tool(), "cache_control": MARK}]),
+        {"caches_prompts": False},
+        {**HI, "toolConfig": {"tools": [spec("look")]}},
+    ),
     "top_k": (ask(top_k=5), {"extra_fields": "anthropic"}, {**HI, "additionalModelRequestFields": {"top_k": 5}}),
     "a model without sampling": (
         ask(top_k=5, temperature=1.5, top_p=0.5), {"takes_sampling": False, "extra_fields": "anthropic"}, HI,
@@ -344,6 +354,24 @@ def test_what_may_be_dropped_is_left_out_and_named_with_the_hints() -> None:
     wire = UPSTREAM.encode_request(request, place)
     assert json.loads(wire.body) == HI
     assert wire.dropped == ("n", "seed", "stop", "temperature", "top_k", "user")
+
+
+def test_what_the_model_does_without_is_named() -> None:
+    marked = ask({"role": "user", "content": "Hi", "cache_control": MARK})
+    assert UPSTREAM.encode_request(marked, target("bedrock", caches_prompts=False)).dropped == ("cache_control",)
+    assert UPSTREAM.encode_request(ask(), target("bedrock", caches_prompts=False)).dropped == ()
+    both = ask(temperature=0.5, top_p=0.9)
+    assert UPSTREAM.encode_request(both, target("bedrock", extra_fields="anthropic")).dropped == ("top_p",)
+
+
+def test_a_model_without_schemas_is_told_no_strictness() -> None:
+    """It would refuse the word; official clients say it of every function."""
+    request = ask(tools=[tool(strict=True)])
+    cases: list[tuple[tuple[Capability, ...], bool]] = [(("tools", "json_schema"), True), (("tools",), False)]
+    for accepts, is_told in cases:
+        wire = UPSTREAM.encode_request(request, target("bedrock", accepts=accepts))
+        assert (b'"strict"' in wire.body) == is_told
+        assert wire.dropped == (() if is_told else ("tools.function.strict",))
 
 
 def test_the_limit_of_the_model_is_what_a_request_without_one_asks_for() -> None:

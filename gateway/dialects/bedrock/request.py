@@ -24,7 +24,7 @@ from gateway.dialects.hub.conversation import (
     ToolChoice,
     ToolResult,
 )
-from gateway.dialects.hub.turns import Exchanged, lost_its_thread, misnamed, opened, safe_id
+from gateway.dialects.hub.turns import Exchanged, lost_its_thread, misnamed, opened, safe_id, without_marks
 from gateway.dialects.openai.plain import nearest
 from gateway.dialects.openai.wire import ABSENT
 from gateway.domain.backend import Effort, Quirks, ServedModel
@@ -38,6 +38,7 @@ EXPRESSIBLE: Final = frozenset(
 )  # fmt: skip
 
 _SAMPLING: Final = ("temperature", "top_k", "top_p")
+_THEIR_SAMPLING: Final = (("temperature", "temperature"), ("top_p", "topP"))
 _IMAGES: Final = {
     "image/png": "png",
     "image/jpeg": "jpeg",
@@ -99,8 +100,12 @@ def _untold_media(talk: Conversation) -> list[str]:
 
 
 def body_of(talk: Conversation, facts: ServedModel) -> tuple[bytes, tuple[str, ...]]:
-    """The body of a Converse request, and the fields that it does without because others rule them out."""
+    """The body of a Converse request, and the fields that it does without because the model or others rule them out."""
     quirks = facts.quirks
+    dropped: list[str] = []
+    if not quirks.caches_prompts and (unmarked := without_marks(talk)) != talk:
+        talk = unmarked
+        dropped.append("cache_control")
     words, turns = opened(talk)
     body: Json = {"messages": [_message(turn) for turn in turns]}
     system = [block for text in words for block in _blocks(text)]
@@ -109,13 +114,11 @@ def body_of(talk: Conversation, facts: ServedModel) -> tuple[bytes, tuple[str, .
     if system:
         body["system"] = system
     extra = _extra_fields(talk, facts, turns)
-    sampling = {name: value for name in _SAMPLING if (value := getattr(talk, name)) is not None}
-    dropped = tuple(sampling) if "thinking" in extra else ()  # Claude takes either.
-    if "top_k" in sampling and not dropped:
-        extra["top_k"] = talk.top_k
-    body["inferenceConfig"] = _inference(talk, facts, samples=not dropped)
-    tools = _tools(talk, [part for turn in turns for part in turn.parts])
-    if tools:
+    sampling = _sampling(talk, quirks, thinks="thinking" in extra)
+    body["inferenceConfig"] = _inference(talk, facts, sampling)
+    if "top_k" in sampling:
+        extra["top_k"] = sampling["top_k"]
+    if tools := _tools(talk, [part for turn in turns for part in turn.parts], is_strict="json_schema" in facts.accepts):
         body["toolConfig"] = tools
     if extra:
         body["additionalModelRequestFields"] = extra
@@ -123,11 +126,22 @@ def body_of(talk: Conversation, facts: ServedModel) -> tuple[bytes, tuple[str, .
         body["outputConfig"] = output
     if talk.service_tier in {"flex", "priority"}:
         body["serviceTier"] = {"type": talk.service_tier}
+    dropped += [name for name in _SAMPLING if getattr(talk, name) is not None and name not in sampling]
     if talk.effort not in {None, "none"} and "thinking" not in extra and _effort(talk, quirks) is None:
-        dropped += ("reasoning_effort",)
+        dropped.append("reasoning_effort")
     if any(not each.strip() for each in talk.stop):
-        dropped += ("stop",)  # Those of blanks alone, which are refused.
-    return msgspec.json.encode(body), dropped
+        dropped.append("stop")  # Those of blanks alone, which are refused.
+    if any(tool.strict for tool in talk.tools) and "json_schema" not in facts.accepts:
+        dropped.append("tools.function.strict")
+    return msgspec.json.encode(body), tuple(dropped)
+
+
+def _sampling(talk: Conversation, quirks: Quirks, *, thinks: bool) -> Json:
+    """Temperature and its kin. Claude takes none while it thinks, and of temperature and top_p only one."""
+    given: Json = {name: value for name in _SAMPLING if (value := getattr(talk, name)) is not None}
+    if quirks.extra_fields == "anthropic" and "temperature" in given:
+        given.pop("top_p", None)
+    return {} if thinks else given
 
 
 def _message(turn: Exchanged) -> Json:
@@ -191,18 +205,15 @@ def _most_tokens(talk: Conversation, facts: ServedModel) -> int:
     return talk.max_output_tokens or facts.max_output_tokens or DEFAULT_MAX_TOKENS
 
 
-def _inference(talk: Conversation, facts: ServedModel, *, samples: bool) -> Json:
+def _inference(talk: Conversation, facts: ServedModel, sampling: Json) -> Json:
     told: Json = {"maxTokens": _most_tokens(talk, facts)}
-    if samples and talk.temperature is not None:
-        told["temperature"] = talk.temperature
-    if samples and talk.top_p is not None:
-        told["topP"] = talk.top_p
+    told |= {theirs: sampling[ours] for ours, theirs in _THEIR_SAMPLING if ours in sampling}
     if stop := [each for each in talk.stop if each.strip()]:
         told["stopSequences"] = stop
     return told
 
 
-def _tools(talk: Conversation, parts: Sequence[Part]) -> Json | None:
+def _tools(talk: Conversation, parts: Sequence[Part], *, is_strict: bool) -> Json | None:
     """The tool configuration. Calls in the history need one even where the request has no tools, or forbids them."""
     choice = talk.tool_choice
     called = {part.name for part in parts if isinstance(part, ToolCall)}
@@ -216,7 +227,9 @@ def _tools(talk: Conversation, parts: Sequence[Part]) -> Json | None:
     tools = tools or tuple(Tool(name=name) for name in sorted(called))
     if not tools:
         return None
-    told: Json = {"tools": [block for tool in tools for block in (_tool(tool), *_cache_point(tool.cache))]}
+    told: Json = {
+        "tools": [block for tool in tools for block in (_tool(tool, is_strict=is_strict), *_cache_point(tool.cache))]
+    }
     match choice:
         case ToolChoice(mode="required", names=(name,)):
             told["toolChoice"] = {"tool": {"name": name}}
@@ -227,11 +240,11 @@ def _tools(talk: Conversation, parts: Sequence[Part]) -> Json | None:
     return told
 
 
-def _tool(tool: Tool) -> Json:
+def _tool(tool: Tool, *, is_strict: bool) -> Json:
     told: Json = {"name": tool.name, "inputSchema": {"json": tool.schema}}
     if tool.description.strip():
         told["description"] = tool.description
-    if tool.strict:
+    if tool.strict and is_strict:
         told["strict"] = True
     return {"toolSpec": told}
 

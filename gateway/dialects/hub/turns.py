@@ -52,6 +52,20 @@ def opened(talk: Conversation, *, keeps_thoughts: bool = True) -> tuple[tuple[Te
     return (system, turns) if turns or not system else ((), [Exchanged(role="user", parts=system)])
 
 
+def without_marks(talk: Conversation) -> Conversation:
+    """The conversation without a word of what of it is worth caching."""
+    return msgspec.structs.replace(
+        talk,
+        system=tuple(msgspec.structs.replace(each, cache=None) for each in talk.system),
+        turns=tuple(msgspec.structs.replace(each, parts=tuple(map(_unmarked, each.parts))) for each in talk.turns),
+        tools=tuple(msgspec.structs.replace(each, cache=None) for each in talk.tools),
+    )
+
+
+def _unmarked(part: Part) -> Part:
+    return part if isinstance(part, Reasoning) else msgspec.structs.replace(part, cache=None)
+
+
 def misnamed(talk: Conversation, name: re.Pattern[str]) -> list[str]:
     """Where functions stand whose names do not match: among the tools, or among the calls of earlier turns."""
     called = {part.name for turn in talk.turns for part in turn.parts if isinstance(part, ToolCall)}
