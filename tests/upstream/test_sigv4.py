@@ -32,7 +32,8 @@ VECTORS = Path(__file__).parents[2].parent / "shared" / "data" / "vectors" / "be
 KEY, SECRET = "AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"  # AWS's own, from its documentation
 AT = dt.datetime(2026, 6, 1, 12, 34, 56)  # noqa: DTZ001  # botocore's own times are UTC and do not say so
 SCOPE = f"{KEY}/20260601/us-east-1/bedrock/aws4_request"
-CHAIN = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_ROLE_ARN")
+CHAIN = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_ROLE_ARN",
+         "AWS_REGION", "AWS_DEFAULT_REGION")  # fmt: skip
 
 
 @pytest.fixture
@@ -240,7 +241,6 @@ async def test_a_pods_web_identity_is_exchanged_for_keys(nowhere: Path, monkeypa
         monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/gateway")
         monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(nowhere / "token"))
         monkeypatch.setenv("AWS_ENDPOINT_URL_STS", f"http://127.0.0.1:{sts.port}")
-        monkeypatch.setenv("AWS_REGION", "us-east-1")
         grant = await anyio.to_thread.run_sync(AwsSource(AwsAccess(region="us-east-1")).fetch)
     assert grant.expires_at == ends.timestamp()
     proof = dict(grant.prove(Unsigned("GET", "https", "a.example", "/", (), b"")))

@@ -30,9 +30,8 @@ class AwsSource:
     def fetch(self) -> Grant:
         """The keys of now. Raises CredentialUnusable when nothing in the chain has any, and botocore's own errors."""
         from botocore.credentials import RefreshableCredentials
-        from botocore.session import Session
 
-        found = self._renewable or Session(profile=self._access.profile).get_credentials()
+        found = self._renewable or self._asked()
         if found is None:
             raise CredentialUnusable("no AWS credentials in the environment, the profiles, a container or the instance")
         frozen = found.get_frozen_credentials()
@@ -42,6 +41,16 @@ class AwsSource:
             # botocore keeps the time to itself, but everybody who needs it reads it here.
             expires_at = found._expiry_time.timestamp()  # noqa: SLF001
         return Grant(SigV4(frozen, self._access.service, self._access.region).prove, expires_at)
+
+    def _asked(self) -> "Credentials | None":
+        from botocore.session import Session
+
+        session = Session(profile=self._access.profile)
+        if session.get_config_variable("region") is None:
+            # Else a role would be assumed at the global door of STS, whose keys some regions refuse.
+            session.set_config_variable("region", self._access.region)
+        found: Credentials | None = session.get_credentials()
+        return found
 
 
 class _Signer(Protocol):
