@@ -1,17 +1,19 @@
 """What is remembered of a fault: who is passed over from then on, for how long, and how he comes back."""
 
 import asyncio
+import dataclasses
 from typing import Any
 from unittest.mock import patch
 
 from gateway.routing import health
 from tests.backends.openai_backend import error_reply
-from tests.backends.scripted import Script
+from tests.backends.scripted import Request, Script
 from tests.chaos.before_content import MARGIN_S, now
 from tests.chaos.catalogue import Catalogue
 from tests.chaos.fleet import ask_many
 from tests.chaos.rig import rig
-from tests.chaos.ways import Way, healthy
+from tests.chaos.ways import STREAMED, Way, healthy
+from tests.running.configuration import Tree
 from tests.running.gateway import closed_port
 
 CATALOGUE = Catalogue()
@@ -104,6 +106,43 @@ async def flaps(way: Way) -> str:
             assert served >= 0.995 * len(answers), f"{served} of {len(answers)}"
             failed = sum(answer.headers["x-gateway-attempts"] != "1" for answer in answers)
     return f"{served} of {len(answers)}, {failed} at the second try"
+
+
+def by_latency(house: Tree) -> None:
+    """The better of two by its time to first token."""
+    house["policies"]["acme"]["models"]["assistant"]["strategy"] = {"mode": "latency"}
+
+
+@row("F22", "ten times slower within two seconds", ways=STREAMED)
+async def slows_down(way: Way) -> str:
+    """Requests go elsewhere long before anything times out: a second after it took twice as long, four in five do."""
+    usual_s, ramp_s = 0.03, 2.0
+    async with rig(edit=by_latency) as house:
+        began = now()
+
+        def slower(request: Request) -> Script:
+            times = 1 + 9 * min(1.0, (now() - began) / ramp_s)
+            return dataclasses.replace(healthy(request), head_delay_s=usual_s * times)
+
+        house.first.default = slower
+        house.second.default = lambda request: dataclasses.replace(healthy(request), head_delay_s=usual_s)
+        doubled = began + ramp_s / 9
+        later: list[str] = []
+
+        async def client() -> None:
+            while now() < began + ramp_s + 1.0:
+                asked = now()
+                answer = await house.ask(way)
+                answer.assert_healthy(way)
+                assert answer.headers["x-gateway-attempts"] == "1", "nothing timed out"
+                if asked > doubled + 1.0:
+                    later.append(answer.headers["x-gateway-backend"])
+
+        await asyncio.gather(*(client() for _ in range(4)))
+        elsewhere = later.count("second") / len(later)
+        assert elsewhere >= 0.8, f"{elsewhere:.0%} of {len(later)}"
+        assert house.first.requests
+    return f"{elsewhere:.0%} of {len(later)} elsewhere"
 
 
 @row("F42", "200 clients when a dead backend is back")
