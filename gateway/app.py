@@ -3,7 +3,7 @@
 import random
 import secrets
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -41,15 +41,15 @@ from gateway.api.stream import SWEEP_S
 from gateway.auth.directory import Directory
 from gateway.auth.store import KeyStoreReader, StoredKey
 from gateway.config.policies import PolicyBook, Sources
-from gateway.config.settings import Settings, read_secret, read_text
+from gateway.config.settings import Settings
 from gateway.control.decisions import Decisions
 from gateway.control.desk import Desk, Snapshot
 from gateway.control.replicas import Board, Replicas
 from gateway.control.state import KeyLife
 from gateway.control.store import LogStore, SqliteLog
 from gateway.control.verbs import api_key
-from gateway.domain.backend import Backend
 from gateway.domain.errors import GatewayError, InternalError, NotFound
+from gateway.live import Files, Live
 from gateway.pipeline import Collaborators
 from gateway.pipeline.beginnings import beginnings
 from gateway.routing.budget import RetryBudgets
@@ -58,9 +58,6 @@ from gateway.telemetry.logs import LogWriter, configure_logging
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.record import RequestRecord
 from gateway.telemetry.tracing import Tracing
-from gateway.upstream.credentials.build import identity_of
-from gateway.upstream.credentials.static import CredentialUnusable, credential_headers
-from gateway.upstream.destination import Destination, destination_of
 from gateway.upstream.probes import Probes
 from gateway.upstream.transport import Transport
 
@@ -93,7 +90,6 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
     stores = _stores(settings, process)
     desk = Desk(sources, stores.log, wall=time)
     book = desk.now.book
-    destinations, unavailable = _destinations(book.backends)
     directory = Directory(book.keys, store=KeyStoreReader(settings.key_store))
     decisions = Decisions(time)
     metrics = Metrics()
@@ -102,14 +98,16 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
     writer = LogWriter(sys.stderr.buffer)
     tracer = Tracing(settings.tracing, random=source, version=__version__)
     transport = Transport()
-    fleet = Fleet(unavailable, draw=source.random)
-    probes = Probes(transport, destinations, suspects=fleet.suspects, reached=fleet.reached)
-
+    fleet = Fleet({}, draw=source.random)
+    live = Live(book, fleet=fleet)
+    files = Files(settings.config, desk)
+    probes = Probes(transport, live.by_name, suspects=fleet.suspects, reached=fleet.reached)
     begin_budgets = partial(_begin_budgets, stores.limiter, settings.store, set())
 
     def adopt(now: Snapshot) -> None:
         if journal.name:  # Before it is open nobody is served.
             begin_budgets(now.book)
+        live.adopt(now.book, anyio.current_time())
         directory.adopt(now.book.keys, [_stored(life) for life in now.state.keys.values()])
         fleet.drain(now.state.drained)
 
@@ -131,7 +129,8 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
         repeats=stores.repeats,
         journal=journal,
         transport=transport,
-        destinations=destinations,
+        destination_of=live.destination_of,
+        configuration_trouble=lambda: files.trouble,
         report=_to_all(tracer.report, writer.request_log, decisions.note, metrics.note),
         shipping_trouble=stores.shipper.trouble if stores.shipper is not None else lambda: None,
     )
@@ -145,8 +144,7 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
             writer.start()
             stack.callback(writer.close)
             configure_logging(writer)
-            for name, reason in unavailable.items():
-                log.warning("backend.left_out", backend=name, reason=reason)
+            live.tell_left_out()
             stack.callback(tracer.shutdown)
             _open_books(stores, journal, stack)
             stack.push_async_callback(desk.aclose)
@@ -164,8 +162,8 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
             tasks.start_soon(_watch_lag, metrics)
             tasks.start_soon(probes.run)
             await _join_fleet(stores, journal.name, tasks, stack)
-            for identity in (place.identity for place in destinations.values() if place.identity is not None):
-                tasks.start_soon(identity.run, fleet)
+            tasks.start_soon(live.run)
+            tasks.start_soon(files.run)
             tasks.start_soon(anyio.to_thread.run_sync, counter.load)
             log.info("gateway.started", version=__version__, revision=desk.now.book.revision)
             yield
@@ -180,7 +178,16 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
             health.readyz,
         ],
         lifespan=[lifespan],
-        state=State({"machinery": machinery, "wall": time, "started_at": int(time()), "draining": False}),
+        state=State(
+            {
+                "machinery": machinery,
+                "live": live,
+                "files": files,
+                "wall": time,
+                "started_at": int(time()),
+                "draining": False,
+            }
+        ),
         exception_handlers={GatewayError: error_response, HTTPException: _http_error, Exception: _crash},
         openapi_config=None,  # The public listener describes nothing; the admin API has its own schema.
         logging_config=None,
@@ -259,19 +266,6 @@ def _stores(settings: Settings, process: str) -> _Stores:
 
 def _stored(life: KeyLife) -> StoredKey:
     return StoredKey(api_key(life), life.created_at, life.revoked_at)
-
-
-def _destinations(backends: Mapping[str, Backend]) -> tuple[dict[str, Destination], dict[str, str]]:
-    """Where requests may go, and which backends are left out because their secret is missing."""
-    destinations: dict[str, Destination] = {}
-    unavailable: dict[str, str] = {}
-    for name, backend in backends.items():
-        try:
-            headers = credential_headers(name, backend, read_secret)
-            destinations[name] = destination_of(name, backend, headers, identity_of(name, backend, read_text))
-        except CredentialUnusable:
-            unavailable[name] = "credential_missing"
-    return destinations, unavailable
 
 
 def _begin_budgets(limiter: Limiter, ledger: Path, begun: set[str], book: PolicyBook) -> None:

@@ -34,8 +34,9 @@ class PortTaken(Exception):
 def serve(settings: Settings, sources: Sources, *, drain_s: float = 30.0) -> None:
     """Serve until SIGTERM or SIGINT; return when every stream has ended and every ledger row is written.
 
-    After the signal, running requests have `drain_s` seconds; those that take longer get an error event. A second
-    SIGINT ends at once. Raises PortTaken, and `JournalUnusable` when the ledger belongs to another process.
+    SIGHUP reads the configuration's files anew. After the signal to stop, running requests have `drain_s` seconds;
+    those that take longer get an error event. A second SIGINT ends at once. Raises PortTaken, and `JournalUnusable`
+    when the ledger belongs to another process.
     """
     app = create_app(settings, sources)
     listener = listen(settings.host, settings.port)
@@ -45,6 +46,8 @@ def serve(settings: Settings, sources: Sources, *, drain_s: float = 30.0) -> Non
     async def run() -> None:
         try:
             async with app.lifespan():
+                if hasattr(signal, "SIGHUP"):
+                    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app.state.files.want)
                 _collect_rarely()
                 sys.setswitchinterval(0.0005)
                 async with anyio.create_task_group() as tasks:

@@ -46,6 +46,8 @@ async def readyz(request: Request[Any, Any, State]) -> Response[Readiness]:
         parts["key_store"] = machinery.house.directory.degraded
     if (trouble := machinery.limiter.trouble()) is not None:
         parts["limits"] = trouble
+    if (trouble := machinery.configuration_trouble()) is not None:
+        parts["configuration"] = trouble
     if (trouble := machinery.shipping_trouble()) is not None:
         parts["fleet_totals"] = trouble
     if not machinery.house.counter.loaded:

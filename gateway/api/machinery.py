@@ -1,12 +1,13 @@
 """What actions are carried out with. Made once, by the app."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gateway.accounting.journal import Journal
 from gateway.admission.limits import Limiter
 from gateway.admission.repeats import Repeats
+from gateway.domain.plan import Target
 from gateway.pipeline import Collaborators
 from gateway.telemetry.record import RequestRecord
 from gateway.upstream.destination import Destination
@@ -25,11 +26,13 @@ class Machinery:
     repeats: Repeats
     journal: Journal
     transport: Transport
-    destinations: Mapping[str, Destination]
-    """Of the backends that requests may go to; the fleet knows the others as unavailable."""
+    destination_of: Callable[[Target], Destination]
+    """Where a target is; only of those that may be tried."""
     report: Callable[[RequestRecord], None]
     """Takes note of a finished request: spans, log line."""
     shipping_trouble: Callable[[], str | None] = lambda: None
     """What keeps the ledger's rows from the fleet's store; None when nothing does, or there is none."""
+    configuration_trouble: Callable[[], str | None] = lambda: None
+    """Why the files on disk are not the configuration that is live; None when they are."""
     live: "set[Driver]" = dataclasses.field(default_factory=set)
     """The requests in flight."""

@@ -317,7 +317,7 @@ class Driver:
             request = WireRequest(method=request.method, path=request.path, headers=headers, body=request.body)
         self._machinery.journal.intend(action.intent, after=action.after)
         line = _Line(self, action.attempt)
-        call = self._machinery.transport.send(self._machinery.destinations[action.target.backend], request, line)
+        call = self._machinery.transport.send(self._machinery.destination_of(action.target), request, line)
         self._calls[action.attempt] = line, call
         self._held = False
 

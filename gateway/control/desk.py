@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import anyio
+import anyio.to_thread
 import msgspec
 import structlog
 
@@ -88,6 +89,18 @@ class Desk:
             self.trouble = reason
         else:
             self.trouble = None
+
+    async def reread(self, sources: Sources) -> None:
+        """Take these files in place of the former ones, under what the log says; followers are told.
+
+        Raises ConfigurationError, and then nothing has changed.
+        """
+        async with self._changing:
+            state = self._now.state
+            book = await anyio.to_thread.run_sync(assemble, sources, state.overlay)
+            self._sources, self._now = sources, Snapshot(state, book)
+            for follower in self._followers:
+                follower(self._now)
 
     async def watch(self) -> None:
         """Follow the log until cancelled."""

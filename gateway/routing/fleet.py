@@ -6,6 +6,7 @@ backend, with the backend's credential); a credential without money or rights ta
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 import msgspec
@@ -83,15 +84,17 @@ class FleetView(msgspec.Struct, frozen=True, gc=False):
 class Fleet:
     """Health, load and latency of every target that was ever asked for, whatever configuration named it."""
 
-    __slots__ = ("_credentials", "_drained", "_draw", "_targets", "unavailable")
+    __slots__ = ("_credentials", "_drained", "_draw", "_served", "_targets", "unavailable")
 
     def __init__(self, unavailable: Mapping[str, str], *, draw: Draw) -> None:
         self.unavailable: Mapping[str, str] = dict(unavailable)
-        """Backend → why nothing can be sent there until the gateway starts anew, for example `credential_missing`."""
+        """Backend → why nothing can be sent there under the configuration that is live, `credential_missing` say."""
         self._drained: frozenset[str] = frozenset()
         self._draw = draw
         self._targets: dict[str, _Tally] = {}
         self._credentials: dict[str, Ejection] = {}
+        self._served: AbstractSet[str] | None = None
+        """Targets of the configuration that is live, by name; None for all. Others are on their way out."""
 
     def view(self, targets: Iterable[Target], now: float, reach: float = 1.0) -> FleetView:
         """What is known of these targets now, for a request that may take that part of what each bears at once."""
@@ -234,6 +237,8 @@ class Fleet:
             barred = tally.standing(now).barred
             if backend in found or (barred is None and tally.breaker.state is State.CLOSED):
                 continue
+            if self._served is not None and name not in self._served:
+                continue
             found[name] = barred or "half_open"
         return found
 
@@ -276,6 +281,15 @@ class Fleet:
     def lost(self, backend: str, now: float) -> None:
         """The backend's credential has ended and there is no other: its models are useless without it."""
         self._credentials.setdefault(backend, Ejection()).eject(now)
+
+    def adopt(self, unavailable: Mapping[str, str], served: AbstractSet[str]) -> None:
+        """Another configuration is live: what it leaves out, and the names of all its targets."""
+        self.unavailable = dict(unavailable)
+        self._served = served
+        for name, tally in list(self._targets.items()):
+            tally.unavailable = self._unavailable(name.partition("/")[0])
+            if name not in served and tally.in_flight == 0:
+                del self._targets[name]
 
     def drain(self, backends: frozenset[str]) -> None:
         """Send these backends nothing new, and all others what they bear."""

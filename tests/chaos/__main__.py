@@ -21,16 +21,26 @@ from tests.chaos import (
     hedges,
     in_stream,
     network,
+    reloads,
     spill,
 )
 from tests.chaos.catalogue import Case
 from tests.chaos.ways import Way
 
-CASES = [
-    case
-    for room in (before_content, network, in_stream, continuations, clients, fleet, ejection, spill, hedges, canaries)
-    for case in room.CATALOGUE.cases
-]
+ROOMS = (
+    before_content,
+    network,
+    in_stream,
+    continuations,
+    clients,
+    fleet,
+    ejection,
+    spill,
+    hedges,
+    reloads,
+    canaries,
+)
+CASES = [case for room in ROOMS for case in room.CATALOGUE.cases]
 PATIENCE_S = 60.0
 """What plays longer hangs."""
 

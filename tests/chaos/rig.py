@@ -19,6 +19,7 @@ import logging
 import re
 import ssl
 import tempfile
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,7 @@ from gateway.app import create_app
 from gateway.config import policies
 from gateway.config.settings import Settings
 from gateway.domain.ledger import LedgerEntry, Outcome
+from gateway.live import Files, Live
 from gateway.serve import listen, make_server
 from gateway.upstream.egress import Lookup
 from gateway.upstream.transport import Transport
@@ -74,6 +76,12 @@ class Rig:
     key: str
     store: Path
     machinery: Machinery
+    live: Live
+    files: Files
+    configuration: Tree
+    """What it was started with."""
+    folder: Path
+    """Where its files are."""
     server: uvicorn.Server
     client: httpx.AsyncClient
     limiter: "_Limiter"
@@ -82,6 +90,12 @@ class Rig:
     """Those that run when nobody asks for anything."""
     problems: list[str] = field(default_factory=list)
     """What the event loop complained of."""
+
+    def write(self, configuration: Tree) -> Path:
+        """A file with another configuration, which nobody has read yet."""
+        file = self.folder / f"gateway-{uuid.uuid4().hex}.yaml"
+        file.write_text(json.dumps(configuration), "utf-8")
+        return file
 
     async def ask(self, way: Way, *, model: str = "assistant", **more: Any) -> answers.Answer:
         """Ask, and read the answer to its end. Breaks off with httpx's errors only when the gateway does."""
@@ -258,6 +272,7 @@ async def rig(
         assert isinstance(limiter, _Limiter)
         running = Rig(
             first=first, second=second, port=port, key=key, store=store, machinery=machinery, server=server,
+            live=app.state.live, files=app.state.files, configuration=house, folder=folder,
             client=client, limiter=limiter, log=log, problems=problems, tasks=frozenset(asyncio.all_tasks()),
         )  # fmt: skip
         try:
