@@ -23,7 +23,6 @@ from gateway import __version__
 from gateway.accounting import statement
 from gateway.accounting.journal import Journal
 from gateway.admission.counting import TokenCounter
-from gateway.admission.estimate import Estimator
 from gateway.admission.fairness import Lobby
 from gateway.admission.limits import Limiter
 from gateway.admission.memory import MemoryLimiter
@@ -52,6 +51,7 @@ from gateway.domain.errors import GatewayError, InternalError, NotFound
 from gateway.live import Files, Live
 from gateway.pipeline import Collaborators
 from gateway.pipeline.beginnings import beginnings
+from gateway.pipeline.reckoning import Reckoner
 from gateway.routing.budget import RetryBudgets
 from gateway.routing.fleet import Fleet
 from gateway.telemetry.logs import LogWriter, configure_logging
@@ -119,7 +119,7 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
             fleet=fleet,
             lobby=Lobby(),
             budgets=RetryBudgets(),
-            estimator=Estimator(),
+            reckoner=Reckoner(counter),
             counter=counter,
             tracing=tracer,
             ledger_is_healthy=lambda: journal.healthy,

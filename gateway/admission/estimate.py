@@ -65,17 +65,16 @@ class Estimator:
     ) -> Estimate:
         """Tokens to reserve for a request.
 
-        `max_output_tokens` is the request's own limit per choice, None when it has none. `counted` is our count of the
-        prompt, None when it was not counted; a pair that is known does not need it.
+        `max_output_tokens` is the request's own limit per choice, None when it has none. `counted` is what a count
+        of the prompt lets expect, None when it was not counted; a pair that is known does not need it.
         """
         learned = self._learned.get((tenant, model))
         if learned is None:
-            per_byte, output, is_known = START_TOKENS_PER_BYTE, START_OUTPUT_TOKENS, False
+            per_byte, output = START_TOKENS_PER_BYTE, START_OUTPUT_TOKENS
         else:
             self._learned.move_to_end((tenant, model))
             per_byte, output = learned.tokens_per_byte, learned.output_tokens
-            is_known = learned.reports >= KNOWN_AFTER
-        prompt_tokens = math.ceil(prompt_bytes * per_byte) if is_known or counted is None else counted
+        prompt_tokens = math.ceil(prompt_bytes * per_byte) if counted is None else counted
         output_tokens = math.ceil(output)
         if max_output_tokens is not None and max_output_tokens < output_tokens:
             output_tokens = max_output_tokens
@@ -84,9 +83,10 @@ class Estimator:
     def observe(self, tenant: str, model: str, *, prompt_bytes: int, usage: Usage, choices: int = 1) -> None:
         """Learn from a whole answer: `usage` as its backend reported it, for `choices` choices.
 
-        Usage that we counted or guessed ourselves teaches nothing, nor does a report without prompt tokens.
+        Usage that we counted or guessed ourselves teaches nothing, nor does a report without prompt tokens. With 0 for
+        `prompt_bytes`, where the prompt is no measure, only of the output something is learned.
         """
-        if usage.source is not UsageSource.PROVIDER or usage.prompt_tokens <= 0 or prompt_bytes <= 0:
+        if usage.source is not UsageSource.PROVIDER or usage.prompt_tokens <= 0 or prompt_bytes < 0:
             return
         pair = (tenant, model)
         learned = self._learned.get(pair)
@@ -96,18 +96,17 @@ class Estimator:
                 self._learned.popitem(last=False)
         else:
             self._learned.move_to_end(pair)
-        ratio = usage.prompt_tokens / prompt_bytes
-        if learned.reports == 0:
+        if prompt_bytes:
+            ratio = usage.prompt_tokens / prompt_bytes
+            if learned.reports:
+                ratio = quantile_step(learned.tokens_per_byte, ratio, quantile=_RATIO_QUANTILE, rate=_RATIO_RATE)
             learned.tokens_per_byte = min(max(ratio, _RATIO_LEAST), _RATIO_MOST)
-        else:
-            ratio = _step(learned.tokens_per_byte, ratio, quantile=_RATIO_QUANTILE, rate=_RATIO_RATE)
-            learned.tokens_per_byte = min(max(ratio, _RATIO_LEAST), _RATIO_MOST)
+            learned.reports += 1
         output = usage.completion_tokens / choices
-        output = _step(learned.output_tokens, output, quantile=_OUTPUT_QUANTILE, rate=_OUTPUT_RATE)
+        output = quantile_step(learned.output_tokens, output, quantile=_OUTPUT_QUANTILE, rate=_OUTPUT_RATE)
         learned.output_tokens = min(max(output, _OUTPUT_LEAST), _OUTPUT_MOST)
-        learned.reports += 1
 
 
-def _step(value: float, seen: float, *, quantile: float, rate: float) -> float:
+def quantile_step(value: float, seen: float, *, quantile: float, rate: float) -> float:
     """The tracked quantile after one more observation; its share of `rate` up, or the rest of it down."""
     return value * (1 + rate * (quantile if seen > value else quantile - 1))

@@ -1,15 +1,17 @@
 """What one request costs, from its intents to its rows, decided by the best witness there is. No I/O, no clock."""
 
+import functools
 from collections.abc import Sequence
 
 from gateway.admission.limits import Used
 from gateway.dialects.protocols import Endpoint
 from gateway.domain.ledger import Intent, Outcome
+from gateway.domain.plan import Target
 from gateway.domain.usage import Usage, UsageSource
 from gateway.pipeline import bill
 from gateway.pipeline.actions import FreePlace, Grow, Settle
 from gateway.pipeline.attempt import Attempt
-from gateway.pipeline.entry import Collaborators, Job, count_prompt
+from gateway.pipeline.entry import Collaborators, Job
 from gateway.pipeline.plausible import believed
 
 
@@ -50,7 +52,11 @@ class Account:
 
     def used_by(self, attempt: Attempt) -> Usage:
         """What a try that is over used."""
-        usage = bill.usage_of(attempt, prompt_tokens=self._prompt_tokens, count=self._house.counter.count)
+        usage = bill.usage_of(
+            attempt,
+            prompt_tokens=functools.partial(self._prompt_tokens, attempt.target),
+            count=self._house.counter.count,
+        )
         if usage.source is UsageSource.PROVIDER:
             usage = believed(
                 usage,
@@ -58,7 +64,7 @@ class Account:
                 self._job.estimate,
                 begun=attempt.goes_on_from or 0,
                 counted_output=lambda: self._house.counter.count("".join(attempt.text)),
-                counted_prompt=self._prompt_tokens,
+                counted_prompt=functools.partial(self._prompt_tokens, attempt.target),
             )
         attempt.usage = usage
         return usage
@@ -95,14 +101,8 @@ class Account:
             self.used_by(attempt)
         usage = bill.charged(attempts)
         if usage is not None and outcome is Outcome.OK:
-            request = self._job.request
-            self._house.estimator.observe(
-                self._job.caller.tenant.id,
-                request.model,
-                prompt_bytes=request.prompt_bytes,
-                usage=usage,
-                choices=request.choices,
-            )
+            job, target = self._job, next(each.target for each in attempts if bill.is_paid(each))
+            self._house.reckoner.learn(job.caller.tenant.id, job.request, job.reckoned, target.name, usage)
         entries = bill.rows(
             self._job,
             attempts,
@@ -117,9 +117,12 @@ class Account:
     def _wall(self, at: float) -> float:
         return at + self._wall_offset_s
 
-    def _prompt_tokens(self) -> int:
-        """The prompt's tokens where no backend reported them: counted if it is small enough, else as estimated."""
-        counted = self._job.counted_prompt
+    def _prompt_tokens(self, target: Target) -> int:
+        """The prompt's tokens where no backend reported them: our count, as the target counts, or the estimate."""
+        job, reckoner = self._job, self._house.reckoner
+        counted = job.reckoned.counted
         if counted is None:
-            counted = count_prompt(self._house.counter, self._endpoint, self._job.request)
-        return self._job.estimate.prompt_tokens if counted is None else counted
+            counted = reckoner.count(self._endpoint, job.request, job.reckoned.media)
+        if counted is None:
+            return job.estimate.prompt_tokens
+        return round(counted * reckoner.calibration.mean(target.name)) + job.reckoned.media.tokens

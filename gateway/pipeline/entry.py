@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable
 
 from gateway.admission.counting import TokenCounter
-from gateway.admission.estimate import Estimator
 from gateway.admission.fairness import Lobby
 from gateway.auth.directory import Directory
 from gateway.auth.keys import extract_credential
@@ -17,14 +16,13 @@ from gateway.domain.plan import Decision, Plan
 from gateway.domain.tenant import ApiKey, Tenant
 from gateway.domain.usage import Estimate
 from gateway.domain.wire import Headers
+from gateway.pipeline.reckoning import Reckoned, Reckoner
 from gateway.routing.budget import RetryBudgets
 from gateway.routing.choose import choose, refusal
 from gateway.routing.fleet import Fleet
 from gateway.telemetry.tracing import Tracing
 
 _LEDGER_RETRY_AFTER_S = 2.0
-_COUNT_UP_TO_BYTES = 16 << 10
-"""A prompt up to this size is counted on the event loop where it must be; a longer one is estimated by its size."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -59,7 +57,7 @@ class Collaborators:
     fleet: Fleet
     lobby: Lobby
     budgets: RetryBudgets
-    estimator: Estimator
+    reckoner: Reckoner
     counter: TokenCounter
     tracing: Tracing
     ledger_is_healthy: Callable[[], bool]
@@ -84,8 +82,8 @@ class Job:
     caller: Caller
     request: ChatRequest
     estimate: Estimate
-    counted_prompt: int | None
-    """Our count of the prompt's tokens, where the estimate needed one."""
+    reckoned: Reckoned
+    """How the estimate came about."""
     plan: Plan
     decision: Decision
     wants_buffer: bool
@@ -154,19 +152,12 @@ def job_for(
     exchange_id: str,
     wants_buffer: bool,
     now: float,
+    counted: int | None = None,
 ) -> Job | Unroutable:
-    """Steps 3 and 4, for a model of the caller's policy: estimate, choose."""
+    """Steps 3 and 4, for a model of the caller's policy: estimate, choose. `counted` is our count of the prompt."""
     tenant, route = caller.tenant.id, caller.policy.routes[request.model]
-    is_known = house.estimator.knows(tenant, request.model)
-    counted = None if is_known else count_prompt(house.counter, endpoint, request)
-    estimate = house.estimator.estimate(
-        tenant,
-        request.model,
-        prompt_bytes=request.prompt_bytes,
-        max_output_tokens=request.max_output_tokens,
-        choices=request.choices,
-        counted=counted,
-    )
+    reckoned = house.reckoner.reckon(endpoint, request, tenant=tenant, route=route, counted=counted)
+    estimate = reckoned.estimate
     plan, decision = choose(
         request,
         estimate,
@@ -183,11 +174,4 @@ def job_for(
     on_failure = caller.policy.policy.models[request.model].on_midstream_failure
     holds_back = request.stream and (wants_buffer or on_failure == "restart")
     goes_on = on_failure == "continue" and not holds_back and may_be_continued(request)
-    return Job(caller, request, estimate, counted, plan, decision, wants_buffer, holds_back, goes_on)
-
-
-def count_prompt(counter: TokenCounter, endpoint: Endpoint, request: ChatRequest) -> int | None:
-    """Tokens of the prompt; None when it is too long to count here, or the counter is still loading."""
-    if not counter.loaded or request.prompt_bytes > _COUNT_UP_TO_BYTES:
-        return None
-    return sum(counter.count(text) for text in endpoint.prompt_texts(request))
+    return Job(caller, request, estimate, reckoned, plan, decision, wants_buffer, holds_back, goes_on)

@@ -41,7 +41,7 @@ def test_an_unknown_pair_is_estimated_from_the_request(
 
 
 def test_a_pair_is_known_after_a_few_reports() -> None:
-    """From then on its prompts need no counting, and a count that comes anyway is not used."""
+    """From then on its prompts need no counting; a count that comes anyway is better than any ratio."""
     estimator = Estimator()
     report(estimator, 600, 50, times=KNOWN_AFTER - 1)
     assert not estimator.knows("acme", "assistant")
@@ -50,7 +50,8 @@ def test_a_pair_is_known_after_a_few_reports() -> None:
     assert estimator.knows("acme", "assistant")
     assert not estimator.knows("acme", "other")
     assert not estimator.knows("other", "assistant")
-    assert expect(estimator, counted=999).prompt_tokens == pytest.approx(600, rel=0.05)
+    assert expect(estimator).prompt_tokens == pytest.approx(600, rel=0.05)
+    assert expect(estimator, counted=999).prompt_tokens == 999
 
 
 def test_learned_prompts_and_outputs_cover_what_they_should() -> None:

@@ -14,7 +14,6 @@ from random import Random
 from typing import assert_never
 
 from gateway.admission.counting import TokenCounter
-from gateway.admission.estimate import Estimator
 from gateway.admission.fairness import Lobby
 from gateway.admission.limits import Granted, Unavailable
 from gateway.admission.memory import Tally
@@ -49,6 +48,7 @@ from gateway.pipeline import (
     Settle,
     Wait,
 )
+from gateway.pipeline.reckoning import Reckoner
 from gateway.routing.budget import RetryBudgets
 from gateway.routing.fleet import Fleet
 from gateway.telemetry.tracing import Tracing
@@ -155,7 +155,7 @@ class World:
             lobby=Lobby(),
             fleet=Fleet({}, draw=Random(2).random),
             budgets=RetryBudgets(),
-            estimator=Estimator(),
+            reckoner=Reckoner(counter()),
             counter=counter(),
             tracing=Tracing(None, random=Random(1), version="0"),
             ledger_is_healthy=lambda: self.healthy,

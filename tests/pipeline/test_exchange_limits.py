@@ -76,23 +76,23 @@ def cost(prompt: int, output: int) -> int:
 
 
 def hundred(world: World) -> Play:
-    """A request that is answered with 100 tokens for 100 at whichever target it comes to."""
+    """A request that is answered with 100 tokens for 13 at whichever target it comes to."""
     play = Play(world, stream=False, body=ask(stream=False, max_tokens=100))
-    return play.answer(200, reply("Hi", {"prompt_tokens": 100, "completion_tokens": 100})) if play.tried else play
+    return play.answer(200, reply("Hi", {"prompt_tokens": 13, "completion_tokens": 100})) if play.tried else play
 
 
 def test_a_budget_is_charged_with_the_price_of_the_target_that_answered() -> None:
     """Reserved at the dearest that the plan may come to, settled at what it was: the budget is used up exactly."""
-    world = spending(budget={"usd": 4 * cost(100, 100) / 1e9 * 2, "per": "month"})
+    world = spending(budget={"usd": 8.1 * cost(13, 100) / 1e9, "per": "month"})
     assert [hundred(world).status for _ in range(2)] == [200, 200]
     play = hundred(world)
     assert (play.status, play.code, play.tried) == (429, "insufficient_quota", "")
-    assert sum(entry.charge_nano_usd for entry in world.ledger.values()) == 2 * 4 * cost(100, 100)
+    assert sum(entry.charge_nano_usd for entry in world.ledger.values()) == 2 * 4 * cost(13, 100)
 
 
 def test_what_was_reserved_and_not_spent_is_there_again() -> None:
     """A backend that fails costs the tenant nothing."""
-    world = spending(budget={"usd": 4 * cost(100, 100) / 1e9, "per": "month"})
+    world = spending(budget={"usd": 4 * cost(13, 100) / 1e9, "per": "month"})
     for _ in range(3):
         play = Play(world, stream=False, body=ask(stream=False, max_tokens=100))
         assert play.answer(400, error("bad")).status == 400
@@ -100,7 +100,7 @@ def test_what_was_reserved_and_not_spent_is_there_again() -> None:
 
 
 def test_a_budget_begins_anew_with_its_period() -> None:
-    world = spending(budget={"usd": 4 * cost(100, 100) / 1e9, "per": "day"})
+    world = spending(budget={"usd": 4 * cost(13, 100) / 1e9, "per": "day"})
     assert [hundred(world).status for _ in range(2)] == [200, 429]
     world.now += 86_400
     assert hundred(world).status == 200
@@ -108,7 +108,7 @@ def test_a_budget_begins_anew_with_its_period() -> None:
 
 def test_beyond_a_budget_a_cheaper_target_may_serve() -> None:
     """`next_target`: of those that fit, in their order; the decision says what was left out and why."""
-    world = spending(budget={"usd": 6.75 * cost(100, 100) / 1e9, "per": "month", "on_exceed": "next_target"})
+    world = spending(budget={"usd": 7.5 * cost(13, 100) / 1e9, "per": "month", "on_exceed": "next_target"})
     plays = [hundred(world) for _ in range(4)]
     assert [play.tried for play in plays] == ["c", "b", "a", ""]
     assert [play.status for play in plays] == [200, 200, 200, 429]
@@ -123,7 +123,7 @@ def test_beyond_a_budget_a_cheaper_target_may_serve() -> None:
 
 def test_beyond_a_budget_another_model_may_serve() -> None:
     """`downgrade`: within the same budget, and the client is told."""
-    budget = {"usd": 5 * cost(100, 100) / 1e9, "per": "month", "on_exceed": "downgrade", "downgrade_to": "small"}
+    budget = {"usd": 5.1 * cost(13, 100) / 1e9, "per": "month", "on_exceed": "downgrade", "downgrade_to": "small"}
     world = spending(budget=budget)
     plays = [hundred(world) for _ in range(3)]
     assert [(play.tried, play.exchange.model) for play in plays] == [("c", "assistant"), ("a", "small"), ("", "small")]
