@@ -121,7 +121,7 @@ def _add_serve(commands: Commands) -> None:
 
 def _serve(arguments: argparse.Namespace) -> int:
     from gateway.accounting.database import JournalUnusable
-    from gateway.admission.sqlite_limits import LimitsUnusable
+    from gateway.admission.limits import LimitsUnusable
     from gateway.config import policies, settings
     from gateway.config.problems import ConfigurationError
     from gateway.serve import PortTaken, serve

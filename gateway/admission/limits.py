@@ -23,6 +23,10 @@ MOST_DEBT_S: Final = 600.0
 lock a tenant out for an hour. What is forgiven here still counts against budgets."""
 
 
+class LimitsUnusable(Exception):
+    """Raised when a store of limits cannot be begun with; the message says why."""
+
+
 class Dimension(msgspec.Struct, frozen=True, gc=False):
     """One limit that a request is held against, and what it takes from it."""
 

@@ -14,6 +14,7 @@ from typing import Final, Literal
 import hiredis
 import structlog
 
+from gateway.admission.limits import LimitsUnusable
 from gateway.admission.resp import OPERATION_S, Connection, Lost, Reply, TimedOut, connect
 from gateway.domain.store import RedisPlace
 
@@ -23,6 +24,9 @@ CONNECT_S: Final = 1.0
 """How long connecting and introducing oneself may take; no request waits for it."""
 PAUSES_S: Final = (0.05, 0.3, 1.0)
 """Before the first, the second and every further try to connect; up to half of it more, so that gateways differ."""
+
+_SILENCE_S: Final = 10.0
+"""Between two lines about refused operations."""
 
 log = structlog.get_logger()
 
@@ -38,7 +42,7 @@ class Door:
     """How to connect: who we are and with which certificates."""
 
     def __init__(self, place: RedisPlace, *, first: Sequence[bytes] = (), operation_s: float = OPERATION_S) -> None:
-        """`first` are packed commands that each server is told before anything else."""
+        """`first` are packed commands that each server is told before anything else. Raises LimitsUnusable."""
         self.place = place
         self._first = first
         self.operation_s = operation_s
@@ -46,7 +50,10 @@ class Door:
         if place.tls:
             self.tls = ssl.create_default_context()
             if place.ca_file:
-                self.tls.load_verify_locations(place.ca_file)
+                try:
+                    self.tls.load_verify_locations(place.ca_file)
+                except OSError as error:  # ssl's own errors are of this kind too
+                    raise LimitsUnusable(f"cannot read the certificates in {place.ca_file}: {error}") from error
 
     async def open(self, address: Address, lost: Callable[[], None]) -> Connection:
         """A connection that has proved who we are and answers in time. OSError, NotUsable, TimedOut, Lost."""
@@ -83,7 +90,18 @@ class Door:
 class Link:
     """One server, as far as it can be reached."""
 
-    __slots__ = ("_changed", "_door", "_failures", "_over", "_where", "address", "connection", "name", "trouble")
+    __slots__ = (
+        "_changed",
+        "_door",
+        "_failures",
+        "_over",
+        "_silent_until",
+        "_where",
+        "address",
+        "connection",
+        "name",
+        "trouble",
+    )
 
     def __init__(self, name: str, door: Door, where: Where, changed: Callable[["Link"], None]) -> None:
         """`where` finds the address anew for each try; `changed` is told of each coming up and going down."""
@@ -92,6 +110,7 @@ class Link:
         self._where = where
         self._changed = changed
         self._failures = 0
+        self._silent_until = 0.0
         self._over = asyncio.Event()
         self.address: Address | None = None
         self.connection: Connection | None = None
@@ -111,6 +130,13 @@ class Link:
         if self.connection is not None and (at_once or self._failures >= FAILURES_IN_ROW):
             self._down(trouble)
 
+    def refused(self, what: str, code: str) -> None:
+        """An operation was answered by an error that says nothing of the server: told to operators, now and then."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._silent_until:
+            self._silent_until = now + _SILENCE_S
+            log.warning("limits.refused", server=self.name, what=what, code=code)
+
     async def run(self) -> None:
         """Connect, and connect again whenever the connection is lost."""
         tries = 0
@@ -120,7 +146,8 @@ class Link:
                 async with asyncio.timeout(CONNECT_S):
                     self.address = await self._where()
                     connection = await self._door.open(self.address, self._lost)
-            except (OSError, NotUsable, TimedOut, Lost) as error:  # OSError: refused, no such host, TLS, too slow
+            except (OSError, NotUsable, TimedOut, Lost, ValueError) as error:
+                # OSError: refused, no such host, TLS, too slow. ValueError: no name of a host, no number of a port.
                 self.trouble = str(error) if isinstance(error, NotUsable) else _told(error)
             else:
                 tries = 0

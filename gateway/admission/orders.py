@@ -86,8 +86,11 @@ class Order:
         if isinstance(reply, hiredis.ReplyError):
             if self._tries < _MOST_TRIES and self._sent_again(servers, link, reply):
                 return
+            code = str(reply).partition(" ")[0]
             if trouble_of(reply) == "cannot serve":
-                link.failed(f"answers {str(reply).partition(' ')[0]}", at_once=True)
+                link.failed(f"answers {code}", at_once=True)
+            else:
+                link.refused(self.name, code)
         elif isinstance(reply, TimedOut):
             link.failed("does not answer")
         elif not isinstance(reply, Exception):

@@ -301,7 +301,10 @@ class RedisLimiter:
             self._known[dimension.key] = Known(each, now)
 
     def _start(self, dimension: Dimension, now: float) -> Word:
-        """The level at which a bucket begins that is gone but should not be; "" for full."""
+        """The level at which a bucket begins that is gone, be it that it was flushed or evicted; "" for full.
+
+        One that is gone because it was full for a minute begins full by this too.
+        """
         known = self._known.get(dimension.key)
         return "" if known is None else known.left_at(dimension, now)
 
@@ -433,12 +436,8 @@ class _Reserving:
             limiter._process,
             limiter._ledger,
         )
-        is_first = self.tries == 0
         words = reserve_words(
-            head,
-            dimensions,
-            spent=limiter._budgets.begun,
-            start=lambda dimension: "" if is_first else limiter._start(dimension, now),
+            head, dimensions, spent=limiter._budgets.begun, start=lambda dimension: limiter._start(dimension, now)
         )
         self.tries += 1
         named = keys(self.reservation, dimensions, generation=True)
@@ -455,7 +454,7 @@ class _Reserving:
         whose = owner(self.dimensions[0].key)
         if status == FLUSHED:
             limiter._flushed(whose, now)
-            self.ask()  # With what we last saw of the buckets; it takes any generation.
+            self.ask()  # This time of any generation.
             return
         limiter._generations[whose] = generation.decode() if isinstance(generation, bytes) else ""
         answer, left = read_reserved(self.reservation, self.dimensions, status, numbers)

@@ -149,7 +149,7 @@ class Cluster:
         """First slot, last slot and owner, as the first node tells that can be asked; None when none can."""
         known = [link.address for link in self._links.values() if link.address is not None]
         for address in (*known, *self._door.place.hosts):
-            with suppress(OSError, NotUsable, TimedOut, Lost, hiredis.ReplyError):
+            with suppress(OSError, NotUsable, TimedOut, Lost, ValueError, hiredis.ReplyError):
                 async with asyncio.timeout(CONNECT_S):
                     connection = await self._door.open(address, nobody)
                     try:

@@ -15,7 +15,7 @@ from typing import Final
 
 import structlog
 
-from gateway.admission.limits import Answer, Dimension, Granted, Unavailable, Used
+from gateway.admission.limits import Answer, Dimension, Granted, LimitsUnusable, Unavailable, Used
 from gateway.admission.sqlite_tally import TABLES, SqliteTally
 
 BUSY_S: Final = 0.25
@@ -33,10 +33,6 @@ log = structlog.get_logger()
 
 Work = Callable[[SqliteTally], Callable[[], None] | None]
 """What to do inside a transaction; gives what the event loop is then to be told."""
-
-
-class LimitsUnusable(Exception):
-    """Raised when the file of the limits cannot be used; the message names it."""
 
 
 class _Job:

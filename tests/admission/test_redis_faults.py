@@ -219,6 +219,16 @@ async def test_budgets_grow_together_again_after_a_flush_that_nobody_asked_about
     assert left(await ask(one, "c", budget(0))) == [800]
 
 
+async def test_an_evicted_bucket_does_not_begin_full(redis: RedisServer, gateways: Fleet) -> None:
+    """A server that is short of memory may drop a key and leave its neighbours."""
+    limiter = await gateways.start(redis.url)
+    await ask(limiter, "a", tokens(500))
+    with redis.client() as client:
+        client.delete("gw:{t:a}:tokens")
+    assert left(await ask(limiter, "b", tokens(0))) == [100]
+    assert limiter.counts.flushes == 0
+
+
 async def test_a_lost_script_is_brought_again(redis: RedisServer, gateways: Fleet) -> None:
     """`SCRIPT FLUSH` between two operations: one effect each."""
     limiter = await gateways.start(redis.url)

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.admission.limits import Granted, Used
+from gateway.admission.limits import Granted, LimitsUnusable, Used
+from gateway.admission.redis_limits import RedisLimiter
+from gateway.domain.store import redis_place
 from tests.admission.fleets import Fleet, ask, away, budget, delivered, fleet, left, settle, slots, tokens
 from tests.backends.authority import Authority
 from tests.running.redis import RedisServer, free_port, redis_sentinel, redis_server
@@ -81,3 +83,9 @@ async def test_after_a_failover_the_new_master_is_asked_and_budgets_are_whole(
         assert await limiter.connected(20.0)
         await delivered(limiter)
         assert left(await ask(limiter, "b", slots(4), budget(0))) == [2, 800]
+
+
+def test_certificates_that_cannot_be_read_are_told_at_start() -> None:
+    place = redis_place("rediss://localhost?ca_file=/nowhere.pem")
+    with pytest.raises(LimitsUnusable, match=r"/nowhere\.pem"):
+        RedisLimiter(place, process="p", wall=float)

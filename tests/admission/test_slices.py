@@ -146,9 +146,7 @@ async def test_a_request_that_no_slice_holds_is_told_what_its_limit_says(redis: 
     assert never.retry_after_s is None
 
 
-async def test_without_the_store_slices_come_from_the_share(
-    redis: RedisServer, gateways: Fleet, tmp_path: object
-) -> None:
+async def test_without_the_store_slices_come_from_the_share(redis: RedisServer, gateways: Fleet) -> None:
     """A slice of the share is not given back to a store that never gave it."""
     store = await gateways.start(redis.url)
     limiter = SlicedLimiter(store)
