@@ -56,6 +56,8 @@ class Prices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Prompt tokens written to the backend's cache; the price of `input` when absent."""
     reasoning: Price | None = None
     """Generated tokens of thought; the price of `output` when absent."""
+    long_prompt: "LongPrompt | None" = None
+    """What holds instead, for the whole request, when its prompt is long."""
 
     def table(self, label: str = "", *, until: float = math.inf, following: PriceTable | None = None) -> PriceTable:
         """The same prices as whole nano-dollars per million tokens, with a version that changes with any of them.
@@ -67,6 +69,10 @@ class Prices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if self.reasoning is not None and self.reasoning != self.output:
             amounts.append(int(self.reasoning * NANO_PER_USD))
         prices = "-".join(f"{amount:x}" for amount in amounts)
+        beyond = self.long_prompt.prices.table() if self.long_prompt is not None else None
+        over = self.long_prompt.over if self.long_prompt is not None else 0
+        if beyond is not None:
+            prices += f"~{over:x}~{beyond.version}"
         return PriceTable(
             input=amounts[0],
             cached_input=amounts[1],
@@ -76,7 +82,17 @@ class Prices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             version=f"{label}:{prices}" if label else prices,
             until=until,
             following=following,
+            long_over=over,
+            long=beyond,
         )
+
+
+class LongPrompt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Prices that begin at a length of the prompt."""
+
+    over: Annotated[int, msgspec.Meta(ge=1)]
+    """Tokens of the prompt, with what is read from and written to the cache: a longer one has these prices."""
+    prices: Prices
 
 
 PriceList = dict[dt.date, Prices]

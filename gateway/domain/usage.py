@@ -67,6 +67,9 @@ class PriceTable(msgspec.Struct, frozen=True, kw_only=True):
     until: float = math.inf
     """Seconds since the epoch from which on `following` holds."""
     following: "PriceTable | None" = None
+    long_over: int = 0
+    """Tokens of a prompt beyond which `long` holds for the whole request."""
+    long: "PriceTable | None" = None
 
     def at(self, now: float) -> "PriceTable":
         """The prices that hold at `now`, in seconds since the epoch."""
@@ -77,6 +80,8 @@ class PriceTable(msgspec.Struct, frozen=True, kw_only=True):
 
     def charge(self, usage: Usage) -> int:
         """Nano-dollars for `usage`, rounded half up once, at the end."""
+        if self.long is not None and usage.prompt_tokens > self.long_over:
+            return self.long.charge(usage)
         total = (
             usage.input_tokens * self.input
             + usage.cached_input_tokens * self.cached_input
@@ -92,16 +97,30 @@ def price_table(version: str) -> PriceTable:
 
     Raises ValueError when the version is not one.
     """
-    amounts = [int(amount, 16) for amount in version.rpartition(":")[2].split("-")]
+    prices = version.rpartition(":")[2]
+    try:
+        table = _table(prices)
+    except ValueError:
+        raise ValueError(f"{version!r} is not a price version") from None
+    return msgspec.structs.replace(table, version=version)
+
+
+def _table(prices: str) -> PriceTable:
+    """Prices in hexadecimal, `input-cached-write-output` and, if it differs, `-reasoning`; `~over~` and more prices."""
+    mine, is_more, rest = prices.partition("~")
+    over, _, beyond = rest.partition("~")
+    amounts = [int(amount, 16) for amount in mine.split("-")]
     if len(amounts) not in {4, 5}:
-        raise ValueError(f"{version!r} is not a price version")
+        raise ValueError(prices)
     return PriceTable(
         input=amounts[0],
         cached_input=amounts[1],
         cache_write=amounts[2],
         output=amounts[3],
         reasoning=amounts[-1],
-        version=version,
+        version=prices,
+        long_over=int(over, 16) if is_more else 0,
+        long=_table(beyond) if is_more else None,
     )
 
 
