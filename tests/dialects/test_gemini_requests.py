@@ -278,6 +278,12 @@ def test_what_may_be_dropped_is_left_out_and_named_with_the_hints() -> None:
     assert wire.dropped == ("logit_bias", "metadata", "reasoning_effort", "seed")
 
 
+def test_strictness_has_no_word_and_is_named() -> None:
+    wire = UPSTREAM.encode_request(ask(tools=[tool(strict=True), tool("now")]), target("gemini"))
+    assert wire.dropped == ("tools.function.strict",)
+    assert b"strict" not in wire.body
+
+
 @pytest.mark.parametrize(
     ("stream", "path"),
     [
