@@ -21,13 +21,18 @@ from tests.backends.cloud_backends import (
     gemini_error,
     gemini_stream,
     origin,
+    torn,
 )
 from tests.backends.gemini_events import answer as gemini_answer
 from tests.backends.gemini_events import called, event, events
-from tests.backends.openai_backend import json_reply, openai_backend
+from tests.backends.openai_backend import JSON, json_reply, openai_backend
 from tests.backends.scripted import Script, ScriptedBackend
+from tests.dialects.cloud_recordings import CloudExchange, recorded
 from tests.dialects.converse import check_request as check_converse
+from tests.dialects.converse import heard_reply as heard_converse
+from tests.dialects.converse import heard_stream as heard_converse_stream
 from tests.dialects.generate_content import check_request as check_gemini
+from tests.dialects.generate_content import heard as heard_gemini
 from tests.running.configuration import configuration
 from tests.running.gateway import FORGETFUL, RunningGateway, gateway
 
@@ -358,3 +363,49 @@ async def test_a_client_of_responses_reads_text_and_calls(
     assert [(call.call_id, call.name, json.loads(call.arguments)) for call in calls] == [("t1", "look", {"at": 1})]
     assert response.usage is not None
     assert (response.usage.input_tokens, response.usage.output_tokens) == (9, 2)
+
+
+def recordings() -> list[tuple[str, CloudExchange]]:
+    """What both clouds were recorded to answer, and the model here that answers so."""
+    converse = [each for each in recorded("bedrock-runtime") if "/converse" in each.path]
+    google = [each for each in recorded("googleapis") if each.status == 200 and b'"finishReason": 1' not in each.answer]
+    spoken = [each for each in google if b'"finishReason": 2' not in each.answer]  # numbers are another SDK's wish
+    return [*(("bedrock", each) for each in converse), *(("gemini", each) for each in spoken)]
+
+
+@pytest.mark.parametrize(("model", "seen"), recordings(), ids=lambda value: getattr(value, "name", value))
+async def test_recorded_traffic_reaches_the_official_client_as_the_vendors_own_reads_it(
+    client: openai.AsyncOpenAI, clouds: Clouds, model: str, seen: CloudExchange
+) -> None:
+    """Torn into odd-sized writes on the way."""
+    streams = seen.path.endswith(("-stream", "alt=sse"))
+    if model == "bedrock":
+        truth: Any = (heard_converse_stream if streams else heard_converse)(seen.answer)
+        clouds.bedrock.script(converse_stream([seen.answer]) if streams else torn(JSON, [seen.answer]))
+        text, calls = truth.text, [(name, value) for _, name, value in truth.calls]
+        total = truth.usage["totalTokens"]
+    else:
+        lines = seen.answer.decode().splitlines()
+        values = [json.loads(line[5:]) for line in lines if line.startswith("data:")] or [json.loads(seen.answer)]
+        for value in values:
+            value["usageMetadata"] = {name: count for name, count in value["usageMetadata"].items() if "Count" in name}
+        truth = heard_gemini(values)
+        clouds.gemini.script(gemini_stream([seen.answer]) if streams else torn(JSON, [seen.answer]))
+        text, calls = truth.text, [(name, args) for name, args, _ in truth.calls]
+        total = truth.usage.total_token_count
+    if streams:
+        async with client.chat.completions.stream(
+            model=model, messages=HELLO, stream_options={"include_usage": True}
+        ) as stream:
+            try:
+                answered: Any = await stream.get_final_completion()
+            except (openai.ContentFilterFinishReasonError, openai.LengthFinishReasonError) as error:
+                answered = error.completion  # The client's own view of such an end.
+    else:
+        answered = await client.chat.completions.create(model=model, messages=HELLO)
+    said = answered.choices[0].message
+    made: Any = said.tool_calls or []
+    assert (said.content or "") == text
+    assert [(call.function.name, json.loads(call.function.arguments)) for call in made] == calls
+    assert answered.usage is not None
+    assert answered.usage.total_tokens == total
