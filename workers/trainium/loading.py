@@ -113,6 +113,15 @@ class Loading:
 
         Raises `ModelUnavailable`, `DeviceUnavailable`, or `Stopped`.
         """
+        loaded = self.read()
+        for done, shape in enumerate(loaded.shapes[:_NEEDED]):
+            self._check_stopping()
+            self._readiness.compiling(done, _NEEDED, str(shape))
+            self._compile(loaded.runner, shape)
+        return loaded
+
+    def read(self) -> Loaded | LoadedEmbedder:
+        """Fetch and read the model, and compile nothing. Raises as `load` does."""
         settings = self._settings
         prepare_environment(self._backend)
         with ThreadPoolExecutor(1, thread_name_prefix="import") as pool:
@@ -130,12 +139,7 @@ class Loading:
         self._report_loading(0, 0)
         use_compilation_cache(settings.cache_dir / "executables")
         is_encoder = path.is_dir() and read_json(path / "config.json").get("model_type") == "bert"
-        loaded = self._load_embedder(model, path) if is_encoder else self._load_writer(model, path)
-        for done, shape in enumerate(loaded.shapes[:_NEEDED]):
-            self._check_stopping()
-            self._readiness.compiling(done, _NEEDED, str(shape))
-            self._compile(loaded.runner, shape)
-        return loaded
+        return self._load_embedder(model, path) if is_encoder else self._load_writer(model, path)
 
     def _load_embedder(self, model: str, path: Path) -> LoadedEmbedder:
         from tokenizers import Tokenizer

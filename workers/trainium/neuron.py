@@ -6,8 +6,9 @@ Not yet run on a device by us: the graphs keep to what Neuron's JAX documents as
 
 import os
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -93,6 +94,14 @@ def what_is_placeholder(name: str, version: str | None) -> str | None:
     return f"`{name}` {version} is the public index's placeholder, not the package. {_HOW_TO_INSTALL}"
 
 
+def find_compiler(
+    version_of: Callable[[str], str | None] = installed_version, find: Callable[[str], str | None] = shutil.which
+) -> str | None:
+    """The path of `neuronx-cc`; None when it is not there, or is the public index's placeholder."""
+    path = find("neuronx-cc")
+    return None if path is None or what_is_placeholder("neuronx-cc", version_of("neuronx-cc")) else path
+
+
 def explain_failure(lines: Sequence[str]) -> str:
     """What the last lines of a process say of its devices, for people; empty when nothing."""
     if any(_NO_CORE.search(line) for line in lines):
@@ -121,6 +130,16 @@ def choose_backend(
     if wanted == "auto":
         return _CPU
     raise DeviceUnavailable(f"--device neuron: {missing} {_HOW_TO_INSTALL}")
+
+
+def profile_for_build(name: str, devices: int) -> Backend:
+    """A device's types and bucket sizes on a machine without it: graphs are made on the CPU for a build host.
+
+    As many CPU devices are shown to JAX as the model is to be split over.
+    """
+    backend = _NEURON if name == "neuron" else _CPU
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}".strip()
+    return replace(backend, platform="cpu", environment={**_CPU.environment, "XLA_FLAGS": flags})
 
 
 def prepare_environment(backend: Backend) -> None:

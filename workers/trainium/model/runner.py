@@ -160,6 +160,10 @@ class JaxRunner:
         where = (whole, whole, jax.tree.map(lambda array: array.sharding, self._cache_shapes))
         return jax.jit(step, donate_argnums=1, out_shardings=where).lower(self._params, self._cache_shapes, *inputs)
 
+    def donated(self, shape: Shape) -> int:  # noqa: ARG002  # the same for every shape
+        """Buffers that are updated in place: keys and values of every layer."""
+        return 2 * self.arch.layers
+
     def compile(self, shape: Shape) -> float:
         """Make the shape runnable; returns the seconds it took."""
         started = time.perf_counter()
