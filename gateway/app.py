@@ -23,6 +23,7 @@ from gateway import __version__
 from gateway.accounting import statement
 from gateway.accounting.journal import Journal
 from gateway.admission.counting import TokenCounter
+from gateway.admission.counting_pool import CountingPool
 from gateway.admission.fairness import Lobby
 from gateway.admission.limits import Limiter
 from gateway.admission.memory import MemoryLimiter
@@ -126,6 +127,7 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
             new_id=lambda: f"{time_ns() // 1_000_000:012x}{source.getrandbits(80):020x}",
         ),
         limiter=stores.limiter,
+        counting=CountingPool(counter),
         repeats=stores.repeats,
         journal=journal,
         transport=transport,
@@ -146,6 +148,7 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
             configure_logging(writer)
             live.tell_left_out()
             stack.callback(tracer.shutdown)
+            stack.callback(machinery.counting.close)
             _open_books(stores, journal, stack)
             stack.push_async_callback(desk.aclose)
             await desk.refresh()

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gateway.accounting.journal import Journal
+from gateway.admission.counting_pool import CountingPool
 from gateway.admission.limits import Limiter
 from gateway.admission.repeats import Repeats
 from gateway.domain.plan import Target
@@ -23,6 +24,7 @@ class Machinery:
 
     house: Collaborators
     limiter: Limiter
+    counting: CountingPool
     repeats: Repeats
     journal: Journal
     transport: Transport

@@ -26,6 +26,7 @@ from gateway.pipeline import (
     Abort,
     Action,
     Conclude,
+    Count,
     Dispatch,
     Exchange,
     Fail,
@@ -302,6 +303,8 @@ class Driver:
                 call.abort()
         elif isinstance(action, Fail):
             self._fail(action.error, client)
+        elif isinstance(action, Count):
+            self._machinery.counting.count(action.texts, functools.partial(self.feed, self.exchange.counted))
         elif isinstance(action, Wait):
             action.ticket.call = functools.partial(self._loop.call_soon, self.feed, self.exchange.turn)
             self.feed(self.exchange.queued)

@@ -65,6 +65,12 @@ class Wait(msgspec.Struct, frozen=True):
     ticket: Ticket
 
 
+class Count(msgspec.Struct, frozen=True):
+    """Count the tokens of these texts beside the event loop; answer with `counted`."""
+
+    texts: Sequence[str]
+
+
 class Dispatch(msgspec.Struct, frozen=True):
     """Start a try; answer with `sent`, `head`, `data`, then `ended` or `failed`, each naming the attempt."""
 
@@ -119,7 +125,8 @@ class Settle(msgspec.Struct, frozen=True):
 
 
 Action = (
-    Wait
+    Count
+    | Wait
     | Reserve
     | ReservePlace
     | FreePlace

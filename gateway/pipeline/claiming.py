@@ -8,6 +8,7 @@ names, cheaper targets or another model, is held against all limits again.
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
@@ -17,6 +18,9 @@ from gateway.dialects.protocols import Endpoint
 from gateway.domain.plan import Candidate, Decision, Target
 from gateway.domain.usage import Usage
 from gateway.pipeline.entry import Collaborators, Job, Unroutable, job_for
+
+_COUNTED: Final = frozenset({"tokens", "input_tokens", "budget_tokens", "budget_usd"})
+_MOST_BYTES_PER_TOKEN: Final = 12
 
 
 def claim_for(job: Job, wall: float) -> Claim:
@@ -34,6 +38,19 @@ def dearest(targets: Sequence[Target], prompt_tokens: int, output_tokens: int) -
     """Nano-dollars that so many tokens cost at the dearest of the targets; nothing is taken to be cached."""
     usage = Usage(input_tokens=prompt_tokens, output_tokens=output_tokens)
     return max(target.prices.charge(usage) for target in targets)
+
+
+def is_guess(job: Job, claim: Claim, denied: Denied) -> bool:
+    """Whether a prompt that was not counted was denied, and a count could make the difference.
+
+    No text has more than so many bytes a token, on the whole: where even that would be too much, counting is wasted.
+    """
+    hold, level = claim.denier(denied)
+    if job.reckoned.counted is not None or hold.kind not in _COUNTED:
+        return False
+    most = hold.capacity if denied.retry_after_s is None else level.remaining
+    least_tokens = (job.request.prompt_bytes - job.reckoned.media.size) // _MOST_BYTES_PER_TOKEN
+    return hold.kind == "budget_usd" or least_tokens <= most
 
 
 def detour(

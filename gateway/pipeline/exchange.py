@@ -8,6 +8,7 @@ The ending waits for `settled`: what the client takes for success is in the ledg
 Longer than a file should be: it is one state machine, and whoever changes a transition has to see all the others.
 """
 
+import dataclasses
 import enum
 from collections.abc import Sequence
 
@@ -38,6 +39,7 @@ from gateway.pipeline.actions import (
     Abort,
     Action,
     Conclude,
+    Count,
     Fail,
     Finish,
     FreePlace,
@@ -48,10 +50,11 @@ from gateway.pipeline.actions import (
     Wait,
 )
 from gateway.pipeline.attempt import MAX_FAULT_BYTES, MAX_REPLY_BYTES, Attempt
-from gateway.pipeline.claiming import claim_for, detour
+from gateway.pipeline.claiming import claim_for, detour, is_guess
 from gateway.pipeline.continuing import rest_of
 from gateway.pipeline.entry import Caller, Collaborators, Job, RequestHead, Unroutable, identify, job_for, prepare
 from gateway.pipeline.queueing import Turn, may_wait, retry_at, wait_s
+from gateway.pipeline.reckoning import COUNT_UP_TO_BYTES
 from gateway.pipeline.relay import Relay
 from gateway.pipeline.tries import Tries, dialect_of, is_native
 from gateway.pipeline.verdict import interruption, verdict
@@ -100,6 +103,7 @@ class Exchange:
         "_encoder",
         "_endpoint",
         "_gone",
+        "_guess",
         "_has_begun",
         "_house",
         "_once",
@@ -178,6 +182,8 @@ class Exchange:
         """Whether what is settled was a stream of which the client had a part."""
         self._turn: Turn | None = None
         """Its place among those that wait for the same targets, if it had to wait."""
+        self._guess: Denied | None = None
+        """What a request was denied whose prompt was not counted, while it is."""
         self._retry_at: float | None = None
         """When a limit is asked again that has no room yet."""
         self._repeat: Repeat | None = None
@@ -355,6 +361,40 @@ class Exchange:
         if self.state is not State.RESERVING:
             return
         self.reserved_at = now
+        if self.error is None and not self._gone and is_guess(self.job, self._claim, denied):
+            self._guess = denied
+            job, reckoner = self.job, self._house.reckoner
+            if job.request.prompt_bytes - job.reckoned.media.size > COUNT_UP_TO_BYTES:
+                self.actions.append(Count(self._endpoint.prompt_texts(job.request)))
+            else:
+                self.counted(reckoner.count(self._endpoint, job.request, job.reckoned.media), now)
+        else:
+            self._denied(denied, now)
+
+    def counted(self, tokens: int | None, now: float) -> None:
+        """The prompt of a request that was denied by a guess is counted, or cannot be: ask again if it is shorter."""
+        denied, self._guess = self._guess, None
+        if denied is None or self.state is not State.RESERVING:
+            return
+        was = self.job
+        if tokens is not None and self.error is None and not self._gone:
+            job = job_for(
+                self._house,
+                was.caller,
+                self._endpoint,
+                was.request,
+                exchange_id=self.id,
+                wants_buffer=was.wants_buffer,
+                now=now,
+                counted=tokens,
+            )
+            if isinstance(job, Job) and job.estimate.prompt_tokens < was.estimate.prompt_tokens:
+                self._claim_for(dataclasses.replace(job, downgraded_from=was.downgraded_from), now)
+                return
+        self._denied(denied, now)
+
+    def _denied(self, denied: Denied, now: float) -> None:
+        """Try what the limit's policy names instead, or refuse."""
         if self.error is None and not self._gone:
             refused = self._claim, denied
             job = detour(self._house, self._endpoint, self.job, refused, exchange_id=self.id, now=now)

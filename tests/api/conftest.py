@@ -63,6 +63,7 @@ async def house(backends: list[ScriptedBackend], refusing: str) -> AsyncIterator
                 "unheard": ["hole", "second"],
                 "down": ["refusing"],
                 "crowded": ["narrow", "second"],
+                "alone": ["narrow"],
             },
             tenants=TENANTS,
         )

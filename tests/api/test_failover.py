@@ -271,6 +271,22 @@ async def test_what_a_backend_does_not_grant_goes_to_the_next(
     assert await served_by() == "narrow"
 
 
+async def test_a_request_waits_for_its_turn_where_nobody_has_room(
+    client: httpx.AsyncClient, first: ScriptedBackend
+) -> None:
+    """One at a time is granted: the second is answered when the first one's client has left, the third too late."""
+    first.script(chat_stream(["Hello", " there"], cut_after=1, end="hang"))
+    async with client.stream("POST", CHAT, json=chat(model="alone", stream=True)) as response:
+        assert response.status_code == 200
+        late = await client.post(CHAT, json=chat(model="alone"), headers={"x-request-deadline-ms": "100"})
+        assert (late.status_code, error_of(late)["code"]) == (503, "overloaded")
+        waiting = asyncio.ensure_future(client.post(CHAT, json=chat(model="alone")))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+    answer = await waiting
+    assert (answer.status_code, answer.headers["x-gateway-backend"]) == (200, "narrow")
+
+
 async def test_many_requests_fail_over_at_once(
     running: RunningGateway, first: ScriptedBackend, second: ScriptedBackend
 ) -> None:

@@ -33,6 +33,7 @@ from gateway.pipeline import (
     Action,
     Collaborators,
     Conclude,
+    Count,
     Dispatch,
     Exchange,
     Fail,
@@ -213,6 +214,8 @@ class Play:
         self._reserve: Reserve | None = None
         self.places: list[ReservePlace] = []
         """What backends' limits were asked and have not answered."""
+        self.counts: Sequence[str] | None = None
+        """What is to be counted beside the loop."""
         self.held_places: list[str] = []
         """What they granted and nobody has given back."""
         if opened:
@@ -249,6 +252,13 @@ class Play:
         """The store of limits cannot be reached, if they were asked to wait with their answer."""
         self._reserve = None
         self.exchange.limits_unavailable(Unavailable(), self.now)
+        return self._perform()
+
+    def count(self, tokens: int | None = None) -> "Play":
+        """What was to be counted is; with no number, as the real counter does."""
+        texts, self.counts = self.counts, None
+        assert texts is not None
+        self.exchange.counted(sum(map(counter().count, texts)) if tokens is None else tokens, self.now)
         return self._perform()
 
     def answer_place(self) -> "Play":
@@ -415,10 +425,7 @@ class Play:
                 )
             case Conclude(request=request, body=body):
                 self.world.repeats.conclude(request, body, self.now)
-            case Wait(ticket=ticket):
-                ticket.call = lambda: self.world.called.append(self)
-                self.exchange.queued(self.now)
-            case ReservePlace() | FreePlace() | Grow():
+            case Count() | Wait() | ReservePlace() | FreePlace() | Grow():
                 self._adjust(action)
             case Dispatch(attempt=number):
                 assert self.granted, "nothing may be sent upstream without a reservation"
@@ -445,7 +452,14 @@ class Play:
             case _:
                 assert_never(action)
 
-    def _adjust(self, action: ReservePlace | FreePlace | Grow) -> None:
+    def _adjust(self, action: Count | Wait | ReservePlace | FreePlace | Grow) -> None:
+        if isinstance(action, Count):
+            self.counts = action.texts
+            return
+        if isinstance(action, Wait):
+            action.ticket.call = lambda: self.world.called.append(self)
+            self.exchange.queued(self.now)
+            return
         if isinstance(action, Grow):
             assert self.world.limiter.grow(action.reservation, action.more, self.now)
             return

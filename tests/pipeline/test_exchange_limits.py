@@ -5,6 +5,7 @@ import pytest
 from gateway.auth.keys import digest
 from gateway.domain.limits import NO_LIMITS, Limits
 from gateway.domain.tenant import ApiKey
+from gateway.domain.usage import Usage
 from tests.pipeline.driver import KEY, Play, World, configured
 from tests.pipeline.wire import DONE, ask, chunk, error, finish, reply, usage_chunk
 
@@ -182,3 +183,55 @@ def left(world: World) -> int:
     claim = Play(world, reserves=False, body=ask(stream=True, max_tokens=1)).exchange._claim
     (dimension,) = (each for each in claim.dimensions if each.kind in ("output_tokens", "budget_usd"))
     return int(world.limiter.level_of(dimension, world.now))
+
+
+LONG = "antidisestablishmentarianism " * 3000
+"""87 KB that have a third of the tokens that a guess from their size lets expect."""
+
+
+def long_prompt(world: World) -> Play:
+    return Play(world, stream=False, body=ask(stream=False, max_tokens=1, messages=[{"role": "user", "content": LONG}]))
+
+
+def test_no_request_is_refused_for_a_guess() -> None:
+    """A long prompt that seems too long is counted, beside the event loop, and asked for again."""
+    world = World(configured(limits={"tokens_per_minute": 25_000}))
+    play = long_prompt(world)
+    assert (play.tried, play.finished) == ("", False)
+    assert play.count().tried == "a"
+    reckoned = play.exchange.job.reckoned
+    assert reckoned.counted is not None
+    assert reckoned.estimate.prompt_tokens == round(1.15 * reckoned.counted) < 25_000 < len(LONG) // 3
+
+
+@pytest.mark.parametrize("tokens", [None, 30_000, 24_000])
+def test_what_is_too_long_by_the_count_too_is_refused(tokens: int | None) -> None:
+    """Or what nobody had time to count."""
+    world = World(configured(limits={"tokens_per_minute": 25_000}))
+    play = long_prompt(world)
+    play.counts = None
+    play.exchange.counted(tokens, play.now)
+    play._perform()
+    assert (play.status, play.code) == (400, "request_too_large")
+
+
+def test_counting_is_not_wasted_on_what_can_make_no_difference() -> None:
+    play = long_prompt(World(configured(limits={"tokens_per_minute": 5_000})))
+    assert (play.counts, play.status, play.code) == (None, 400, "request_too_large")
+
+
+def test_a_client_that_leaves_while_its_prompt_is_counted_takes_nothing() -> None:
+    play = long_prompt(World(configured(limits={"tokens_per_minute": 25_000}))).hang_up().count()
+    assert (play.tried, play.finished, play.outstanding) == ("", True, 0)
+
+
+def test_a_pair_that_is_known_by_its_size_is_counted_where_its_limit_is_tight() -> None:
+    """Its prompts were long words once; these are short."""
+    world = World(configured(limits={"input_tokens_per_minute": 1000}))
+    for _ in range(8):
+        usage = Usage(input_tokens=900, output_tokens=1)
+        world.house.reckoner.estimator.observe("acme", "assistant", prompt_bytes=900, usage=usage)
+    body = ask(stream=False, messages=[{"role": "user", "content": "word " * 400}])
+    play = Play(world, stream=False, body=body)
+    assert (play.tried, play.counts) == ("a", None)
+    assert play.exchange.job.estimate.prompt_tokens < 500
