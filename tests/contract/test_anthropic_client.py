@@ -97,6 +97,23 @@ async def test_the_usage_of_a_stream(client: anthropic.AsyncAnthropic, backend: 
     assert (used.input_tokens, used.cache_read_input_tokens, used.output_tokens) == (6, 4, 3)
 
 
+async def test_beta_endpoints_are_the_same(client: anthropic.AsyncAnthropic, backend: ScriptedBackend) -> None:
+    """They say so in the query, as agents do; streams, too."""
+    message = await client.beta.messages.create(
+        model="assistant", max_tokens=64, messages=[{"role": "user", "content": "Say hello."}], betas=["x-2026-01-01"]
+    )
+    assert message.content[0].to_dict()["text"] == "Hello there"
+    backend.script(chat_stream(["Hel", "lo"], usage=(9, 2)))
+    async with client.beta.messages.stream(
+        model="assistant", max_tokens=64, messages=[{"role": "user", "content": "Say hello."}]
+    ) as stream:
+        assert (await stream.get_final_message()).usage.output_tokens == 2
+    counted = await client.beta.messages.count_tokens(
+        model="assistant", messages=[{"role": "user", "content": "Say hello."}]
+    )
+    assert counted.input_tokens > 0
+
+
 async def test_tools(client: anthropic.AsyncAnthropic, backend: ScriptedBackend) -> None:
     """Two calls at once go out as blocks, and the results come back as the messages that OpenAI wants."""
     calls = [

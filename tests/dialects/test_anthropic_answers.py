@@ -297,6 +297,16 @@ def test_a_native_stream_is_passed_on() -> None:
     assert b"".join(told) + encoder.end() == data
 
 
+def test_a_native_stream_without_its_head_gets_one() -> None:
+    """As llama.cpp sends it at times; the official clients need it."""
+    begun = stream_events([text("Hel", "lo")])[1:-1]
+    encoder = MESSAGES.stream_encoder(STREAMED, native=True)
+    told = b"".join(encoder.chunk(Chunk(raw=each)) for each in begun if each != PING) + encoder.end()
+    message = heard(told)
+    assert (blocks(message), message.stop_reason) == ([{"type": "text", "text": "Hello"}], "end_turn")
+    assert message.usage.input_tokens > 50
+
+
 @pytest.mark.parametrize("upto", [1, 2, 3, 5, 6])
 def test_a_native_stream_that_reached_its_limit_is_closed(upto: int) -> None:
     """Also in the midst of a block, and where its words look like an event."""

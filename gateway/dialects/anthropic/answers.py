@@ -149,9 +149,7 @@ class MessageEncoder:
         """The message's head, once. What the prompt used is not known yet, and 0 would be wrong."""
         if not self._started:
             self._started = True
-            usage = self._usage or _guessed(self._request, "")
-            told = _message(self._id, self._model) | {"content": [], "stop_reason": None, "usage": _usage(usage)}
-            yield _event("message_start", {"message": told})
+            yield _message_start(self._id, self._model, self._usage or _guessed(self._request, ""))
 
     def _said(self, delta: Delta) -> Iterator[bytes]:
         if thought := delta.thought:
@@ -211,11 +209,16 @@ class MessageEncoder:
 
 
 class PassingEncoder:
-    """Passes a stream on that is in Anthropic's words already; its own end is written here."""
+    """Passes a stream on that is in Anthropic's words already; its own end is written here, and a head that is missing.
 
-    __slots__ = ("_open", "_size")
+    llama.cpp leaves `message_start` out when its first token is half a character, and the official clients break.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_has_begun", "_open", "_request", "_size")
+
+    def __init__(self, request: ChatRequest) -> None:
+        self._request = request
+        self._has_begun = False
         self._open: int | None = None
         """The block that is open."""
         self._size = 0
@@ -224,13 +227,18 @@ class PassingEncoder:
         """The event as it came."""
         raw = chunk.raw
         self._size += len(chunk.text)
+        head = b""
+        if not self._has_begun and not raw.startswith(b":"):
+            self._has_begun = True
+            if b"message_start" not in raw:
+                head = _message_start(None, None, _guessed(self._request, ""))
         if b"content_block_st" in raw:  # It may be words of the answer, too.
             event = _block_event.decode(payload(raw)[1] or b"{}")
             if event.type == "content_block_start":
                 self._open = event.index
             elif event.type == "content_block_stop":
                 self._open = None
-        return raw
+        return head + raw
 
     def cut(self, *, reply_id: str | None, model: str | None) -> bytes:
         """The open block's end, and why the answer ended."""
@@ -262,6 +270,11 @@ def _event(kind: str, content: dict[str, object]) -> bytes:
 
 
 MESSAGE_STOP: Final = _event("message_stop", {})
+
+
+def _message_start(reply_id: str | None, model: str | None, usage: Usage) -> bytes:
+    told = _message(reply_id, model) | {"content": [], "stop_reason": None, "usage": _usage(usage)}
+    return _event("message_start", {"message": told})
 
 
 def _message(reply_id: str | None, model: str | None) -> dict[str, object]:

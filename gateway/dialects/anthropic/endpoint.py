@@ -71,7 +71,7 @@ class MessagesEndpoint:
 
     def stream_encoder(self, request: ChatRequest, *, native: bool) -> StreamEncoder:
         """An encoder for one stream."""
-        return PassingEncoder() if native else MessageEncoder(request)
+        return PassingEncoder(request) if native else MessageEncoder(request)
 
 
 MESSAGES: Final = MessagesEndpoint()
