@@ -252,6 +252,11 @@ OWN_WORDS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
         {**HI, "toolConfig": {"tools": [spec("look")]},
          "additionalModelRequestFields": {"tool_choice": {"type": "auto", "disable_parallel_tool_use": True}}},
     ),
+    "no call though there were some": (
+        ask(USER, CALLED, ANSWERED, tools=[tool()], tool_choice="none"), {"extra_fields": "anthropic"},
+        {**HI, "messages": LOOKED, "toolConfig": {"tools": [spec("look")]},
+         "additionalModelRequestFields": {"tool_choice": {"type": "none"}}},
+    ),
     "one call of this tool": (
         ask(tools=[tool()], parallel_tool_calls=False, tool_choice={"type": "function", "function": {"name": "look"}}),
         {"extra_fields": "anthropic"},
@@ -360,6 +365,8 @@ def test_what_the_model_does_without_is_named() -> None:
     marked = ask({"role": "user", "content": "Hi", "cache_control": MARK})
     assert UPSTREAM.encode_request(marked, target("bedrock", caches_prompts=False)).dropped == ("cache_control",)
     assert UPSTREAM.encode_request(ask(), target("bedrock", caches_prompts=False)).dropped == ()
+    forbidden = ask(USER, CALLED, ANSWERED, tools=[tool()], tool_choice="none")
+    assert UPSTREAM.encode_request(forbidden, target("bedrock")).dropped == ("tool_choice",)
     both = ask(temperature=0.5, top_p=0.9)
     assert UPSTREAM.encode_request(both, target("bedrock", extra_fields="anthropic")).dropped == ("top_p",)
 

@@ -118,7 +118,8 @@ def body_of(talk: Conversation, facts: ServedModel) -> tuple[bytes, tuple[str, .
     body["inferenceConfig"] = _inference(talk, facts, sampling)
     if "top_k" in sampling:
         extra["top_k"] = sampling["top_k"]
-    if tools := _tools(talk, [part for turn in turns for part in turn.parts], is_strict="json_schema" in facts.accepts):
+    tools = _tools(talk, [part for turn in turns for part in turn.parts], is_strict="json_schema" in facts.accepts)
+    if tools is not None:
         body["toolConfig"] = tools
     if extra:
         body["additionalModelRequestFields"] = extra
@@ -131,6 +132,8 @@ def body_of(talk: Conversation, facts: ServedModel) -> tuple[bytes, tuple[str, .
         dropped.append("reasoning_effort")
     if any(not each.strip() for each in talk.stop):
         dropped.append("stop")  # Those of blanks alone, which are refused.
+    if _forbids_calls(talk) and tools is not None and "tool_choice" not in extra:
+        dropped.append("tool_choice")  # Converse cannot forbid the tools that the history needs.
     if any(tool.strict for tool in talk.tools) and "json_schema" not in facts.accepts:
         dropped.append("tools.function.strict")
     return msgspec.json.encode(body), tuple(dropped)
@@ -219,7 +222,7 @@ def _tools(talk: Conversation, parts: Sequence[Part], *, is_strict: bool) -> Jso
     called = {part.name for part in parts if isinstance(part, ToolCall)}
     called |= {part.name for part in parts if isinstance(part, ToolResult) and part.name}
     tools = talk.tools
-    if choice is not None and choice.mode == "none" and not called:
+    if _forbids_calls(talk) and not called:
         return None
     if choice is not None and choice.names and (choice.mode == "auto" or len(choice.names) > 1):
         # Converse can be told of one tool or of all; which ones may be called is said by leaving out the others.
@@ -238,6 +241,10 @@ def _tools(talk: Conversation, parts: Sequence[Part], *, is_strict: bool) -> Jso
         case ToolChoice(mode="auto"):
             told["toolChoice"] = {"auto": {}}
     return told
+
+
+def _forbids_calls(talk: Conversation) -> bool:
+    return talk.tool_choice is not None and talk.tool_choice.mode == "none"
 
 
 def _tool(tool: Tool, *, is_strict: bool) -> Json:
@@ -272,7 +279,9 @@ def _extra_fields(talk: Conversation, facts: ServedModel, turns: Sequence[Exchan
     told: Json = {}
     if facts.quirks.extra_fields != "anthropic":
         return told
-    if not talk.allows_parallel_calls and talk.tools:
+    if _forbids_calls(talk) and any(isinstance(part, ToolCall) for turn in turns for part in turn.parts):
+        told["tool_choice"] = {"type": "none"}
+    elif not talk.allows_parallel_calls and talk.tools:
         told["tool_choice"] = _one_at_a_time(talk.tool_choice)
     budget = _budget(talk, facts)
     if talk.forces_calls:
