@@ -13,6 +13,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.accounting import intents as module
 from gateway.accounting.database import JournalUnusable
 from gateway.accounting.intents import SUFFIX, Intents, IntentsUnreadable, read
 from gateway.accounting.journal import Journal
@@ -110,9 +111,11 @@ COMMANDS = st.lists(
 def test_the_file_says_at_any_time_what_was_noted_last(
     tmp_path_factory: pytest.TempPathFactory, commands: list[Command]
 ) -> None:
-    """Against a dictionary, with attempts of several exchanges that come and go."""
+    """Against a dictionary, with attempts of several exchanges that come and go, and a file that has to grow."""
     path = tmp_path_factory.mktemp("intents") / "file"
-    intents, _ = opened(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_FIRST_SLOTS", 8)
+        intents, _ = opened(path)
     expected: dict[tuple[str, int], tuple[str, int, int]] = {}
     for verb, number, tokens in commands:
         name = f"e{number}"
