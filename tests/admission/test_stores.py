@@ -90,7 +90,7 @@ def assert_same(answer: Answer | None, expected: Answer | None) -> None:
         assert answer.retry_after_s == pytest.approx(expected.retry_after_s, abs=2e-3)
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(commands)
 def test_a_store_answers_as_the_reference_does(store: Subject, script: list[Command]) -> None:
     """Reserving, growing, renewing, settling, repeating all of these, another process's settlements, waiting."""
