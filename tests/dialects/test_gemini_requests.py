@@ -173,6 +173,20 @@ CASES: dict[str, tuple[Any, list[types.Content], types.GenerateContentConfig]] =
         ],
         config(),
     ),
+    "an image from the first of two tools": (
+        ask(
+            USER,
+            {"role": "assistant", "tool_calls": [call(extra_content=SIGNED), call("c2")]},
+            {**ANSWERED, "content": [{"type": "image_url", "image_url": {"url": PNG}}]},
+            {**ANSWERED, "tool_call_id": "c2"},
+        ),
+        [
+            HI,
+            said("model", made(signature=b"sig", at=1), made("c2", at=1)),
+            said("user", gave({"output": ""}), gave({"output": "7"}, "c2"), types.Part(inline_data=PICTURE)),
+        ],
+        config(),
+    ),
     "a call that came without an id": (
         ask(
             USER,
@@ -279,8 +293,11 @@ def test_what_may_be_dropped_is_left_out_and_named_with_the_hints() -> None:
 
 
 def test_strictness_has_no_word_and_is_named() -> None:
-    wire = UPSTREAM.encode_request(ask(tools=[tool(strict=True), tool("now")]), target("gemini"))
-    assert wire.dropped == ("tools.function.strict",)
+    """Nor has what is worth caching."""
+    marked = {**USER, "cache_control": {"type": "ephemeral"}}
+    wire = UPSTREAM.encode_request(ask(marked, tools=[tool(strict=True), tool("now")]), target("gemini"))
+    assert wire.dropped == ("cache_control", "tools.function.strict")
+    assert json.loads(wire.body)["contents"] == [{"role": "user", "parts": [{"text": "Hi"}]}]
     assert b"strict" not in wire.body
 
 

@@ -22,7 +22,7 @@ from gateway.dialects.hub.conversation import (
     ToolChoice,
     ToolResult,
 )
-from gateway.dialects.hub.turns import Exchanged, misnamed, opened
+from gateway.dialects.hub.turns import Exchanged, misnamed, opened, without_marks
 from gateway.dialects.openai.plain import nearest
 from gateway.dialects.openai.wire import ABSENT
 from gateway.domain.backend import Effort, Quirks, ServedModel
@@ -82,9 +82,12 @@ def unfit(talk: Conversation, facts: ServedModel) -> list[str]:
     return names
 
 
-def body_of(talk: Conversation, facts: ServedModel) -> bytes:
-    """The body of a generateContent request."""
+def body_of(talk: Conversation, facts: ServedModel) -> tuple[bytes, tuple[str, ...]]:
+    """The body of a generateContent request, and what it does without: Gemini caches and keeps to schemas unasked."""
     quirks = facts.quirks
+    dropped: tuple[str, ...] = ("cache_control",) if without_marks(talk) != talk else ()
+    if any(tool.strict for tool in talk.tools):
+        dropped += ("tools.function.strict",)
     system, turns = opened(talk, keeps_thoughts=False)
     body: Json = {"contents": [_content(turn, quirks) for turn in turns]}
     if system:
@@ -97,7 +100,7 @@ def body_of(talk: Conversation, facts: ServedModel) -> bytes:
         body["generationConfig"] = settings
     if talk.service_tier in {"flex", "priority"}:
         body["serviceTier"] = talk.service_tier
-    return msgspec.json.encode(body)
+    return msgspec.json.encode(body), dropped
 
 
 def _content(turn: Exchanged, quirks: Quirks) -> Json:
@@ -105,6 +108,7 @@ def _content(turn: Exchanged, quirks: Quirks) -> Json:
     if turn.role == "assistant" and quirks.signs_calls:
         signed = _all_signed(signed)
     parts = [each for part in signed for each in _parts(part, quirks)]
+    parts.sort(key=lambda part: "functionResponse" not in part)  # All of them before what some brought along.
     if turn.signature is not None and (texts := [part for part in parts if "text" in part]):
         texts[-1]["thoughtSignature"] = turn.signature
     return {"role": "model" if turn.role == "assistant" else "user", "parts": parts}

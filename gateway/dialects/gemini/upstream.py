@@ -41,15 +41,14 @@ class _Gemini:
         fitted = fit(request, target.facts, EXPRESSIBLE, unfit)
         if fitted.talk is None:
             raise ValueError(f"{fitted.unsaid[-1]} cannot be said to {target}")
-        # Gemini keeps to a function's schema as it sees fit: that it must is a word that it does not know.
-        unkept = ("tools.function.strict",) if any(tool.strict for tool in fitted.talk.tools) else ()
+        body, unsaid = body_of(fitted.talk, target.facts)
         verb = "streamGenerateContent?alt=sse" if request.stream else "generateContent"
         return WireRequest(
             method="POST",
             path=f"/models/{quote(target.model, safe='')}:{verb}",
             headers=_CONTENT,
-            body=body_of(fitted.talk, target.facts),
-            dropped=tuple(sorted({*fitted.dropped, *unkept})),
+            body=body,
+            dropped=tuple(sorted({*fitted.dropped, *unsaid})),
         )
 
     def decode_reply(self, request: ChatRequest, body: bytes, label: Label) -> ChatReply | Fault:
