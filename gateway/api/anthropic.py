@@ -1,12 +1,12 @@
 """What Anthropic's clients ask besides messages: how many tokens a request has. Works with and without `/v1`."""
 
 import asyncio
-from typing import Final
 
 import anyio.to_thread
 import msgspec
 from litestar import Response, post
 
+from gateway.admission.media import media_of
 from gateway.api.head import MAX_BODY_BYTES, head_of
 from gateway.api.machinery import Machinery
 from gateway.api.models import caller_of, may_use, unknown
@@ -14,9 +14,6 @@ from gateway.api.replies import Asked, headers_of, id_headers
 from gateway.api.stream import BODY_TIMEOUT_S
 from gateway.dialects.anthropic import MESSAGES
 from gateway.domain.errors import RequestTimedOut
-
-_TOKENS_PER_IMAGE: Final = 1600
-"""What Anthropic's models make of a large image at most."""
 
 
 class CountedTokens(msgspec.Struct):
@@ -27,7 +24,7 @@ class CountedTokens(msgspec.Struct):
 
 @post(["/v1/messages/count_tokens", "/messages/count_tokens"], status_code=200, request_max_body_size=MAX_BODY_BYTES)
 async def count_tokens(request: Asked) -> Response[CountedTokens]:
-    """Our own count of the prompt: near, but exact only for models that share our tokenizer. No backend is asked."""
+    """Our own count of the prompt, with what the model's first target usually makes of it. No backend is asked."""
     caller = caller_of(request)
     if (problem := head_of(headers_of(request)).problem) is not None:
         raise problem
@@ -40,8 +37,9 @@ async def count_tokens(request: Asked) -> Response[CountedTokens]:
     if not may_use(caller, asked.model):
         raise unknown(asked.model)
     machinery: Machinery = request.app.state.machinery
-    counter, texts = machinery.house.counter, MESSAGES.prompt_texts(asked)
+    reckoner, texts = machinery.house.reckoner, MESSAGES.prompt_texts(asked)
     # In a thread, whatever the size: nobody waits long for the answer, and the loop serves everybody.
-    counted = await anyio.to_thread.run_sync(lambda: sum(map(counter.count, texts)))
-    images = bytes(asked.fields["messages"]).count(b'"type":"image_url"')
-    return Response(CountedTokens(counted + images * _TOKENS_PER_IMAGE), headers=id_headers(request))
+    counted = await anyio.to_thread.run_sync(lambda: sum(map(reckoner.counter.count, texts)))
+    usual = reckoner.calibration.mean(caller.policy.routes[asked.model].leaves[0].name)
+    images = media_of(asked.fields["messages"]).tokens if "vision" in asked.needs else 0
+    return Response(CountedTokens(round(counted * usual) + images), headers=id_headers(request))

@@ -114,6 +114,18 @@ async def test_beta_endpoints_are_the_same(client: anthropic.AsyncAnthropic, bac
     assert counted.input_tokens > 0
 
 
+async def test_counting_learns_from_what_backends_report(
+    client: anthropic.AsyncAnthropic, backend: ScriptedBackend
+) -> None:
+    """A backend that makes more of a text than we do makes the next count larger."""
+    long: list[MessageParam] = [{"role": "user", "content": "Say hello to everybody here. " * 40}]
+    before = await client.messages.count_tokens(model="other", messages=long)
+    backend.script(chat_reply(usage=(before.input_tokens * 3, 2)))
+    await client.messages.create(model="other", max_tokens=64, messages=long)
+    after = await client.messages.count_tokens(model="other", messages=long)
+    assert after.input_tokens > before.input_tokens
+
+
 async def test_tools(client: anthropic.AsyncAnthropic, backend: ScriptedBackend) -> None:
     """Two calls at once go out as blocks, and the results come back as the messages that OpenAI wants."""
     calls = [
