@@ -12,7 +12,7 @@ from gateway.pipeline import bill
 from gateway.pipeline.actions import FreePlace, Grow, Settle
 from gateway.pipeline.attempt import Attempt
 from gateway.pipeline.entry import Collaborators, Job
-from gateway.pipeline.plausible import believed
+from gateway.pipeline.plausible import corrected, is_credible
 
 
 class Account:
@@ -58,14 +58,11 @@ class Account:
             count=self._house.counter.count,
         )
         if usage.source is UsageSource.PROVIDER:
-            usage = believed(
-                usage,
-                self._job.request,
-                self._job.estimate,
-                begun=attempt.goes_on_from or 0,
-                counted_output=lambda: self._house.counter.count("".join(attempt.text)),
-                counted_prompt=functools.partial(self._prompt_tokens, attempt.target),
-            )
+            request, estimate, begun = self._job.request, self._job.estimate, attempt.goes_on_from or 0
+            if not is_credible(usage, request, estimate, begun=begun):
+                said = self._house.counter.count("".join(attempt.text))
+                prompt = self._prompt_tokens(attempt.target)
+                usage = corrected(usage, request, estimate, begun=begun, counted_output=said, counted_prompt=prompt)
         attempt.usage = usage
         return usage
 

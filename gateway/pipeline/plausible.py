@@ -4,7 +4,6 @@ A charge stays within what the request allowed: a report of more than `max_token
 longer than ours can be, is a mistake of the backend's, and not the tenant's to pay. Less is believed: it costs nobody.
 """
 
-from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -28,30 +27,32 @@ def most_output(request: ChatRequest) -> int | None:
     return None if limit is None else int(limit * _OUTPUT_TIMES + _OUTPUT_MORE) * request.choices
 
 
-def believed(
-    usage: Usage,
-    request: ChatRequest,
-    estimate: Estimate,
-    *,
-    begun: int,
-    counted_output: Callable[[], int],
-    counted_prompt: Callable[[], int],
-) -> Usage:
-    """The backend's report, or what of it must be counted by us: then its source is SUSPECT.
+def is_credible(usage: Usage, request: ChatRequest, estimate: Estimate, *, begun: int) -> bool:
+    """Whether a backend's report can be true. `begun`: tokens of another one's answer that stood behind the prompt."""
+    return not (_is_long(usage, request) or _is_wide(usage, request, estimate, begun))
 
-    `begun` is how many tokens of another backend's answer stood behind the prompt.
-    """
-    most = most_output(request)
-    is_long = most is not None and usage.completion_tokens > most
-    is_wide = usage.prompt_tokens - begun > _PROMPT_TIMES * estimate.prompt_tokens + _PROMPT_MORE
-    is_wide = is_wide and _is_measured(request)
-    if is_long:
-        usage = msgspec.structs.replace(usage, output_tokens=counted_output(), reasoning_tokens=0)
-    if is_wide:
+
+def corrected(
+    usage: Usage, request: ChatRequest, estimate: Estimate, *, begun: int, counted_output: int, counted_prompt: int
+) -> Usage:
+    """A report that is not credible, with our count in place of what cannot be."""
+    if _is_long(usage, request):
+        usage = msgspec.structs.replace(usage, output_tokens=counted_output, reasoning_tokens=0)
+    if _is_wide(usage, request, estimate, begun):
         usage = msgspec.structs.replace(
-            usage, input_tokens=counted_prompt() + begun, cached_input_tokens=0, cache_write_tokens=0
+            usage, input_tokens=counted_prompt + begun, cached_input_tokens=0, cache_write_tokens=0
         )
-    return msgspec.structs.replace(usage, source=UsageSource.SUSPECT) if is_long or is_wide else usage
+    return msgspec.structs.replace(usage, source=UsageSource.SUSPECT)
+
+
+def _is_long(usage: Usage, request: ChatRequest) -> bool:
+    most = most_output(request)
+    return most is not None and usage.completion_tokens > most
+
+
+def _is_wide(usage: Usage, request: ChatRequest, estimate: Estimate, begun: int) -> bool:
+    most = _PROMPT_TIMES * estimate.prompt_tokens + _PROMPT_MORE
+    return usage.prompt_tokens - begun > most and _is_measured(request)
 
 
 def _is_measured(request: ChatRequest) -> bool:

@@ -67,6 +67,12 @@ class _Collector(Collector):
             metrics.spend,
             scale=_NANO,
         )
+        yield _counter(
+            "gateway_usage_reports",
+            "Tries by who counted their tokens; suspect are reports that cannot be true.",
+            ("backend", "model", "source"),
+            metrics.witnesses,
+        )
         yield _histogram(
             "gateway_loop_lag_seconds", "How much later than asked the event loop came back.", (), metrics.loop_lag
         )

@@ -90,6 +90,7 @@ class Metrics:
         "requests",
         "spend",
         "tokens",
+        "witnesses",
     )
 
     def __init__(self) -> None:
@@ -115,6 +116,9 @@ class Metrics:
         """No labels: how much later than asked the event loop came back."""
         self.spend = Counter()
         """backend, model: nano-dollars that backends are expected to bill."""
+
+        self.witnesses = Counter()
+        """backend, model, who counted: tries whose tokens are known. `suspect` are reports that cannot be true."""
 
     def note(self, record: RequestRecord) -> None:
         """Count a finished request."""
@@ -143,6 +147,7 @@ class Metrics:
         if attempt.cost_nano_usd:
             self.spend.add((attempt.backend, attempt.model), attempt.cost_nano_usd)
         if attempt.usage is not None:
+            self.witnesses.add((attempt.backend, attempt.model, attempt.usage.source.value))
             self._tokens(who, attempt.usage)
 
     def _tokens(self, who: Labels, usage: Usage) -> None:

@@ -7,7 +7,7 @@ import pytest
 from gateway.dialects.openai import CHAT
 from gateway.domain.chat import ChatRequest
 from gateway.domain.usage import Estimate, Usage, UsageSource
-from gateway.pipeline.plausible import believed
+from gateway.pipeline.plausible import corrected, is_credible
 from tests.pipeline.wire import ask
 
 
@@ -17,7 +17,9 @@ def request(**fields: Any) -> ChatRequest:
 
 def judged(usage: Usage, of: ChatRequest, *, begun: int = 0, prompt: int = 100) -> Usage:
     estimate = Estimate(prompt_tokens=prompt, output_tokens=100)
-    return believed(usage, of, estimate, begun=begun, counted_output=lambda: 11, counted_prompt=lambda: 22)
+    if is_credible(usage, of, estimate, begun=begun):
+        return usage
+    return corrected(usage, of, estimate, begun=begun, counted_output=11, counted_prompt=22)
 
 
 @pytest.mark.parametrize(

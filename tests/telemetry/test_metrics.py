@@ -92,6 +92,16 @@ def test_an_estimate_is_no_measurement(source: UsageSource) -> None:
     assert metrics.tokens.tallies == {}
 
 
+def test_who_counted_is_told_for_each_backend() -> None:
+    """So that reports which cannot be true stand out."""
+    metrics = Metrics()
+    for source in (UsageSource.PROVIDER, UsageSource.PROVIDER, UsageSource.SUSPECT):
+        metrics.note(record(attempt("a", usage=Usage(input_tokens=1, source=source))))
+    samples = read(metrics)
+    assert value(samples, "gateway_usage_reports_total", backend="a", model="small", source="provider") == 2
+    assert value(samples, "gateway_usage_reports_total", backend="a", model="small", source="suspect") == 1
+
+
 def test_a_refusal_by_a_limit() -> None:
     """Which kind of limit; nothing of who was refused."""
     metrics = Metrics()
