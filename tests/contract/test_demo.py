@@ -20,12 +20,18 @@ from openai.types.chat import ChatCompletionMessageParam
 from gateway.accounting import statement
 from gateway.domain.ledger import LedgerEntry, Outcome
 from gateway.domain.usage import UsageSource
+from tests.backends.openai_backend import raw_stream
+from tests.backends.scripted import scripted_backend
+from tests.pipeline.wire import text_of
+from tests.running.configuration import configuration
+from tests.running.gateway import gateway
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).parents[2]
 START_S = 240.0
 """By when the worker serves; on a busy machine, with nothing fetched or compiled yet."""
+WORKERS = "smollm2-135m-instruct"
 QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is gravity?"}]
 
 
@@ -37,6 +43,7 @@ class Demo:
     output: Path
     state: Path
     port: int
+    worker_port: int
 
     @property
     def base_url(self) -> str:
@@ -77,7 +84,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     environment = {name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")}
     with output.open("wb") as stdout:
         process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=stdout, stderr=stdout)
-    running = Demo(process, output, folder / "state", port)
+    running = Demo(process, output, folder / "state", port, worker_port)
     try:
         until = time.monotonic() + START_S
         while "Ctrl-C stops both" not in running.text():
@@ -165,6 +172,39 @@ def test_usage_is_in_the_ledger_as_the_worker_reported_it(demo: Demo, client: op
         answer.usage.completion_tokens,
     )
     assert row.charge_nano_usd == 20 * row.usage.prompt_tokens + 40 * row.usage.completion_tokens
+
+
+@pytest.mark.parametrize("delivered", [1, 9])
+async def test_what_another_began_is_gone_on_with_to_the_letter(demo: Demo, tmp_path: Path, delivered: int) -> None:
+    """A backend of the same weights dies after some tokens: the worker says the rest as if it had said it all.
+
+    The rest may end a token or two earlier: how many were delivered is counted by us, with other tokens.
+    """
+    served = {"context": 2048, "weights": "smollm2", "accepts": ["prefill"]}
+    asked = {"model": WORKERS, "messages": QUESTION, "stream": True, "temperature": 0, "max_tokens": 40}
+    async with scripted_backend() as first, httpx.AsyncClient(timeout=60) as client:
+        worker = f"http://127.0.0.1:{demo.worker_port}/v1"
+        whole = (await client.post(f"{worker}/chat/completions", json=asked)).content.split(b"\n\n")
+        said = [each + b"\n\n" for each in whole if b'"content"' in each]
+        assert len(said) > delivered + 10
+        first.script(raw_stream(*said[: delivered + 1], gap_s=0.01, terminated=False, end="rst"))  # one is the role's
+        house = configuration(backends={"first": first.base_url, "worker": worker}, models={"assistant": ["first"]})
+        for name in ("first", "worker"):
+            house["backends"][name] |= {"models": {WORKERS: served}, "allow_private": True}
+        targets = [{"backend": name, "model": WORKERS} for name in ("first", "worker")]
+        route = {"targets": targets, "on_midstream_failure": "continue"}
+        house["policies"]["acme"]["models"] = {"assistant": route}
+        with gateway(tmp_path, house, counts=True) as running:
+            answer = await client.post(
+                f"{running.base_url}/chat/completions",
+                json=asked | {"model": "assistant"},
+                headers=running.headers("acme"),
+            )
+        assert b'"continued":true' in answer.content
+        assert answer.content.endswith(b"data: [DONE]\n\n")
+        expected, found = text_of(b"".join(said), stream=True), text_of(answer.content, stream=True)
+        assert expected.startswith(found)
+        assert len(expected) - len(found) < 20
 
 
 def test_a_second_demo_on_the_same_port_says_what_to_do(demo: Demo, tmp_path: Path) -> None:
