@@ -19,12 +19,12 @@ class Rest:
 
     __slots__ = ("_broken", "_relay", "delivered", "request")
 
-    def __init__(self, broken: Attempt, relay: Relay, request: ChatRequest, text: str, delivered: int) -> None:
+    def __init__(self, broken: Attempt, relay: Relay, request: ChatRequest, *, delivered: int, taken: int) -> None:
         self._broken = broken
         self._relay = relay
         self.delivered = delivered
         """Tokens that the client had, by our count."""
-        self.request = continued(request, text, delivered)
+        self.request = continued(request, "".join(broken.text), taken)
         """What is asked for."""
 
     def relay(self, target: Target, count: Callable[[str], int]) -> Relay:
@@ -47,8 +47,8 @@ def rest_of(
     relay = broken.relay
     if relay is None or not relay.may_go_on or left_s < _LEAST_REST_S or fault.recourse is Recourse.NONE:
         return None
-    text = "".join(broken.text)
-    delivered = count(text)
-    if request.max_output_tokens is not None and delivered >= request.max_output_tokens:
+    delivered = count("".join(broken.text))
+    taken = max(delivered, len(broken.text))  # A piece is a token at least, by whatever tokenizer.
+    if request.max_output_tokens is not None and taken >= request.max_output_tokens:
         return None
-    return Rest(broken, relay, request, text, delivered)
+    return Rest(broken, relay, request, delivered=delivered, taken=taken)

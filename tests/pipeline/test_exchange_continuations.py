@@ -88,6 +88,12 @@ def test_it_may_say_no_more_than_is_left() -> None:
     assert asked(broken(body=ask(max_completion_tokens=30)))["max_completion_tokens"] == 30 - said
 
 
+def test_a_piece_is_a_token_at_least() -> None:
+    """Their tokenizer may cut finer than ours: `max_tokens` is theirs."""
+    play = Play(World(BOOK), body=ask(max_tokens=20)).head().data(*map(named, "Once upon")).failed(FaultKind.LOST)
+    assert asked(play)["max_tokens"] == 20 - len("Once upon")
+
+
 def test_the_prompt_is_paid_once_and_what_was_said_is_paid() -> None:
     """Each part at its backend's price; that the second one read all of it again is our cost."""
     play = (
