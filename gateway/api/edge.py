@@ -29,6 +29,7 @@ from gateway.api.inference import INFERENCE
 from gateway.api.machinery import Machinery
 from gateway.api.stream import MOST_UNSENT_BYTES, SLOW_CLIENT_S, Driver
 from gateway.dialects.openai.errors import error_body
+from gateway.dialects.protocols import Endpoint
 from gateway.domain.errors import InvalidRequest
 
 MAX_HEAD_BYTES: Final = 32 << 10
@@ -182,7 +183,7 @@ class EdgeProtocol(HttpToolsProtocol):
         parser = self.parser
         if parser.should_upgrade():
             return  # The parser stops here, see `_stay`.
-        hot = _HOT.get(self.url)
+        hot = _HOT.get(self.url) or served_here(self.url)
         if (
             hot is None
             or self._is_busy()
@@ -356,6 +357,12 @@ class EdgeProtocol(HttpToolsProtocol):
             self.transport.close()
             patience_s = SLOW_CLIENT_S
         self.timeout_keep_alive_task = self.loop.call_later(patience_s, self.transport.abort)
+
+
+def served_here(url: bytes) -> tuple[Endpoint, str] | None:
+    """What a URL with a query asks for, if it is inference: Anthropic's agents add `?beta=true`, which says nothing."""
+    path, query, _ = url.partition(b"?")
+    return _HOT.get(path) if query else None
 
 
 def _too_large() -> tuple[int, str]:
