@@ -32,6 +32,8 @@ _NAMES: Final[dict[Kind, str]] = {
     "output_tokens": "output tokens per minute",
     "concurrency": "requests at the same time",
 }
+_TAKEN_ONCE: Final = frozenset({"requests", "concurrency"})
+_ANYTHING: Final = Estimate(prompt_tokens=0, output_tokens=0)
 _OWNERS: Final[dict[Scope, str]] = {
     "tenant": "of this tenant",
     "key": "of this key",
@@ -63,6 +65,9 @@ class Hold(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Whether nothing is granted while the store cannot be asked."""
     is_leased: bool = False
     """Whether a gateway may take a second's worth at once."""
+
+    fixed: Dimension | None = None
+    """What every request takes of it, where that is always the same."""
 
     def dimension(self, estimate: Estimate, price: Price, wall: float) -> Dimension:
         """What a request takes of it; `wall` is seconds since the epoch."""
@@ -149,7 +154,11 @@ def holds_of(
 
 def claim_of(holds: tuple[Hold, ...], estimate: Estimate, price: Price, wall: float) -> Claim:
     """What a request that is expected to take so much is held against, at `wall` seconds since the epoch."""
-    return Claim(holds, tuple([hold.dimension(estimate, price, wall) for hold in holds])) if holds else NO_CLAIM
+    return (
+        Claim(holds, tuple([hold.fixed or hold.dimension(estimate, price, wall) for hold in holds]))
+        if holds
+        else NO_CLAIM
+    )
 
 
 def place_claim(backend: str, limits: Limits, estimate: Estimate) -> Claim:
@@ -220,7 +229,11 @@ def _holds(scope: Scope, owner: str, name: str, limits: Limits, budget: Budget |
                 downgrade_to=budget.downgrade_to,
             )
             holds.append(hold)
-    return tuple(holds)
+    return tuple(_fixed(hold) if hold.kind in _TAKEN_ONCE else hold for hold in holds)
+
+
+def _fixed(hold: Hold) -> Hold:
+    return msgspec.structs.replace(hold, fixed=hold.dimension(_ANYTHING, lambda *_: 0, 0.0))
 
 
 def place_fault(claim: Claim, answer: Denied | Unavailable, backend: str) -> Fault:

@@ -13,7 +13,7 @@ from gateway.pipeline import Exchange
 
 SANE_ID: Final = re.compile(rb"[A-Za-z0-9_-]{8,64}")
 """Request ids of clients that are taken over; every other is replaced."""
-_TOKENS: Final = frozenset({"tokens", "input_tokens", "output_tokens"})
+_PARTS_OF_TOKENS: Final = frozenset({"input_tokens", "output_tokens"})
 _PARTS: Final = ("limit", "remaining", "reset")
 
 
@@ -104,8 +104,11 @@ def _tightest(levels: Sequence[Level]) -> dict[str, Level]:
     tightest: dict[str, Level] = {}
     for level in levels:
         kind = level.kind
-        _note(tightest, kind, level)
-        if kind in _TOKENS and kind != "tokens":
+        if kind not in tightest:
+            tightest[kind] = level
+        else:
+            _note(tightest, kind, level)
+        if kind in _PARTS_OF_TOKENS:
             _note(tightest, "tokens", level)
     return tightest
 

@@ -20,6 +20,7 @@ from gateway.domain.wire import Headers
 
 _OPENAI: Final = re.compile(rb"x-ratelimit-(limit|remaining|reset)(?:-([a-z0-9-]{1,32}))?")
 _ANTHROPIC: Final = re.compile(rb"anthropic-ratelimit-([a-z0-9-]{1,32})-(limit|remaining|reset)")
+_SHORTEST: Final = len(b"x-ratelimit-limit")
 _NUMBER: Final = re.compile(rb"[0-9]{1,15}(?:\.[0-9]{1,9})?")
 _GO: Final = re.compile(rb"(?:([0-9]{1,9}(?:\.[0-9]{1,9})?)(h|ms|m|s|us|\xc2\xb5s|ns))")
 _GO_UNITS: Final = {b"h": 3600.0, b"m": 60.0, b"s": 1.0, b"ms": 1e-3, b"us": 1e-6, b"\xc2\xb5s": 1e-6, b"ns": 1e-9}
@@ -31,7 +32,7 @@ def headroom_of(headers: Headers) -> Headroom | None:
     """What is left of the limit that is nearest to its end; None when the headers tell of none."""
     told: defaultdict[bytes, dict[bytes, bytes]] | None = None
     for name, value in headers:
-        if b"ratelimit-" not in name:
+        if len(name) < _SHORTEST or b"ratelimit-" not in name:  # Most have short names, and none of this.
             continue
         if (match := _OPENAI.fullmatch(name)) is not None:
             part, kind = match[1], match[2] or b""

@@ -47,7 +47,7 @@ class Reckoner:
     ) -> Reckoned:
         """What to reserve for the request. `counted` is our count of its prompt's text, if one was made already."""
         media = NO_MEDIA
-        if request.needs & _NOT_TEXT and (messages := request.fields.get("messages")) is not None:
+        if request.needs and request.needs & _NOT_TEXT and (messages := request.fields.get("messages")) is not None:
             media = media_of(messages)
         if counted is None and not self.estimator.knows(tenant, request.model):
             counted = self.count(endpoint, request, media)
@@ -60,7 +60,7 @@ class Reckoner:
             choices=request.choices,
             counted=None if counted is None or high is None else round(counted * high),
         )
-        if media.tokens:
+        if media is not NO_MEDIA:
             estimate = msgspec.structs.replace(estimate, prompt_tokens=estimate.prompt_tokens + media.tokens)
         return Reckoned(estimate, counted, media)
 
