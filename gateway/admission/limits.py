@@ -7,7 +7,7 @@ holder had reserved of it comes back when the lease ends, what was used never do
 code and is what every store is held against. Pure values; no clock, no I/O.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal, Protocol
 
 import msgspec
@@ -156,6 +156,9 @@ class Limiter(Protocol):
 
     def trouble(self) -> str | None:
         """What is not as it should be with the store, for operators; None when all is well."""
+
+    def counted(self) -> Mapping[str, int]:
+        """What happened between this process and the store so far, by name; empty where there is nothing in between."""
 
 
 def amount_of(kind: Kind, used: Used) -> int:

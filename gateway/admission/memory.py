@@ -5,7 +5,7 @@ Pure in `now`: reads no clock of its own, does no I/O, is not safe for threads.
 
 import heapq
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal
 
 from gateway.admission.limits import (
@@ -382,3 +382,7 @@ class MemoryLimiter:
 
     def trouble(self) -> None:
         """Memory does not fail."""
+
+    def counted(self) -> Mapping[str, int]:
+        """There is nothing in between."""
+        return {}

@@ -11,7 +11,7 @@ after a flush its counter grows together again out of what everybody tells.
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -241,6 +241,10 @@ class RedisLimiter:
         """What is not as it should be, for whoever looks after the gateway; None when all is well."""
         away = [f"{link.name} {link.trouble}" for link in self._servers.links() if link.connection is None]
         return f"served from this gateway's share: {', '.join(away)}" if away else None
+
+    def counted(self) -> Mapping[str, int]:
+        """What happened so far; `gateways` and `kept` are of now."""
+        return dataclasses.asdict(self.counts) | dataclasses.asdict(self._orders.counts)
 
     async def run(self, ledger: str) -> None:
         """Keep the servers connected and look after leases, budgets and what waits, until cancelled.

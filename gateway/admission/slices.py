@@ -7,7 +7,7 @@ gateways that do not need it, for a second at most. Slots and budgets are asked 
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -112,6 +112,10 @@ class SlicedLimiter:
     def trouble(self) -> str | None:
         """The store's."""
         return self._store.trouble()
+
+    def counted(self) -> Mapping[str, int]:
+        """The store's."""
+        return self._store.counted()
 
     def give_back(self, now: float) -> None:
         """End all slices: the gateway stops."""

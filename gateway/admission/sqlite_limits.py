@@ -9,7 +9,7 @@ import contextlib
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -18,8 +18,8 @@ import structlog
 from gateway.admission.limits import Answer, Dimension, Granted, LimitsUnusable, Unavailable, Used
 from gateway.admission.sqlite_tally import TABLES, SqliteTally
 
-BUSY_S: Final = 0.25
-"""How long a transaction waits for another process's."""
+BUSY_S: Final = 1.0
+"""How long a transaction waits for other processes', who take no turns; whoever asked waits as long at most."""
 MOST_KEPT: Final = 100_000
 """Settlements and the like that wait for a file that cannot be written; one more drops the oldest."""
 _RETRY_S: Final = 0.5
@@ -58,6 +58,7 @@ class SqliteLimiter:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._trouble: str | None = None
         self._held: dict[str, float] = {}
+        self._transactions = self._failures = 0
 
     def __repr__(self) -> str:
         return f"SqliteLimiter({self._path}, {len(self._held)} held)"
@@ -130,6 +131,10 @@ class SqliteLimiter:
         """Why the file cannot be used; None when it can."""
         return self._trouble
 
+    def counted(self) -> Mapping[str, int]:
+        """Transactions, and how many of them failed."""
+        return {"transactions": self._transactions, "failed_transactions": self._failures}
+
     def _do(self, work: Callable[[SqliteTally], object]) -> None:
         def untold(tally: SqliteTally) -> None:
             work(tally)
@@ -179,6 +184,7 @@ class SqliteLimiter:
     ) -> list[_Job]:
         """Do all of it, or none; what is left to be tried again."""
         kept: list[_Job] = []
+        self._transactions += 1
         try:
             with _transaction(database):
                 told = [said for job in jobs if (said := job.work(tally)) is not None]
@@ -187,6 +193,7 @@ class SqliteLimiter:
         except Exception as error:  # the edge of a thread: whoever waits must hear something
             if self._trouble is None:
                 log.exception("limits.file_unusable", path=str(self._path))
+            self._failures += 1
             self._trouble = f"the file of the limits cannot be used: {error}"
             told = [job.failed for job in jobs if job.failed is not None]
             kept = [job for job in jobs if job.failed is None][-MOST_KEPT:]

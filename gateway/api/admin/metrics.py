@@ -34,6 +34,13 @@ def gauges(made: Office, now: float) -> Iterator[Gauge]:
         {},
         float(machinery.limiter.trouble() is None),
     )
+    for name, value in machinery.limiter.counted().items():
+        yield (
+            "gateway_limits_events",
+            "What happened between this gateway and the store of limits.",
+            {"event": name},
+            value,
+        )
     yield (
         "gateway_telemetry_dropped",
         "Spans and log lines that were not kept.",
