@@ -12,6 +12,7 @@ import re
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -119,7 +120,7 @@ def measure(server: Server, plan: Plan) -> Figures:
 
 
 class _Asking:
-    """Sends prompts that nobody has sent before."""
+    """Sends prompts that nobody has sent before, so none comes from a cache."""
 
     def __init__(self, server: Server, client: httpx.Client) -> None:
         self.server = server
@@ -189,7 +190,7 @@ def _compile_seconds(client: httpx.Client) -> float | None:
 def _worker(model: str, cache_dir: Path) -> Iterator[Server]:
     command = [sys.executable, "-m", "workers.trainium", "serve", "--model", model, "--cache-dir", str(cache_dir)]
     command += ["--port", "0", "--device", "cpu", "--slots", str(_SLOTS), "--max-model-len", str(_CONTEXT)]
-    with _listening("this worker", command, _ours, {"cache_salt": ""}) as server:
+    with _listening("this worker", command, _ours, {"cache_salt": f"bench {os.getpid()}"}) as server:
         # Everything compiled, or the compiler's work would count as the model's.
         _until(lambda: not httpx.get(f"{server.url}/v1/worker").json()["executables"]["pending"])
         yield server
@@ -232,14 +233,11 @@ def _listening(
                 break
         else:
             raise WorkerError(f"{name} did not start: {''.join(said[-5:])}")
-        with ThreadPoolExecutor(1) as pool:
-            # Its further lines must be read, or it stands still when the pipe is full.
-            pool.submit(process.stdout.read)
-            _until(lambda: _is_ready(url))
-            model = httpx.get(f"{url}/v1/models", timeout=_REPLY_S).json()["data"][0]["id"]
-            unsalted = {key: value or f"bench-{os.getpid()}" for key, value in extra.items() if key == "cache_salt"}
-            yield Server(name, url, process.pid, model, extra | unsalted, time.monotonic() - started)
-            process.kill()
+        # Its further lines must be read, or it stands still when the pipe is full; they end with the process.
+        threading.Thread(target=process.stdout.read, daemon=True).start()
+        _until(lambda: _is_ready(url))
+        model = httpx.get(f"{url}/v1/models", timeout=_REPLY_S).json()["data"][0]["id"]
+        yield Server(name, url, process.pid, model, extra, time.monotonic() - started)
     finally:
         process.kill()
         process.wait()

@@ -53,6 +53,11 @@ class WorkerProcess:
         """Without a path."""
         return self._base
 
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
     def wait_until_ready(self) -> Self:
         """Poll `/ready` as the gateway does."""
         eventually(lambda: self.http.get("/ready").status_code == 200)
