@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -108,3 +109,22 @@ async def test_a_restart_grants_no_budget_anew(tmp_path: Path, backend: Scripted
     with gateway(tmp_path, told(backend)) as again:
         refused = await spend(again, again.ledger())
         assert error_of(refused)["code"] == "insufficient_quota"
+
+
+async def test_a_budget_that_comes_later_knows_what_was_spent_before(tmp_path: Path, backend: ScriptedBackend) -> None:
+    """The configuration is read anew; the month had begun without it."""
+    made = told(backend)
+    budget = made["tenants"]["thrifty"].pop("budget")
+    with gateway(tmp_path, made) as running:
+        assert (await ask(running, "thrifty", 8))[-1].status_code == 200, "more than the budget would have granted"
+        made["tenants"]["thrifty"]["budget"] = budget
+        running.config.write_text(json.dumps(made), "utf-8")
+        running.process.send_signal(signal.SIGHUP)
+
+        async def refused() -> httpx.Response | None:
+            (answer,) = await ask(running, "thrifty", 1)
+            return answer if answer.status_code == 429 else None
+
+        answer = await eventually(refused, "the budget")
+    assert error_of(answer)["code"] == "insufficient_quota"
+    assert "0 USD left" in error_of(answer)["message"]
