@@ -18,6 +18,8 @@ from gateway.upstream.transport import Transport
 EVERY_S: Final = 5.0
 """Between two looks at a backend, and before the first: a breaker that opens for the first time needs none."""
 DEADLINE_S: Final = 2.0
+_VERSION: Final = {"anthropic-version": "2023-06-01"}
+"""Without it Anthropic's API answers nothing; to all others it means nothing."""
 LOOK_AROUND_S: Final = 1.0
 """How often it is asked who is in doubt."""
 
@@ -83,7 +85,7 @@ class Probes:
             with anyio.fail_after(DEADLINE_S):
                 async with (
                     httpx.AsyncClient(transport=transport, timeout=None, trust_env=False) as client,  # noqa: S113  # above
-                    client.stream("GET", url) as answer,
+                    client.stream("GET", url, headers=_VERSION) as answer,
                 ):
                     return None if answer.is_success else str(answer.status_code)
         except TimeoutError:

@@ -53,6 +53,7 @@ async def test_a_look_asks_for_the_models_as_a_request_would(transport: Transpor
     seen = backend.requests[0]
     assert (seen.method, seen.path, seen.headers["authorization"], seen.body) == ("GET", "/v1/models", "Bearer k", b"")
     assert seen.headers["user-agent"].startswith("llm-gateway/")
+    assert seen.headers["anthropic-version"] == "2023-06-01"  # Anthropic answers nobody without it.
     assert world.reached == ["worker"]
 
 
