@@ -35,6 +35,7 @@ NEEDS = {
     ("POST", "/route/explain"): "viewer",
     ("GET", "/audit"): "owner",
     ("GET", "/revision"): "viewer",
+    ("GET", "/independence"): "viewer",
     ("GET", "/backends"): "viewer",
     ("GET", "/backends/{name}/health"): "viewer",
     ("POST", "/backends/{name}/drain"): "operator",

@@ -128,3 +128,16 @@ async def test_metrics_are_there_for_who_scrapes(running: RunningGateway) -> Non
     assert families["gateway_ledger_healthy"].samples[0].value == 1
     assert "acme" not in answer.text
     assert public.status_code == 404
+
+
+async def test_it_can_be_seen_on_whom_everything_hangs(running: RunningGateway, owner: httpx.AsyncClient) -> None:
+    """Shares of what the ledger has, and the models without an alternative."""
+    await ask(running, running.keys["acme"])
+    told = (await owner.get("/independence", params={"window_s": 600, "tenant": "acme"})).json()
+    provider = told["concentration"][0]
+    assert provider["dimension"] == "provider"
+    assert sum(share["share"] for share in provider["shares"]) > 0.999
+    assert told["by_model"].keys() == {"assistant"}
+    assert told["alternatives"][0]["providers"] == ["first", "second"]
+    assert "cloud" in told["alternatives"][0]["only_one"]
+    assert (await owner.get("/independence", params={"window_s": 0})).status_code == 400

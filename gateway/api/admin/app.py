@@ -11,7 +11,7 @@ from litestar.openapi.spec import Components, SecurityScheme
 
 from gateway import __version__
 from gateway.api import health
-from gateway.api.admin import draining, metrics, policies, problems, records, tenants
+from gateway.api.admin import draining, independence, metrics, policies, problems, records, tenants
 from gateway.api.admin.auth import Gatekeeper, guard
 from gateway.api.admin.office import Office
 
@@ -19,7 +19,13 @@ from gateway.api.admin.office import Office
 def create_admin(office: Office, own_key: str | None, public: Litestar) -> Litestar:
     """The admin API. `own_key` is an owner's; `public` serves requests: its health is told here too."""
     gatekeeper = Gatekeeper(own_key, lambda: office.desk.now.state, monotonic)
-    handlers: list[Any] = [*policies.HANDLERS, *tenants.HANDLERS, *records.HANDLERS, *draining.HANDLERS]
+    handlers: list[Any] = [
+        *policies.HANDLERS,
+        *tenants.HANDLERS,
+        *records.HANDLERS,
+        *draining.HANDLERS,
+        *independence.HANDLERS,
+    ]
     return Litestar(
         route_handlers=[
             Router("/admin/v1", route_handlers=handlers, guards=[guard(gatekeeper)]),
