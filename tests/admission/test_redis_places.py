@@ -8,10 +8,11 @@ import pytest
 
 from gateway.admission.limits import Granted, LimitsUnusable, Used
 from gateway.admission.redis_limits import RedisLimiter
+from gateway.admission.servers import slot_of
 from gateway.domain.store import redis_place
 from tests.admission.fleets import Fleet, ask, away, budget, delivered, fleet, left, settle, slots, tokens
 from tests.backends.authority import Authority
-from tests.running.redis import RedisServer, free_port, redis_sentinel, redis_server
+from tests.running.redis import RedisServer, free_port, redis_cluster, redis_sentinel, redis_server
 
 
 @pytest.fixture
@@ -83,6 +84,25 @@ async def test_after_a_failover_the_new_master_is_asked_and_budgets_are_whole(
         assert await limiter.connected(20.0)
         await delivered(limiter)
         assert left(await ask(limiter, "b", slots(4), budget(0))) == [2, 800]
+
+
+async def test_a_slot_that_moved_is_followed(tmp_path: Path, gateways: Fleet) -> None:
+    """The node that had it says who has it now; the request notices nothing, and its effect comes once."""
+    with redis_cluster(tmp_path) as nodes:
+        limiter = await gateways.start(f"redis+cluster://127.0.0.1:{nodes[0].port}")
+        owner = next(name for name in map(str, range(1000)) if slot_of(f"{{t:{name}}}") < 16_384 // 3)
+        slot = slot_of(f"{{t:{owner}}}")
+        with nodes[1].client() as client:
+            heir = client.execute_command("CLUSTER", "MYID")
+        for node in (nodes[1], nodes[0]):
+            with node.client() as client:
+                client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", heir)
+        assert left(await ask(limiter, "a", tokens(100, owner=owner))) == [500]
+        await settle(limiter, "a", Used(50))
+        assert left(await ask(limiter, "b", tokens(0, owner=owner))) == [550]
+        assert limiter.counts.shared == 0
+        with nodes[1].client() as client:
+            assert client.exists(f"gw:{{t:{owner}}}:tokens")
 
 
 def test_certificates_that_cannot_be_read_are_told_at_start() -> None:
