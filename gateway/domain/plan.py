@@ -97,6 +97,8 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
     """What it was ranked with, lower first; None where the list alone decides."""
     affinity: Literal["kept", "passed_over"] | None = None
     """Whether the request belongs here by how it begins: it comes first for that, or has too much to do."""
+    is_outlier: bool = False
+    """Whether it comes behind all others because it lately failed far more often than they did."""
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):

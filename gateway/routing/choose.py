@@ -1,6 +1,6 @@
 """The routing decision: filter, order, plan. A pure function of the request, its route, the fleet and a seed."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from gateway.dialects import upstream_dialect
 from gateway.domain.chat import ChatRequest
@@ -19,6 +19,7 @@ from gateway.domain.usage import Estimate
 from gateway.routing.affinity import key_of
 from gateway.routing.draws import Draws
 from gateway.routing.fleet import BREAKER_HOLDS, SATURATED, FleetView, Standing
+from gateway.routing.peers import MARGIN, outliers
 from gateway.routing.strategies import Asked, Scene, arranged, reachable
 
 _ESTIMATE_MARGIN = 1.25
@@ -54,13 +55,14 @@ def choose(
     eligible: list[Target] = []
     held: list[Target] = []
     removed: list[Candidate] = []
-    is_ramping = is_full = False
+    is_ramping = is_full = is_failing = False
     for target in targets:
         standing = standings[target.name]
         reason = _exclusion(target, request, estimate, standing, drops=route.drops_unsupported)
         if reason is None:
             eligible.append(target)
             is_ramping |= standing.ramp < 1.0
+            is_failing |= standing.failing > MARGIN
         else:
             if reason == SATURATED:
                 is_full = True
@@ -80,6 +82,11 @@ def choose(
         key = key_of(tenant, request) if route.has_affinity else None
         scene = Scene(asked, fleet, Draws(seed), {}, key)
         ordered = arranged(route, frozenset(eligible), scene)
+    demoted: frozenset[Target] = frozenset()
+    if is_failing:
+        found = outliers([standings[each.name].failing for each in ordered])
+        demoted = frozenset(ordered[index] for index in found)
+        ordered = [*(each for each in ordered if each not in demoted), *(each for each in ordered if each in demoted)]
     if route.is_conditional:
         removed += [Candidate(each.name, None, "condition") for each in route.leaves if each not in targets]
     decision = Decision(
@@ -89,7 +96,7 @@ def choose(
         route.strategy.mode,
         seed,
         (
-            *_ranked(ordered, scene),
+            *_ranked(ordered, scene, demoted),
             *removed,
         ),
         panics,
@@ -101,12 +108,10 @@ def choose(
     return Plan(tuple(ordered), retries.attempts, policy.timeouts, retries.budget, panics, hedge), decision
 
 
-def _ranked(ordered: Sequence[Target], scene: Scene | None) -> list[Candidate]:
-    if scene is None:
-        return [Candidate(each.name, rank) for rank, each in enumerate(ordered)]
-    scores, homes = scene.scores, scene.homes
+def _ranked(ordered: Sequence[Target], scene: Scene | None, demoted: Container[Target]) -> list[Candidate]:
+    scores, homes = (scene.scores, scene.homes) if scene is not None else ({}, {})
     return [
-        Candidate(each.name, rank, None, None, scores.get(each.name), homes.get(each.name))
+        Candidate(each.name, rank, None, None, scores.get(each.name), homes.get(each.name), is_outlier=each in demoted)
         for rank, each in enumerate(ordered)
     ]
 

@@ -21,6 +21,7 @@ from gateway.routing.concurrency import MOST, START, Limit, is_ours
 from gateway.routing.headroom import Ebb
 from gateway.routing.health import Breaker, Cooldown, Draw, Ejection, State
 from gateway.routing.patience import Patience
+from gateway.routing.peers import Record
 
 BREAKER_HOLDS: Final = frozenset({"breaker_open", "half_open_busy"})
 """Reasons that give way when nobody else is left: a bad backend is better than none."""
@@ -57,6 +58,8 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
     """Tries that it may work on at once, as far as that is learned."""
     queues: bool = False
     """Whether it is a worker that lately said that it has no free slot."""
+    failing: float = 0.0
+    """The part of its tries of the last minute that failed; 0 where they were too few to tell."""
 
 
 class Sight(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -203,6 +206,7 @@ class Fleet:
                     tally.limit.succeed(tally.in_flight + 1, now)
                 tally.breaker.succeed(epoch, now)
                 tally.cooldown.succeed()
+                tally.record.succeeded(now)
                 if tally.breaker.is_calm:
                     tally.patience.note_end(now, longest_pause_s, whole_s, output_tokens)
             else:
@@ -213,11 +217,13 @@ class Fleet:
             tally.limit.cut(now, waited_s if fault.phase is not None else None)
         if effect.breaks:
             tally.breaker.fail(epoch, now, self._draw, is_local=effect.is_local)
+            tally.record.failed(now)
             tally.observe(waited_s / expected_s(prompt_tokens), now)
             if fault.phase == "first_token" and tally.breaker.is_calm:
                 tally.patience.note_timeout(now, waited_s, prompt_tokens, whole_s, output_tokens)
         elif fault.recourse is Recourse.NONE:
             tally.breaker.succeed(epoch, now)  # It read the request and judged it: it works.
+            tally.record.succeeded(now)
         else:
             tally.breaker.abandon(epoch)
         if effect.cools:
@@ -349,6 +355,7 @@ class _Tally:
         "patience",
         "place",
         "queues_until",
+        "record",
         "unavailable",
     )
 
@@ -359,6 +366,7 @@ class _Tally:
         """Shared by all models of the backend."""
         self.model = Ejection()
         self.patience = Patience()
+        self.record = Record()
         self.ebb: Ebb | None = None
         """None until an answer told of limits."""
         self.unavailable = unavailable
@@ -394,8 +402,9 @@ class _Tally:
         else:
             is_full = False
         queues = now < self.queues_until
+        failing = self.record.part(now)
         return Standing(
-            barred, wait_s, ramp, in_flight, self._latency, self._latency_at, is_full, self.limit.value, queues
+            barred, wait_s, ramp, in_flight, self._latency, self._latency_at, is_full, self.limit.value, queues, failing
         )
 
     def lag(self, ratio: float, now: float) -> None:
