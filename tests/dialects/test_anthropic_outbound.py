@@ -1,6 +1,7 @@
 """Chat requests in Anthropic's words, each accepted by the types of Anthropic's own client."""
 
 import json
+import re
 from itertools import pairwise
 from typing import Any
 
@@ -442,6 +443,24 @@ def test_thoughts_of_other_models_do_not_reach_anthropic() -> None:
         {"role": "assistant", "content": [THOUGHT, words("Yo")]},
         {"role": "user", "content": [words('"signature":""')]},
     ]
+
+
+def test_ids_of_other_models_calls_become_ones_that_anthropic_takes() -> None:
+    """The same for the call and its result; those in a tool's input are its own."""
+    called = {"type": "tool_use", "id": "functions.look:0", "name": "look", "input": {"id": "a/b"}}
+    answered = {"type": "tool_result", "tool_use_id": "functions.look:0", "content": "7"}
+    kept = {**called, "id": "toolu_1"}
+    asked = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": [called, kept]},
+        {"role": "user", "content": [answered, {**answered, "tool_use_id": "toolu_1"}]},
+    ]
+    turns = json.loads(sent(native(messages=asked)).body)["messages"]
+    foreign, own = turns[1]["content"]
+    assert re.fullmatch(r"[A-Za-z0-9_-]{1,64}", foreign["id"])
+    assert own == kept
+    assert foreign["input"] == {"id": "a/b"}
+    assert [block["tool_use_id"] for block in turns[2]["content"]] == [foreign["id"], "toolu_1"]
 
 
 def test_capabilities_that_a_policy_does_without_are_dropped_from_own_words() -> None:

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
+from gateway.dialects.hub.turns import safe_id
 from gateway.domain.backend import ServedModel
 from gateway.domain.chat import ChatRequest
 from gateway.domain.dispensable import dispensed
@@ -12,7 +13,9 @@ from gateway.domain.dispensable import dispensed
 Fields = dict[str, msgspec.Raw]
 
 _SAMPLING: Final = ("temperature", "top_k", "top_p")
-_UNSIGNED: Final = re.compile(rb'"signature"\s*:\s*""')
+_FOREIGN: Final = re.compile(rb'"signature"\s*:\s*""|"(?:tool_use_)?id"\s*:\s*"[^"]*[^A-Za-z0-9_"-][^"]*"')
+"""Where something may stand that other backends said, through us, and that Anthropic would refuse: a thought without a
+signature, or a call whose id has characters of its own. In a tool's input it means nothing."""
 
 
 def own_words(native: Fields, request: ChatRequest, facts: ServedModel) -> tuple[Fields, tuple[str, ...]]:
@@ -29,9 +32,8 @@ def own_words(native: Fields, request: ChatRequest, facts: ServedModel) -> tuple
             dropped.append("stop_sequences")
         elif name == "response_format":
             dropped += _without_format(fields)
-    # Thoughts that other models' answers came with, through us: Anthropic would refuse them for want of a signature.
-    if _UNSIGNED.search(bytes(fields["messages"])):
-        fields["messages"] = _signed_only(fields["messages"])
+    if _FOREIGN.search(bytes(fields["messages"])):
+        fields["messages"] = _naturalised(fields["messages"])
     return fields, tuple(dropped)
 
 
@@ -46,11 +48,18 @@ def _without_format(fields: Fields) -> list[str]:
     return dropped
 
 
-def _signed_only(messages: msgspec.Raw) -> msgspec.Raw:
+def _naturalised(messages: msgspec.Raw) -> msgspec.Raw:
+    """Without unsigned thoughts, and with ids that Anthropic takes: the same for a call and its result."""
     turns = msgspec.json.decode(messages, type=list[dict[str, Any]])
     for turn in turns:
-        if turn.get("role") == "assistant" and isinstance(turn.get("content"), list):
-            turn["content"] = [block for block in turn["content"] if not _is_unsigned(block)]
+        content = turn.get("content")
+        if not isinstance(content, list):
+            continue
+        turn["content"] = [block for block in content if not _is_unsigned(block)]
+        for block in turn["content"]:
+            for kind, name in (("tool_use", "id"), ("tool_result", "tool_use_id")):
+                if isinstance(block, dict) and block.get("type") == kind and isinstance(block.get(name), str):
+                    block[name] = safe_id(block[name])
     return msgspec.Raw(msgspec.json.encode([turn for turn in turns if turn.get("content") != []]))
 
 
