@@ -91,6 +91,11 @@ async def test_only_what_a_gateway_tells_is_asked_for(told: dict[str, set[str]])
     assert wrong == []
 
 
+async def test_the_autoscalers_metrics_are_made_of_what_is_told(told: dict[str, set[str]]) -> None:
+    rules = load_yaml(DEPLOY / "prometheus/adapter.yaml")["rules"]["custom"]
+    assert {rule["seriesQuery"].partition("{")[0] for rule in rules} <= set(told)
+
+
 async def test_variables_choose_among_what_a_gateway_tells(told: dict[str, set[str]]) -> None:
     for name, board in DASHBOARDS.items():
         for variable in board["templating"]["list"]:
