@@ -44,6 +44,8 @@ class PolicyLife(msgspec.Struct, frozen=True):
     active: int | None = None
     """The number of the revision that holds; None while it is a draft only, or deleted."""
     is_deleted: bool = False
+    before: int | None = None
+    """What held before that; 0 is the files' own entry, None says that nothing else ever held."""
 
     def revision(self, number: int) -> Revision | None:
         """The revision with this number."""
@@ -141,14 +143,15 @@ def _applied(state: State, event: Event) -> State:
                 by=event.actor,
                 document=event.after,
             )
-            life = PolicyLife((*life.revisions, revision), life.active, is_deleted=life.is_deleted)
+            life = replace(life, revisions=(*life.revisions, revision))
             return replace(state, policies={**state.policies, name: life})
         case "policy.activate":
             number = msgspec.json.decode(event.after, type=_Activated).revision
-            life = PolicyLife(state.policies[name].revisions, number)
+            life = _holding(state.policies[name], number or None)
             return replace(state, policies={**state.policies, name: life})
         case "policy.delete":
-            life = PolicyLife(state.policies.get(name, PolicyLife()).revisions, None, is_deleted=True)
+            life = state.policies.get(name, PolicyLife())
+            life = PolicyLife(life.revisions, is_deleted=True, before=life.active or 0)
             return replace(state, policies={**state.policies, name: life})
         case "tenant.put" | "tenant.delete":
             version = state.tenants[name].version + 1 if name in state.tenants else 1
@@ -164,3 +167,10 @@ def _applied(state: State, event: Event) -> State:
             return replace(state, drained=state.drained | {name})
         case "backend.undrain":
             return replace(state, drained=state.drained - {name})
+
+
+def _holding(life: PolicyLife, number: int | None) -> PolicyLife:
+    """The policy with this revision as the one that holds; None is the files' own entry."""
+    if life.is_deleted:
+        return PolicyLife(life.revisions, number)
+    return PolicyLife(life.revisions, number, before=life.before if number == life.active else life.active or 0)

@@ -27,6 +27,8 @@ from gateway.control.state import (
 )
 from gateway.domain.tenant import ApiKey
 
+FILES: Final = "files"
+"""Who wrote what stands in the files."""
 _ADMIN_PREFIX: Final = "sk-gwadm-"
 
 
@@ -88,16 +90,48 @@ async def draft_policy(desk: Desk, actor: str, name: str, document: bytes, seen:
 
 
 async def activate(desk: Desk, actor: str, name: str, number: int) -> Revision:
-    """Let this revision hold, on every gateway; a step back is the same verb. Raises Missing, ConfigurationError."""
+    """Let this revision hold, on every gateway; 0 is the files' own. Raises Missing, ConfigurationError."""
+    return await _activate(desk, actor, name, lambda _life: number)
 
+
+async def step_back(desk: Desk, actor: str, name: str) -> Revision:
+    """Let that hold which held before what holds now; twice in a row changes nothing. Raises as `activate` does."""
+
+    def before(life: PolicyLife) -> int:
+        if life.before is None:
+            raise Missing(f"Nothing held before what holds of the policy `{name}` now.")
+        return life.before
+
+    return await _activate(desk, actor, name, before)
+
+
+async def _activate(desk: Desk, actor: str, name: str, choose: Callable[[PolicyLife], int]) -> Revision:
     def decide(state: State) -> tuple[msgspec.Raw, msgspec.Raw]:
         life = state.policies.get(name)
-        if life is None or life.revision(number) is None:
+        if life is None:
+            raise Missing(f"The policy `{name}` has no revisions.")
+        number = choose(life)
+        if _revision(desk, name, life, number) is None:
             raise Missing(f"The policy `{name}` has no revision {number}.")
         return raw({"revision": life.active}), raw({"revision": number})
 
-    await desk.change(actor, "policy.activate", name, decide)
-    return desk.now.state.policies[name].revisions[number - 1]
+    event = await desk.change(actor, "policy.activate", name, decide)
+    number = msgspec.json.decode(event.after)["revision"]
+    found = _revision(desk, name, desk.now.state.policies[name], number)
+    if found is None:  # The files were read anew meanwhile, without it.
+        raise Missing(f"The policy `{name}` has no revision {number} any more.")
+    return found
+
+
+def _revision(desk: Desk, name: str, life: PolicyLife, number: int) -> Revision | None:
+    """The revision with this number, or the files' own entry as number 0."""
+    if number != 0:
+        return life.revision(number)
+    entry = desk.sources.entry("policies", name)
+    if entry is None:
+        return None
+    document = raw(entry)
+    return Revision(number=0, digest=digest_of(document), at=0.0, by=FILES, document=document)
 
 
 async def delete_policy(desk: Desk, actor: str, name: str, seen: str | None) -> None:

@@ -22,6 +22,7 @@ async def test_a_key_works_from_making_to_revoking(running: RunningGateway, owne
     listed = await owner.get("/tenants/acme/keys")
     assert secret not in listed.text
     (shown,) = [key for key in listed.json() if key["id"] == key_id]
+    assert shown in (await owner.get("/keys")).json()
     assert (shown["name"], shown["models"], shown["source"]) == ("ci", ["assistant"], "api")
     assert (await owner.delete(f"/tenants/acme/keys/{key_id}")).status_code == 204
     assert (await ask(running, secret)).status_code == 401

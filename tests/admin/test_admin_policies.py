@@ -45,6 +45,28 @@ async def test_a_draft_changes_nothing_until_it_is_activated(
     assert [each["is_active"] for each in (await owner.get("/policies/acme/revisions")).json()][-2:] == [True, False]
 
 
+async def test_a_step_back_is_one_call(owner: httpx.AsyncClient) -> None:
+    """Also to what the files say, which is revision 0; twice in a row changes nothing."""
+
+    async def active() -> object:
+        (line,) = [each for each in (await owner.get("/policies")).json() if each["name"] == "other"]
+        return line["active"]
+
+    answer = await owner.get("/policies/other")
+    filed, etag = answer.json(), answer.headers["etag"]
+    assert (await owner.post("/policies/other/rollback")).status_code == 404
+    await written(owner, filed | {"retries": {"attempts": 2}}, etag, "other")
+    assert (await owner.get("/policies/other")).json() == filed, "a draft was told as what holds"
+    assert (await owner.post("/policies/other/rollback")).status_code == 404
+    await owner.post("/policies/other/revisions/1/activate")
+    back = (await owner.post("/policies/other/rollback")).json()
+    assert (back["number"], back["by"], back["is_active"], await active()) == (0, "files", True, None)
+    assert (await owner.get("/policies/other")).json() == filed
+    assert ((await owner.post("/policies/other/rollback")).json()["number"], await active()) == (1, 1)
+    assert (await owner.post("/policies/other/revisions/0/activate")).json()["is_active"]
+    assert (await owner.get("/revision")).json()["drift"] == []
+
+
 async def test_all_mistakes_come_at_once(owner: httpx.AsyncClient, document: tuple[Tree, str]) -> None:
     """Each with its place; nothing is written."""
     _, etag = document

@@ -105,3 +105,28 @@ def test_a_digest_is_of_the_content() -> None:
     """Not of how it was written."""
     assert digest_of(b'{"a": 1, "b": [2]}') == digest_of(b'{"b":[2],"a":1}')
     assert digest_of(b'{"a":1}') != digest_of(b'{"a":2}')
+
+
+@pytest.mark.parametrize(
+    ("changes", "active", "before"),
+    [
+        ([1], 1, 0),
+        ([1, 2], 2, 1),
+        ([1, 2, 2], 2, 1),
+        ([1, 2, 1], 1, 2),
+        ([1, 0], None, 1),
+        ([1, None], None, 1),
+        ([1, None, 2], 2, None),
+        ([], None, None),
+    ],
+    ids=str,
+)
+def test_what_held_before_is_known(changes: list[int | None], active: int | None, before: int | None) -> None:
+    """0 is the files' own; None among the changes is a deletion, behind which nothing held."""
+    drafts: list[tuple[Action, str, object]] = [("policy.draft", "gold", POLICY)] * 2
+    steps: list[tuple[Action, str, object]] = [
+        ("policy.delete", "gold", None) if number is None else ("policy.activate", "gold", {"revision": number})
+        for number in changes
+    ]
+    life = after(State(), log(*drafts, *steps)).policies["gold"]
+    assert (life.active, life.before, len(life.revisions)) == (active, before, 2)

@@ -1,45 +1,19 @@
 """Policies: drafts, revisions, what holds.
 
-A draft is checked as if it held already; activation and a step back are the same call.
+A draft is checked as if it held already. Revision 0 is what the files say.
 """
 
 from typing import Any
 
-import msgspec
 from litestar import Response, delete, get, post, put
 from litestar.params import FromPath
 
 from gateway.api.admin.auth import needs
 from gateway.api.admin.office import AdminRequest, IfMatch, actor, office
 from gateway.control import verbs
+from gateway.control.shown import PolicyLine, RevisionShown
 from gateway.control.state import PolicyLife, Revision
 from gateway.control.verbs import Missing
-
-
-class PolicyLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One policy in a list."""
-
-    name: str
-    source: str
-    """`api`, or `files` where no revision made here holds."""
-    active: int | None
-    """The revision that holds; null for the files' own."""
-    revisions: int
-    digest: str
-    label: str
-    """As answers and the ledger name it: `name@revision`."""
-
-
-class RevisionShown(msgspec.Struct, frozen=True, kw_only=True):
-    """One revision of a policy."""
-
-    number: int
-    digest: str
-    at: float
-    """Seconds since the epoch."""
-    by: str
-    is_active: bool
-    document: dict[str, Any] | None = None
 
 
 @get("/policies", opt=needs("viewer"), sync_to_thread=False)
@@ -71,8 +45,9 @@ def get_policy(request: AdminRequest, name: FromPath[str]) -> Response[dict[str,
     life = desk.now.state.policies.get(name, PolicyLife())
     if life.is_deleted:
         raise Missing(f"There is no policy `{name}`.")
-    shown = life.revision(life.active or len(life.revisions))
-    tree = desk.sources.entry("policies", name) if shown is None else shown.tree
+    tree = desk.now.state.overlay.get("policies", {}).get(name, desk.sources.entry("policies", name))
+    if tree is None and life.revisions:
+        tree = life.revisions[-1].tree
     if not isinstance(tree, dict):
         raise Missing(f"There is no policy `{name}`.")
     return Response(tree, headers={"etag": verbs.policy_etag(life)})
@@ -115,9 +90,17 @@ def get_revision(request: AdminRequest, name: FromPath[str], number: FromPath[in
 
 @post("/policies/{name:str}/revisions/{number:int}/activate", opt=needs("operator"), status_code=200)
 async def activate_revision(request: AdminRequest, name: FromPath[str], number: FromPath[int]) -> RevisionShown:
-    """Let this revision hold, on every gateway within seconds. An older one: a step back."""
+    """Let this revision hold, on every gateway within seconds; 0 is the files' own entry."""
     desk = office(request).desk
     revision = await verbs.activate(desk, actor(request), name, number)
+    return _shown(revision, desk.now.state.policies[name], content=False)
+
+
+@post("/policies/{name:str}/rollback", opt=needs("operator"), status_code=200)
+async def roll_back(request: AdminRequest, name: FromPath[str]) -> RevisionShown:
+    """Let that hold again which held before what holds now, on every gateway within seconds."""
+    desk = office(request).desk
+    revision = await verbs.step_back(desk, actor(request), name)
     return _shown(revision, desk.now.state.policies[name], content=False)
 
 
@@ -135,7 +118,7 @@ def _shown(revision: Revision, life: PolicyLife, *, content: bool) -> RevisionSh
         digest=revision.digest,
         at=revision.at,
         by=revision.by,
-        is_active=life.active == revision.number,
+        is_active=(life.active or 0) == revision.number,
         document=tree if isinstance(tree, dict) else None,
     )
 
@@ -148,4 +131,5 @@ HANDLERS = [
     list_revisions,
     get_revision,
     activate_revision,
+    roll_back,
 ]

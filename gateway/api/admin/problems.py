@@ -14,28 +14,12 @@ from gateway.config.problems import ConfigurationError
 from gateway.control.desk import Conflict
 from gateway.control.events import ChainBroken
 from gateway.control.keys import KeyRefused
+from gateway.control.shown import Mistake, Problem
 from gateway.control.store import LogUnreachable
 from gateway.control.verbs import Missing, Stale
 from gateway.domain.errors import GatewayError
 
 log = structlog.get_logger()
-
-
-class Mistake(msgspec.Struct, frozen=True):
-    """One mistake in a document."""
-
-    path: str
-    """As in JSON Path: `$.policies.standard.models.assistant.targets[0]`."""
-    message: str
-
-
-class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The body of every error."""
-
-    title: str
-    status: int
-    detail: str = ""
-    mistakes: tuple[Mistake, ...] = ()
 
 
 def problem(

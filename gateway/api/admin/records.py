@@ -5,7 +5,7 @@ import csv
 import datetime as dt
 import io
 from collections.abc import Iterator
-from typing import Annotated, Any, Final, get_args
+from typing import Annotated, Final, get_args
 
 import msgspec
 from litestar import Response, get, post
@@ -18,68 +18,12 @@ from gateway.api.admin.office import AdminRequest, office
 from gateway.control.decisions import DecisionShown
 from gateway.control.events import FIRST, Event, follow
 from gateway.control.explain import Asked, Explained, explain
-from gateway.control.replicas import Replica
+from gateway.control.shown import AuditPage, Change, Health, RevisionsShown, Usage
 from gateway.control.verbs import Missing
 from gateway.domain.errors import InvalidRequest
 
 _PAGE: Final = 1000
 _MOST_ROWS: Final = 10_000
-
-
-class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """Sums of the ledger, one for each group."""
-
-    by: tuple[str, ...]
-    totals: list[statement.Total]
-
-
-class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """One change."""
-
-    seq: int
-    at: float
-    """Seconds since the epoch."""
-    actor: str
-    """Who: `environment` for the key of GATEWAY_ADMIN_KEY, else the admin key's id."""
-    action: str
-    resource: str
-    before: Any
-    after: Any
-    hash: str
-    """Over all of it and the hash before it."""
-
-
-class AuditPage(msgspec.Struct, frozen=True, kw_only=True):
-    """Changes in their order."""
-
-    events: list[Change]
-    next: int | None
-    """What `after` must be for the next page; null when there is none."""
-
-
-class RevisionsShown(msgspec.Struct, frozen=True, kw_only=True):
-    """What every gateway runs, and where the files and the API say different things."""
-
-    revision: str
-    seq: int
-    replicas: list[Replica]
-    converged: bool
-    """Whether all of them run the same."""
-    drift: list[str]
-    """Policies and tenants for which the API holds something other than the files say."""
-
-
-class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """A backend as this gateway sees it."""
-
-    name: str
-    provider: str | None
-    models: tuple[str, ...]
-    drained: bool
-    state: str
-    """`ok`, or why requests do not go there."""
-    troubles: dict[str, str]
-    """`model` → what is wrong with it; empty for none."""
 
 
 @get("/usage", opt=needs("viewer"), sync_to_thread=True)

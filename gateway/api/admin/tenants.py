@@ -11,56 +11,10 @@ from gateway.api.admin.office import AdminRequest, IfMatch, actor, office
 from gateway.auth.keys import SECRET_BYTES
 from gateway.config.settings import key_store_beside
 from gateway.control import keys, verbs
+from gateway.control.shown import KeyMade, KeyShown, KeyWanted, Rotation, TenantLine
 from gateway.control.state import Role
 from gateway.control.verbs import Missing
 from gateway.domain.tenant import ApiKey
-
-
-class TenantLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One tenant in a list."""
-
-    id: str
-    policy: str
-    source: str
-    """`api`, or `files`."""
-
-
-class KeyShown(msgspec.Struct, frozen=True, kw_only=True):
-    """A key without its secret."""
-
-    id: str
-    """Its public id, as logs, traces and the ledger name it."""
-    tenant: str
-    name: str
-    source: str
-    """`api`; `store` for one of `gateway keys create`; `files` for one of the configuration."""
-    models: tuple[str, ...] | None
-    """Public models it may use; null is every model of the policy."""
-    created_at: float | None
-    expires_at: float | None
-    revoked_at: float | None
-
-
-class KeyWanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A key to be made."""
-
-    name: Annotated[str, msgspec.Meta(max_length=64)] = ""
-    models: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] | None = None
-    expires_at: float | None = None
-    """Seconds since the epoch."""
-
-
-class KeyMade(msgspec.Struct, frozen=True, kw_only=True):
-    """A key just made. The secret cannot be shown again."""
-
-    id: str
-    secret: str
-
-
-class Rotation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How long the old key works beside the new one."""
-
-    overlap_s: Annotated[float, msgspec.Meta(ge=0, le=30 * 86_400)] = 3600.0
 
 
 class AdminKeyWanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -122,6 +76,12 @@ async def delete_tenant(request: AdminRequest, name: FromPath[str], if_match: If
 def list_keys(request: AdminRequest, name: FromPath[str]) -> list[KeyShown]:
     """Every key of the tenant, wherever it was made, revoked ones too."""
     return [key for key in _all_keys(request).values() if key.tenant == name]
+
+
+@get("/keys", opt=needs("viewer"), sync_to_thread=True)
+def list_all_keys(request: AdminRequest) -> list[KeyShown]:
+    """Every key of every tenant, as the list of one tenant has them."""
+    return list(_all_keys(request).values())
 
 
 @post("/tenants/{name:str}/keys", opt=needs("operator"), status_code=201)
@@ -251,6 +211,7 @@ HANDLERS = [
     put_tenant,
     delete_tenant,
     list_keys,
+    list_all_keys,
     create_key,
     rotate_key,
     revoke_key,

@@ -1,0 +1,158 @@
+"""What the admin API takes and answers, as values: the API writes them, the command line reads them.
+
+What a decision and an explanation look like stands with what makes them, in `decisions` and `explain`.
+"""
+
+from typing import Annotated, Any
+
+import msgspec
+
+from gateway.accounting.statement import Total
+from gateway.control.replicas import Replica
+
+
+class PolicyLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One policy in a list."""
+
+    name: str
+    source: str
+    """`api`, or `files` where no revision made here holds."""
+    active: int | None
+    """The revision that holds; null for the files' own."""
+    revisions: int
+    digest: str
+    label: str
+    """As answers and the ledger name it: `name@revision`."""
+
+
+class RevisionShown(msgspec.Struct, frozen=True, kw_only=True):
+    """One revision of a policy."""
+
+    number: int
+    """1 for the first that was written here; 0 for what the files say."""
+    digest: str
+    at: float
+    """Seconds since the epoch."""
+    by: str
+    is_active: bool
+    document: dict[str, Any] | None = None
+
+
+class TenantLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One tenant in a list."""
+
+    id: str
+    policy: str
+    source: str
+    """`api`, or `files`."""
+
+
+class KeyShown(msgspec.Struct, frozen=True, kw_only=True):
+    """A key without its secret."""
+
+    id: str
+    """Its public id, as logs, traces and the ledger name it."""
+    tenant: str
+    name: str
+    source: str
+    """`api`; `store` for one of `gateway keys create`; `files` for one of the configuration."""
+    models: tuple[str, ...] | None
+    """Public models it may use; null is every model of the policy."""
+    created_at: float | None
+    expires_at: float | None
+    revoked_at: float | None
+
+
+class KeyWanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A key to be made."""
+
+    name: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    models: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] | None = None
+    expires_at: float | None = None
+    """Seconds since the epoch."""
+
+
+class KeyMade(msgspec.Struct, frozen=True, kw_only=True):
+    """A key just made. The secret cannot be shown again."""
+
+    id: str
+    secret: str
+
+
+class Rotation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long the old key works beside the new one."""
+
+    overlap_s: Annotated[float, msgspec.Meta(ge=0, le=30 * 86_400)] = 3600.0
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """Sums of the ledger, one for each group."""
+
+    by: tuple[str, ...]
+    totals: list[Total]
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """One change."""
+
+    seq: int
+    at: float
+    """Seconds since the epoch."""
+    actor: str
+    """Who: `environment` for the key of GATEWAY_ADMIN_KEY, else the admin key's id."""
+    action: str
+    resource: str
+    before: Any
+    after: Any
+    hash: str
+    """Over all of it and the hash before it."""
+
+
+class AuditPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Changes in their order."""
+
+    events: list[Change]
+    next: int | None
+    """What `after` must be for the next page; null when there is none."""
+
+
+class RevisionsShown(msgspec.Struct, frozen=True, kw_only=True):
+    """What every gateway runs, and where the files and the API say different things."""
+
+    revision: str
+    seq: int
+    replicas: list[Replica]
+    converged: bool
+    """Whether all of them run the same."""
+    drift: list[str]
+    """Policies and tenants for which the API holds something other than the files say."""
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """A backend as this gateway sees it."""
+
+    name: str
+    provider: str | None
+    models: tuple[str, ...]
+    drained: bool
+    state: str
+    """`ok`, or why requests do not go there."""
+    troubles: dict[str, str]
+    """`model` → what is wrong with it; empty for none."""
+
+
+class Mistake(msgspec.Struct, frozen=True):
+    """One mistake in a document."""
+
+    path: str
+    """As in JSON Path: `$.policies.standard.models.assistant.targets[0]`."""
+    message: str
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The body of every error."""
+
+    title: str
+    status: int
+    detail: str = ""
+    mistakes: tuple[Mistake, ...] = ()
