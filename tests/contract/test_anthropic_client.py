@@ -114,6 +114,25 @@ async def test_beta_endpoints_are_the_same(client: anthropic.AsyncAnthropic, bac
     assert counted.input_tokens > 0
 
 
+async def test_a_lenient_policy_goes_without_what_only_anthropic_has(
+    client: anthropic.AsyncAnthropic, backend: ScriptedBackend
+) -> None:
+    """And the answer says so; hints need no leave."""
+    with pytest.raises(anthropic.BadRequestError, match="top_k"):
+        await client.messages.create(model="assistant", max_tokens=64, messages=HELLO, extra_body={"top_k": 3})
+    answer = await client.messages.with_raw_response.create(
+        model="lenient",
+        max_tokens=64,
+        messages=HELLO,
+        tools=[LOOK, {"type": "web_search_20250305", "name": "web_search"}],
+        cache_control={"type": "ephemeral"},
+        extra_body={"top_k": 3},
+    )
+    assert answer.headers["x-gateway-dropped"] == "tools.web_search_20250305, top_k, cache_control"
+    assert len(backend.requests[0].json()["tools"]) == 1
+    assert "top_k" not in backend.requests[0].json()
+
+
 async def test_counting_learns_from_what_backends_report(
     client: anthropic.AsyncAnthropic, backend: ScriptedBackend
 ) -> None:
