@@ -22,6 +22,9 @@ Name = Literal["reserve", "settle", "renew", "grow", "tell", "owe", "beat", "rec
 MOST_KEPT: Final = 100_000
 """Orders that wait for a store that is away. One more drops the oldest: budgets know it all the same, as totals, and
 its slot and what it did not use of a bucket come back with its lease and by refilling."""
+_AT_ONCE: Final = 256
+"""Orders that nobody waits for and that are sent together: a server does them in a quarter of the time that one may
+take."""
 _MOST_TRIES: Final = 3
 """Of one order: a script that is not there, a key that moved, then it is enough."""
 
@@ -117,11 +120,16 @@ class Order:
 class Orders:
     """Sends orders to whoever can be asked, and keeps those that must arrive until they have."""
 
-    __slots__ = ("_kept", "_servers", "counts", "under_way")
+    __slots__ = ("_kept", "_replayed", "_servers", "_turn", "_turns", "counts", "under_way")
 
     def __init__(self, servers: Servers) -> None:
         self._servers = servers
         self._kept: deque[Order] = deque()
+        self._replayed: set[Order] = set()
+        """What waited and is under way now."""
+        self._turns: deque[tuple[Name, Sequence[str], Sequence[Word]]] = deque()
+        self._turn = 0
+        """Of those how many are under way now."""
         self.under_way = 0
         """Sent and not told yet."""
         self.counts = OrderCounts()
@@ -138,6 +146,24 @@ class Orders:
         order.send(self._servers, link, link.connection)
         return True
 
+    def in_turn(self, name: Name, keys: Sequence[str], words: Sequence[Word]) -> None:
+        """Send some time, behind all others of this kind and not many at once: housekeeping must delay nobody.
+
+        What cannot be sent when its turn comes is forgotten, and more than fit are not taken.
+        """
+        if len(self._turns) < MOST_KEPT:
+            self._turns.append((name, keys, words))
+            self._take_turns()
+
+    def _take_turns(self) -> None:
+        while self._turns and self._turn < _AT_ONCE:
+            name, keys, words = self._turns.popleft()
+            self._turn += self.send(name, keys, words, self._turn_over)
+
+    def _turn_over(self, _reply: Reply) -> None:
+        self._turn -= 1
+        self._take_turns()
+
     def deliver(
         self, name: Name, keys: Sequence[str], words: Sequence[Word], told: Callable[[Reply], None] | None = None
     ) -> None:
@@ -145,17 +171,28 @@ class Orders:
         order = Order(name, keys, words, _ignore)
 
         def replied(reply: Reply) -> None:
-            if self._over(reply, told):
+            is_unknown = self._over(reply, told)
+            if is_unknown:
                 self._keep(order)
+            if order in self._replayed:
+                self._replayed.discard(order)
+                if not is_unknown:
+                    self.replay()
 
         order.told = replied
         self._send_or_keep(order)
 
     def replay(self) -> None:
-        """Send what waits to whoever can be asked."""
-        waiting, self._kept = self._kept, deque()
-        for order in waiting:
+        """Send what waits to whoever can be asked, a part after the other: each reply in its time, as always."""
+        if self._replayed:
+            return  # Its replies call this again.
+        for _ in range(len(self._kept)):
+            order = self._kept.popleft()
+            if self._servers.link(order.keys[0]).connection is not None:
+                self._replayed.add(order)
             self._send_or_keep(order)
+            if len(self._replayed) == _AT_ONCE:
+                break
         self.counts.kept = len(self._kept)
 
     def _send_or_keep(self, order: Order) -> None:

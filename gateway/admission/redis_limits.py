@@ -7,6 +7,9 @@ is back (`orders`). Every script has its effect once however often it is deliver
 Budgets are told as totals (`budgets`): each process says how much it has spent since it began and what its ledger knew
 then, and the script adds what it has not heard yet. So a lost, late or repeated settlement costs a budget nothing, and
 after a flush its counter grows together again out of what everybody tells.
+
+Longer than a file should be: every verb is here twice, with the store and without it, and whoever changes one half has
+to see the other.
 """
 
 import asyncio
@@ -290,12 +293,13 @@ class RedisLimiter:
         if held.dimensions:
             head = (int(min(ttl_s, LEASE_S) * 1000), self._clock(now), reservation, "1" if puts_back else "")
             words = renew_words(head, held.dimensions, held.grown, by_share=held.by_share)
-            self._orders.send("renew", keys(reservation, held.dimensions), words)
+            send = self._orders.in_turn if puts_back else self._orders.send
+            send("renew", keys(reservation, held.dimensions), words)
 
     def _tell(self, key: str, ends_at: float) -> None:
         if (told := self._budgets.of(key)) is not None:
             words = (self._process, self._ledger, int(ends_at * 1000), told.seed, told.spent)
-            self._orders.send("tell", (PREFIX + key,), words)
+            self._orders.in_turn("tell", (PREFIX + key,), words)
 
     def _remember(self, dimensions: Sequence[Dimension], left: Sequence[float], now: float) -> None:
         """Keep what was heard of each dimension, for a day without the store."""

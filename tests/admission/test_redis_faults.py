@@ -76,6 +76,27 @@ async def test_a_store_that_refuses_costs_no_wait(proxy: StoreProxy, gateways: F
     assert limiter.counts.shared == 1
 
 
+async def test_what_waited_for_long_is_delivered_in_parts(proxy: StoreProxy, gateways: Fleet) -> None:
+    """Thousands of settlements, or renewals, at once would take longer than one may."""
+    limiter = await gateways.start(proxy.url)
+    await ask(limiter, "first", budget(0, limit=100_000))
+    for n in range(1_000):
+        await ask(limiter, f"held {n}", slots(5_000, owner="b"))
+    await proxy.refuse()
+    await away(limiter)
+    for n in range(2_000):
+        assert isinstance(ask_now(limiter, f"r{n}", budget(1, limit=100_000)), Granted)
+        limiter.settle(f"r{n}", Used(nano_usd=1), 0.0)
+    assert limiter.order_counts.kept == 2_000
+    await proxy.open()
+    assert await limiter.connected(20.0)
+    assert limiter._orders.under_way < 1_000  # inside: how much is under way at once
+    await delivered(limiter)
+    assert left(await ask(limiter, "last", budget(0, limit=100_000))) == [98_000]
+    assert left(await ask(limiter, "slot", slots(5_000, owner="b"))) == [3_999]
+    assert limiter.order_counts.unknown == 0
+
+
 async def test_a_black_hole_costs_one_wait_and_then_none(proxy: StoreProxy, hasty: Fleet) -> None:
     """Three operations without a reply, and the store is left alone: no client retries, no queue."""
     limiter = await hasty.start(proxy.url)

@@ -8,11 +8,14 @@ python -m tests.limits --seeds 2  # sooner
 
 import argparse
 import asyncio
+import logging
 import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+
+import structlog
 
 from tests.limits import measured
 from tests.limits.costs import costs
@@ -26,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.limits", description=__doc__)
     parser.add_argument("--seeds", type=int, default=20, metavar="N", help="bursts to run (default: %(default)s)")
     told = parser.parse_args(arguments)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     with tempfile.TemporaryDirectory() as folder:
         kept = [
             _bursts(Path(folder) / "bursts", told.seeds),
