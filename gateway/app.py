@@ -55,6 +55,7 @@ from gateway.pipeline.beginnings import beginnings
 from gateway.pipeline.reckoning import Reckoner
 from gateway.routing.budget import RetryBudgets
 from gateway.routing.fleet import Fleet
+from gateway.routing.shares import Shares
 from gateway.telemetry.logs import LogWriter, configure_logging
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.record import RequestRecord
@@ -120,6 +121,7 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
             fleet=fleet,
             lobby=Lobby(),
             budgets=RetryBudgets(),
+            shares=Shares(),
             reckoner=Reckoner(counter),
             counter=counter,
             tracing=tracer,

@@ -45,6 +45,8 @@ def gateway_headers(exchange: Exchange, now: float, *, streaming: bool) -> list[
             headers.append((b"x-gateway-downgraded-from", exchange.downgraded_from.encode()))
     if exchange.decision is not None:
         headers.append((b"x-gateway-decision", exchange.decision.id.encode()))
+        if exchange.decision.cap_exceeded:
+            headers.append((b"x-gateway-concentration-cap", b"exceeded"))
         if not exchange.is_undecided:
             attempts = exchange.attempts
             headers.append((b"x-gateway-attempts", b"%d" % len(attempts)))

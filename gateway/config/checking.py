@@ -17,10 +17,9 @@ import msgspec
 from gateway.config.problems import Path, Report, shown
 from gateway.config.shapes import Choice, Items, Maybe, OneOf, Record, Scalar, Shape, Table
 from gateway.config.yaml_file import Tree
-from gateway.domain.policy import ModelRoute, Policy
+from gateway.domain.policy import ModelRoute
 
 UNSUPPORTED_FIELDS: Final[dict[type[msgspec.Struct], frozenset[str]]] = {
-    Policy: frozenset({"independence"}),
     ModelRoute: frozenset({"context_fallback"}),
 }
 """Fields that the documentation describes and this version lacks. Ignoring one would be a limit that nobody keeps."""

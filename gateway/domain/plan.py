@@ -99,6 +99,9 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
     """Whether the request belongs here by how it begins: it comes first for that, or has too much to do."""
     is_outlier: bool = False
     """Whether it comes behind all others because it lately failed far more often than they did."""
+    share: Literal["over", "under"] | None = None
+    """`over`: its part of the model's tokens is as large as the policy lets it be, so it comes behind the others.
+    `under`: it comes first because it has less than its least part."""
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
@@ -114,3 +117,5 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     candidates: tuple[Candidate, ...]
     panics: bool = False
     """Whether all breakers were open and therefore none of them counted."""
+    cap_exceeded: bool = False
+    """Whether the first target has its part of the model's tokens already, and there was no other."""

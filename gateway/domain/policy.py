@@ -142,6 +142,42 @@ class ModelRoute(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """What each tenant may spend on this model, besides its other budgets."""
 
 
+Part = Annotated[float, msgspec.Meta(gt=0, le=1)]
+
+
+class Caps(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The largest part of a model's tokens that one value of each dimension may have."""
+
+    provider: Part | None = None
+    cloud: Part | None = None
+    accelerator: Part | None = None
+    region: Part | None = None
+
+
+class Independence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much of each model may hang on one provider, cloud, chip or region.
+
+    By the labels of `domains`; a backend without one counts as a provider of its own.
+    """
+
+    max_share: Caps = Caps()
+    """Targets of a value that has its part already are tried behind all others. When no other is left they serve all
+    the same: an answer is worth more than a cap, and the answer's header and the decision say so."""
+    min_share: Annotated[float, msgspec.Meta(ge=0, le=0.2)] = 0.0
+    """The part that every provider gets as long as it is well, whatever the strategy says: an alternative that is never
+    used is known to work by nobody."""
+    window: Literal["5m", "15m", "1h", "6h", "24h"] = "1h"
+    """Over how long shares are reckoned, in each gateway by itself."""
+
+    @property
+    def window_s(self) -> float:
+        """The same in seconds."""
+        return _WINDOWS_S[self.window]
+
+
+_WINDOWS_S: Final = {"5m": 300.0, "15m": 900.0, "1h": 3600.0, "6h": 21_600.0, "24h": 86_400.0}
+
+
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a class of tenants may do."""
 
@@ -158,3 +194,5 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     retries: Retries = Retries()
     hedge: Hedge | None = None
     """Absent: no second try is sent before the first has failed."""
+    independence: Independence | None = None
+    """Absent: the strategies alone say where requests go."""

@@ -100,6 +100,9 @@ class Account:
         if usage is not None and outcome is Outcome.OK:
             job, target = self._job, next(each.target for each in attempts if bill.is_paid(each))
             self._house.reckoner.learn(job.caller.tenant.id, job.request, job.reckoned, target.name, usage)
+        asked = self._job.caller.policy.policy.independence
+        if asked is not None:
+            self._note_shares(attempts, asked.window_s, now)
         entries = bill.rows(
             self._job,
             attempts,
@@ -110,6 +113,13 @@ class Account:
             now=now,
         )
         return usage, Settle(self._id, bill.used(usage, entries), entries)
+
+    def _note_shares(self, attempts: Sequence[Attempt], window_s: float, now: float) -> None:
+        key = (self._job.caller.policy.name, self._job.request.model, window_s)
+        for attempt in attempts:
+            if attempt.usage is not None and attempt.usage.total_tokens:
+                tokens = attempt.usage.total_tokens
+                self._house.shares.note(key, attempt.target.backend, tokens, now)
 
     def _wall(self, at: float) -> float:
         return at + self._wall_offset_s

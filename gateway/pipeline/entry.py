@@ -20,6 +20,7 @@ from gateway.pipeline.reckoning import Reckoned, Reckoner
 from gateway.routing.budget import RetryBudgets
 from gateway.routing.choose import choose, refusal
 from gateway.routing.fleet import Fleet
+from gateway.routing.shares import NOTHING, Shares
 from gateway.telemetry.tracing import Tracing
 
 _LEDGER_RETRY_AFTER_S = 2.0
@@ -57,6 +58,7 @@ class Collaborators:
     fleet: Fleet
     lobby: Lobby
     budgets: RetryBudgets
+    shares: Shares
     reckoner: Reckoner
     counter: TokenCounter
     tracing: Tracing
@@ -158,6 +160,7 @@ def job_for(
     tenant, route = caller.tenant.id, caller.policy.routes[request.model]
     reckoned = house.reckoner.reckon(endpoint, request, tenant=tenant, route=route, counted=counted)
     estimate = reckoned.estimate
+    policy, asked = caller.policy, caller.policy.policy.independence
     plan, decision = choose(
         request,
         estimate,
@@ -168,6 +171,7 @@ def job_for(
         fleet=house.fleet.view(route.leaves, now, caller.policy.reach),
         seed=int(exchange_id[-8:], 16),
         decision_id=exchange_id,
+        used=NOTHING if asked is None else house.shares.used((policy.name, request.model, asked.window_s), now),
     )
     if plan is None:
         return Unroutable(request, estimate, decision, refusal(decision))

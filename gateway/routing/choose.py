@@ -2,6 +2,8 @@
 
 from collections.abc import Container, Sequence
 
+import msgspec
+
 from gateway.dialects import upstream_dialect
 from gateway.domain.chat import ChatRequest
 from gateway.domain.dispensable import DISPENSABLE, may_be_dropped, may_be_left_out
@@ -20,8 +22,11 @@ from gateway.routing.affinity import key_of
 from gateway.routing.draws import Draws
 from gateway.routing.fleet import BREAKER_HOLDS, SATURATED, FleetView, Standing
 from gateway.routing.peers import MARGIN, outliers
+from gateway.routing.shares import NOTHING, Balanced, Used, balanced
 from gateway.routing.strategies import Asked, Scene, arranged, reachable
 
+_APART = 0x5EED
+"""So that floors draw otherwise than strategies do from the same seed."""
 _ESTIMATE_MARGIN = 1.25
 """A prompt is an estimate until the backend counts it: only one that is clearly too long excludes a target."""
 
@@ -44,10 +49,12 @@ def choose(
     fleet: FleetView,
     seed: int,
     decision_id: str,
+    used: Used = NOTHING,
 ) -> tuple[Plan | None, Decision]:
     """The plan, and why it is what it is. The plan is None when every target was removed.
 
-    The same arguments give the same answer: a decision can be replayed from its record.
+    `used` are the tokens that each backend had of the model lately, for a policy that caps them. The same arguments
+    give the same answer: a decision can be replayed from its record.
     """
     standings = fleet.standings
     asked = Asked(request, estimate, tenant)
@@ -89,6 +96,10 @@ def choose(
         ordered = [*(each for each in ordered if each not in demoted), *(each for each in ordered if each in demoted)]
     if route.is_conditional:
         removed += [Candidate(each.name, None, "condition") for each in route.leaves if each not in targets]
+    shares: Balanced | None = None
+    if policy.independence is not None:
+        shares = balanced(ordered, route.leaves, policy.independence, used, Draws(seed ^ _APART))
+        ordered = list(shares.order)
     decision = Decision(
         decision_id,
         request.model,
@@ -96,10 +107,11 @@ def choose(
         route.strategy.mode,
         seed,
         (
-            *_ranked(ordered, scene, demoted),
+            *_ranked(ordered, scene, demoted, shares),
             *removed,
         ),
         panics,
+        shares is not None and shares.cap_exceeded,
     )
     if not ordered:
         return None, decision
@@ -108,12 +120,17 @@ def choose(
     return Plan(tuple(ordered), retries.attempts, policy.timeouts, retries.budget, panics, hedge), decision
 
 
-def _ranked(ordered: Sequence[Target], scene: Scene | None, demoted: Container[Target]) -> list[Candidate]:
+def _ranked(
+    ordered: Sequence[Target], scene: Scene | None, demoted: Container[Target], shares: Balanced | None
+) -> list[Candidate]:
     scores, homes = (scene.scores, scene.homes) if scene is not None else ({}, {})
-    return [
+    ranked = [
         Candidate(each.name, rank, None, None, scores.get(each.name), homes.get(each.name), is_outlier=each in demoted)
         for rank, each in enumerate(ordered)
     ]
+    if shares is None:
+        return ranked
+    return [msgspec.structs.replace(each, share=shares.said_of(each.target)) for each in ranked]
 
 
 def refusal(decision: Decision) -> GatewayError:

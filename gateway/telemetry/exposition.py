@@ -61,6 +61,12 @@ class _Collector(Collector):
         )
         yield _counter("gateway_ratelimit_denials", "Requests that a limit refused.", ("dimension",), metrics.denials)
         yield _counter(
+            "gateway_concentration_cap_exceeded",
+            "Requests that went to a provider, cloud, chip or region which had its part already: there was no other.",
+            ("model",),
+            metrics.caps_exceeded,
+        )
+        yield _counter(
             "gateway_cost_usd",
             "What backends are expected to bill, in US dollars.",
             ("backend", "model"),

@@ -80,6 +80,7 @@ class Metrics:
 
     __slots__ = (
         "attempts",
+        "caps_exceeded",
         "denials",
         "durations",
         "failovers",
@@ -110,6 +111,8 @@ class Metrics:
         """backend, model, reason, fault (empty for none)."""
         self.failovers = Counter()
         """from backend, to backend, fault."""
+        self.caps_exceeded = Counter()
+        """public model: requests that went to whom had its part already, because there was no other."""
         self.denials = Counter()
         """the kind of limit that said no."""
         self.loop_lag = Histogram(LAG_S)
@@ -127,6 +130,9 @@ class Metrics:
         self.durations.observe((route, status), record.ended - record.started)
         if record.overhead_s is not None:
             self.overheads.observe((route,), record.overhead_s)
+        routing = record.routing
+        if routing is not None and routing.decision.cap_exceeded:
+            self.caps_exceeded.add((record.model or "",))
         reservation = record.reservation
         if reservation is not None and reservation.decision == "denied":
             self.denials.add((reservation.dimension or "",))

@@ -310,7 +310,11 @@ IN_POLICIES = [
         "        limits: {on_exceed: downgrade, downgrade_to: assistant}\n        targets:",
         f"{ROUTE}.limits.downgrade_to: names the model itself",
     ),
-    ("standard:\n", "standard:\n    independence: {}\n", unsupported(f"{POLICY}.independence", "independence")),
+    (
+        "standard:\n",
+        "standard:\n    independence: {max_share: {provider: 1.5}}\n",
+        f"{POLICY}.independence.max_share.provider: expected a number > 0 and ≤ 1, got 1.5",
+    ),
     (
         "standard:\n",
         "standard:\n    retries: {budget: 1.1}\n",

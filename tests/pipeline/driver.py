@@ -52,6 +52,7 @@ from gateway.pipeline import (
 from gateway.pipeline.reckoning import Reckoner
 from gateway.routing.budget import RetryBudgets
 from gateway.routing.fleet import Fleet
+from gateway.routing.shares import Shares
 from gateway.telemetry.tracing import Tracing
 from tests.pipeline.wire import DONE, ask, text_of
 
@@ -156,6 +157,7 @@ class World:
             lobby=Lobby(),
             fleet=Fleet({}, draw=Random(2).random),
             budgets=RetryBudgets(),
+            shares=Shares(),
             reckoner=Reckoner(counter()),
             counter=counter(),
             tracing=Tracing(None, random=Random(1), version="0"),
