@@ -300,8 +300,10 @@ async def _sweep(machinery: Machinery) -> None:
     """Look after clients that are too slow; one timer for all requests costs each of them nothing."""
     reap_at = 0.0
     while True:
+        due = anyio.current_time() + SWEEP_S
         await anyio.sleep(SWEEP_S)
         now = anyio.current_time()
+        machinery.house.lobby.pressure.note(now - due)
         for driver in tuple(machinery.live):
             driver.sweep(now)
         if now >= reap_at:

@@ -14,6 +14,7 @@ waiting. Pure: no clock, no I/O; times are arguments.
 """
 
 import heapq
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -23,6 +24,11 @@ from gateway.domain.usage import Estimate
 MOST_PER_TENANT: Final = 32
 MOST: Final = 256
 """Requests in one queue. More would wait in vain: none waits for longer than two seconds."""
+SHED_AT_S: Final = {PRIORITIES.index("sheddable"): 0.25, PRIORITIES.index("batch"): 0.1}
+"""How late the event loop is when requests of a class are refused, by its rank."""
+CLEARLY: Final = 0.8
+LAGS: Final = 5
+"""Looks at the loop, one a second, that are remembered."""
 LOWER_EVERY: Final = 10
 """Turns of which one goes to a lower class."""
 OUTPUT_WEIGHT: Final = 4
@@ -159,15 +165,48 @@ class FairQueue:
         return True
 
 
+class Pressure:
+    """How late the event loop is, and whose requests are refused for it: those of the lowest classes first.
+
+    A class is refused as soon as the loop is once as late as that, and let in again when it was clearly less so for a
+    few seconds. Where all are refused that may be, the loop is late by the work of the others.
+    """
+
+    __slots__ = ("_lags", "is_high", "shed_from")
+
+    def __init__(self) -> None:
+        self._lags: deque[float] = deque(maxlen=LAGS)
+        self.shed_from = len(PRIORITIES)
+        """The first class, by its rank, that is refused."""
+        self.is_high = False
+        """Whether any is."""
+
+    def sheds(self, priority: Priority) -> bool:
+        """Whether requests of that class are refused now."""
+        return PRIORITIES.index(priority) >= self.shed_from
+
+    def note(self, lag_s: float) -> None:
+        """The loop was so late."""
+        self._lags.append(lag_s)
+        worst = max(self._lags)
+        for rank, bound_s in SHED_AT_S.items():
+            if worst > bound_s:
+                self.shed_from = min(self.shed_from, rank)
+            elif self.shed_from == rank and worst < bound_s * CLEARLY:
+                self.shed_from = rank + 1
+        self.is_high = self.shed_from < len(PRIORITIES)
+
+
 class Lobby:
     """All queues, by the targets that they wait for. One for the process."""
 
-    __slots__ = ("_called", "_held", "_queues", "is_busy")
+    __slots__ = ("_called", "_held", "_queues", "is_busy", "pressure")
 
     def __init__(self) -> None:
         self._queues: dict[frozenset[str], FairQueue] = {}
         self._called: dict[frozenset[str], int] = {}
         self._held: dict[str, int] = {}
+        self.pressure = Pressure()
         self.is_busy = False
         """Whether anybody waits, so that others have to look before they go on."""
 

@@ -19,11 +19,14 @@ from gateway.domain.wire import Headers
 from gateway.pipeline.reckoning import Reckoned, Reckoner
 from gateway.routing.budget import RetryBudgets
 from gateway.routing.choose import choose, refusal
+from gateway.routing.draws import Draws
 from gateway.routing.fleet import Fleet
 from gateway.routing.shares import NOTHING, Shares
 from gateway.telemetry.tracing import Tracing
 
 _LEDGER_RETRY_AFTER_S = 2.0
+_SHED_LEAST_S = 1.0
+_SHED_SPREAD_S = 2.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -134,6 +137,11 @@ def prepare(
     """Steps 2 to 4: decode, look up the model, estimate, choose. Raises InvalidRequest, UnknownModel, Overloaded."""
     if not house.ledger_is_healthy():
         raise Overloaded("The ledger cannot be written at present.", retry_after_s=_LEDGER_RETRY_AFTER_S)
+    pressure = house.lobby.pressure
+    if pressure.is_high and pressure.sheds(caller.policy.policy.priority):
+        # Before the body is read: refusing must cost nearly nothing.
+        wait_s = _SHED_LEAST_S + _SHED_SPREAD_S * Draws(int(exchange_id[-8:], 16)).next()
+        raise Overloaded("The gateway is busy, and requests of this class come last.", retry_after_s=wait_s)
     request = endpoint.decode_request(body, headers)
     route = caller.policy.routes.get(request.model)
     if route is None or (caller.key.models is not None and request.model not in caller.key.models):

@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.admission.fairness import LOWER_EVERY, MOST, MOST_PER_TENANT, FairQueue, Lobby, Ticket, cost_of
+from gateway.admission.fairness import (
+    LAGS,
+    LOWER_EVERY,
+    MOST,
+    MOST_PER_TENANT,
+    FairQueue,
+    Lobby,
+    Pressure,
+    Ticket,
+    cost_of,
+)
 from gateway.domain.policy import PRIORITIES, Priority
 from gateway.domain.usage import Estimate
 
@@ -202,3 +212,36 @@ def test_a_place_that_nobody_waits_for_calls_nobody() -> None:
     assert lobby.is_busy
     lobby.freed("a", lambda _name, _reach: 9, 0.0)
     assert not lobby.is_busy
+
+
+def shed(pressure: Pressure, *lags_s: float) -> list[Priority]:
+    """The classes that are refused after these looks at the loop."""
+    for lag_s in lags_s:
+        pressure.note(lag_s)
+    return [priority for priority in PRIORITIES if pressure.sheds(priority)]
+
+
+@pytest.mark.parametrize(
+    ("lag_s", "refused"),
+    [(0.0, []), (0.1, []), (0.15, ["batch"]), (0.3, ["sheddable", "batch"]), (60.0, ["sheddable", "batch"])],
+)
+def test_a_late_loop_refuses_the_lowest_classes(lag_s: float, refused: list[Priority]) -> None:
+    """Never the standard ones: where those are too many, nobody is served by refusing them all."""
+    assert shed(Pressure(), lag_s) == refused
+
+
+def test_a_class_is_let_in_again_when_the_loop_was_in_time_for_a_while() -> None:
+    """One class after the other, and not at the very bound."""
+    pressure = Pressure()
+    assert shed(pressure, 0.5, *[0.22] * LAGS) == ["sheddable", "batch"]
+    assert shed(pressure, *[0.15] * LAGS) == ["batch"]
+    assert shed(pressure, *[0.09] * LAGS) == ["batch"]
+    assert shed(pressure, *[0.01] * (LAGS - 1)) == ["batch"]
+    assert shed(pressure, 0.01) == []
+
+
+@given(st.lists(st.floats(0, 2), max_size=50))
+def test_a_lower_class_is_never_better_off(lags_s: list[float]) -> None:
+    refused = shed(Pressure(), *lags_s)
+    assert refused == list(PRIORITIES[len(PRIORITIES) - len(refused) :])
+    assert "standard" not in refused

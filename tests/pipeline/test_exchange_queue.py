@@ -166,6 +166,18 @@ def test_one_tenant_at_twenty_times_its_share_leaves_another_its_own() -> None:
     assert waits[int(0.99 * len(waits))] < 0.5
 
 
+def test_a_gateway_that_is_late_refuses_the_lowest_class_before_it_reads_the_body() -> None:
+    place = World(configured(policy={"priority": "batch"}))
+    place.house.lobby.pressure.note(0.2)
+    play = Play(place, stream=False, body=b"not even JSON")
+    assert (play.status, play.code, play.tried) == (503, "overloaded", "")
+    assert play.error is not None
+    assert 1 <= (play.error.retry_after_s or 0) <= 3
+    standard = World(configured())
+    standard.house.lobby.pressure.note(2.0)
+    assert Play(standard, stream=False).tried == "a"
+
+
 def limited(limits: dict[str, object]) -> World:
     return World(configured(policy={"limits": limits | {"on_exceed": "queue"}}))
 
