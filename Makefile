@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check chaos matrix limits kills chart format bench schema lock clean
+.PHONY: help demo test check chaos matrix limits kills trace chart format bench schema lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -43,6 +43,9 @@ format: $(VENV)/.dev  ## rewrite the sources as `check` wants them
 
 bench: $(VENV)/.dev  ## CPU per request against nginx, one table
 	$(BIN)/python -m tests.bench
+
+trace: $(VENV)/.dev  ## one request that a worker rescues, as one trace; in Jaeger where JAEGER_BIN or JAEGER_QUERY_URL names it
+	$(BIN)/python -m tests.telemetry.rescue
 
 chart: $(VENV)/.dev  ## render the Helm chart for its tests (needs helm)
 	$(BIN)/python -m tests.deploy.chart

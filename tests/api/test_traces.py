@@ -10,27 +10,28 @@ from tests.backends.scripted import ScriptedBackend
 from tests.running.client import CHAT, chat, client_of, events
 from tests.running.configuration import Tree, configuration
 from tests.running.gateway import RunningGateway, gateway
+from tests.telemetry.jaeger import COLLECTORS, Collector, jaeger
 from tests.telemetry.otlp_receiver import OtlpReceiver, ReceivedSpan
 
 FOREIGN = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
-@pytest.fixture(scope="module")
-def collector() -> Iterator[OtlpReceiver]:
-    """Where spans go."""
-    with OtlpReceiver() as receiver:
-        yield receiver
+@pytest.fixture(scope="module", params=COLLECTORS)
+def collector(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collector]:
+    """Where spans go: our own receiver, and a real Jaeger where one is named."""
+    with OtlpReceiver() if request.param == "receiver" else jaeger(tmp_path_factory.mktemp("jaeger")) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
-def traced(tmp_path_factory: pytest.TempPathFactory, house: Tree, collector: OtlpReceiver) -> Iterator[RunningGateway]:
+def traced(tmp_path_factory: pytest.TempPathFactory, house: Tree, collector: Collector) -> Iterator[RunningGateway]:
     """A gateway that traces."""
     environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.base_url, "OTEL_BSP_SCHEDULE_DELAY": "50"}
     with gateway(tmp_path_factory.mktemp("traced"), house, environ=environ) as process:
         yield process
 
 
-def trace_of(collector: OtlpReceiver, response: httpx.Response, count: int) -> list[ReceivedSpan]:
+def trace_of(collector: Collector, response: httpx.Response, count: int) -> list[ReceivedSpan]:
     """All spans of the answer's trace, in the order in which they started."""
     trace_id = response.headers["x-trace-id"]
     spans = collector.wait_for(count, where=lambda span: span.trace_id == trace_id)
@@ -39,7 +40,7 @@ def trace_of(collector: OtlpReceiver, response: httpx.Response, count: int) -> l
 
 
 async def test_a_request_is_a_tree_of_its_steps(
-    traced: RunningGateway, collector: OtlpReceiver, first: ScriptedBackend
+    traced: RunningGateway, collector: Collector, first: ScriptedBackend
 ) -> None:
     async with client_of(traced, "single") as client:
         response = await client.post(CHAT, json=chat())
@@ -56,7 +57,7 @@ async def test_a_request_is_a_tree_of_its_steps(
 
 
 async def test_a_failover_is_two_attempts_side_by_side(
-    traced: RunningGateway, collector: OtlpReceiver, first: ScriptedBackend, second: ScriptedBackend
+    traced: RunningGateway, collector: Collector, first: ScriptedBackend, second: ScriptedBackend
 ) -> None:
     first.script(error_reply(500))
     async with client_of(traced, "acme") as client, client.stream("POST", CHAT, json=chat(stream=True)) as response:
@@ -72,7 +73,7 @@ async def test_a_failover_is_two_attempts_side_by_side(
 
 
 async def test_a_private_backend_continues_the_trace_below_its_attempt(
-    traced: RunningGateway, collector: OtlpReceiver, first: ScriptedBackend, second: ScriptedBackend
+    traced: RunningGateway, collector: Collector, first: ScriptedBackend, second: ScriptedBackend
 ) -> None:
     """Each attempt tells its own span's id, so that what the backend records hangs below that attempt."""
     first.script(error_reply(500))
@@ -84,7 +85,7 @@ async def test_a_private_backend_continues_the_trace_below_its_attempt(
 
 
 async def test_a_callers_trace_is_continued(
-    traced: RunningGateway, collector: OtlpReceiver, first: ScriptedBackend
+    traced: RunningGateway, collector: Collector, first: ScriptedBackend
 ) -> None:
     async with client_of(traced, "acme") as client:
         response = await client.post(CHAT, json=chat(), headers={"traceparent": FOREIGN})
@@ -94,7 +95,7 @@ async def test_a_callers_trace_is_continued(
 
 
 async def test_an_answer_that_broke_off_is_an_error_in_its_trace(
-    traced: RunningGateway, collector: OtlpReceiver, first: ScriptedBackend
+    traced: RunningGateway, collector: Collector, first: ScriptedBackend
 ) -> None:
     first.script(chat_stream(["canary-of-an-answer"], cut_after=1, finish_reason=None))
     body = chat("canary-of-a-prompt", stream=True)
