@@ -3,7 +3,7 @@
 A reservation takes from all its dimensions or from none. Requests and tokens are buckets: they refill steadily up to
 their capacity and may be charged into debt at settlement. Concurrency is a set of slots held under a lease, so a holder
 that vanished frees its slot by expiring. A budget is a counter of one calendar period that only rises: what a vanished
-holder had reserved of it comes back when the lease ends, what was used never does. `memory.Tally` says all this in
+holder had reserved of it comes back when the lease ends, what was used never does. `tally.Tally` says all this in
 code and is what every store is held against. Pure values; no clock, no I/O.
 """
 

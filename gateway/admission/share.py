@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from gateway.admission.limits import Denied, Dimension, Granted, Level, Unavailable, Used
-from gateway.admission.memory import Tally
+from gateway.admission.tally import Tally
 
 BUDGET_EDGE: Final = 0.95
 """A budget is served without the store up to this part of it: what others spend meanwhile is not known here."""

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 import msgspec
 
 from gateway.admission.limits import Answer, Denied, Dimension, Granted, Level, Limiter, Used, amount_of
-from gateway.admission.memory import TAKEN_ONCE
+from gateway.admission.tally import TAKEN_ONCE
 
 SLICE_S: Final = 1.0
 """How long a slice is granted from, and how much of the limit it is: what comes back in this time."""

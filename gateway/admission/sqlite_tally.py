@@ -1,4 +1,4 @@
-"""The rules of `memory.Tally` over tables, for the processes of one machine that share a file. Inside a transaction.
+"""The rules of `tally.Tally` over tables, for the processes of one machine that share a file. Inside a transaction.
 
 Pure in `now`, which is a clock that the processes share. Opens nothing and commits nothing: `sqlite_limits` does.
 """
@@ -20,7 +20,7 @@ from gateway.admission.limits import (
     Used,
     amount_of,
 )
-from gateway.admission.memory import TAKEN_ONCE, TOLERANCE, Bucket, Settlement
+from gateway.admission.tally import TAKEN_ONCE, TOLERANCE, Bucket, Settlement
 
 TABLES: Final = """
 CREATE TABLE IF NOT EXISTS bucket (key TEXT PRIMARY KEY, level REAL NOT NULL, at REAL NOT NULL) WITHOUT ROWID;

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.admission.limits import MOST_DEBT_S, SLOT_WAIT_S, Denied, Dimension, Granted, Kind, Used
-from gateway.admission.memory import Tally
+from gateway.admission.tally import Tally
 
 START = 1_700_000_000.0
 TTL_S = 60.0

@@ -5,8 +5,8 @@ from decimal import Decimal
 import pytest
 
 from gateway.admission.limits import Denied, Dimension
-from gateway.admission.memory import Tally
 from gateway.admission.reservation import NO_CLAIM, Claim, claim_of, holds_of, refusal_of
+from gateway.admission.tally import Tally
 from gateway.domain.errors import BudgetExhausted, GatewayError, InvalidRequest, RateLimited
 from gateway.domain.limits import NO_LIMITS, Budget, Limits
 from gateway.domain.tenant import ApiKey, Tenant

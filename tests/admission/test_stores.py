@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.admission.limits import Answer, Denied, Dimension, Granted, Used
-from gateway.admission.memory import Tally
+from gateway.admission.tally import Tally
 from tests.admission.subjects import START, Subject, subject
 
 LEASE_S = 30.0

@@ -16,8 +16,8 @@ from typing import assert_never
 from gateway.admission.counting import TokenCounter
 from gateway.admission.fairness import Lobby
 from gateway.admission.limits import Granted, Unavailable
-from gateway.admission.memory import Tally
 from gateway.admission.repeats import MemoryRepeats
+from gateway.admission.tally import Tally
 from gateway.auth.directory import Directory
 from gateway.auth.keys import digest, mint
 from gateway.config.policies import PolicyBook, load
