@@ -46,6 +46,7 @@ FORGETFUL = {
     "gateway.routing.health.EJECTED_S": 0.0,
     "gateway.routing.concurrency.BACKOFF": 1.0,
     "gateway.routing.budget.RESERVE_PER_S": 10**6,
+    "gateway.routing.peers.ENOUGH": 10**9,
 }
 """As `patience`: a gateway that holds no failure against a backend or a tenant, so that each test begins anew."""
 CRASHES = (
