@@ -23,6 +23,7 @@ from tests.chaos import (
     network,
     reloads,
     spill,
+    storms,
 )
 from tests.chaos.catalogue import Case
 from tests.chaos.ways import Way
@@ -33,6 +34,7 @@ ROOMS = (
     in_stream,
     continuations,
     clients,
+    storms,
     fleet,
     ejection,
     spill,

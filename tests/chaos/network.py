@@ -13,8 +13,8 @@ from typing import Any
 from tests.backends.authority import Authority
 from tests.backends.scripted import scripted_backend
 from tests.chaos.catalogue import Catalogue
-from tests.chaos.fleet import MANY, all_served
 from tests.chaos.rig import rig
+from tests.chaos.storms import MANY, all_served
 from tests.chaos.ways import WHOLE, Way, healthy
 
 CATALOGUE = Catalogue()
