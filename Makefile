@@ -77,4 +77,6 @@ $(VENV)/.dev: requirements/dev.txt requirements/build.txt pyproject.toml | $(BIN
 	@echo "installing the locked dependencies into $(VENV) (about a minute the first time)"
 	$(PIP) install --require-hashes --only-binary :all: -r requirements/build.txt -r requirements/dev.txt
 	$(PIP) install --no-deps --no-build-isolation --editable .
+	@{ command -v npm && npm ci --silent --ignore-scripts --no-audit --no-fund --prefix tests/contract/node; } >/dev/null 2>&1 \
+	|| echo "no official clients for Node here (npm ci failed, or there is no npm): their tests will be skipped"
 	@touch $@ $(VENV)/.worker
