@@ -15,7 +15,7 @@ from pathlib import Path
 
 from gateway import __version__
 from gateway.control import commands as operator
-from gateway.control import ledger
+from gateway.control import ledger, policy_commands
 from gateway.control.commands import (
     CONFIG_HELP,
     JOURNAL_HELP,
@@ -57,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_check(commands)
     _add_schema(commands)
     operator.add_keys(commands)
+    policy_commands.add_policy(commands)
     ledger.add_ledger(commands)
     add_import(commands)
     return parser

@@ -22,6 +22,10 @@ HttpWay = Literal["edge", "asgi"]
 """How inference requests are served: one layer below ASGI, or through it as any ASGI server would."""
 
 
+ADMIN_URL: Final = "GATEWAY_ADMIN_URL"
+ADMIN_KEY: Final = "GATEWAY_ADMIN_KEY"
+
+
 class SettingsError(Exception):
     """Raised when an option or an environment variable cannot be used; the message names it."""
 
@@ -88,11 +92,47 @@ def read(
         http=http,
         admin_host=admin_host,
         admin_port=admin_port,
-        admin_key=environ.get("GATEWAY_ADMIN_KEY") or None,
+        admin_key=environ.get(ADMIN_KEY) or None,
         store=ledger,
         limits=redis or (None if shared is None else store_path(shared)),
         tracing=parse_settings(environ),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class AdminPlace:
+    """Where the admin API is, for who works through it."""
+
+    url: str
+    """Without a path: `http://127.0.0.1:8081`."""
+    key: str
+
+    def __repr__(self) -> str:
+        return f"AdminPlace({self.url})"
+
+
+def admin_place(url: str | None = None, environ: Mapping[str, str] = os.environ) -> AdminPlace:
+    """The admin API that is named, else that of the environment, else the one on this machine; and its key.
+
+    Raises SettingsError when there is no key, or no such address.
+    """
+    wanted = url or environ.get(ADMIN_URL) or "http://127.0.0.1:8081"
+    parts = urlsplit(wanted)
+    place = parts.path.rstrip("/").removesuffix("/admin/v1")
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username is not None or place:
+        # Not the address itself: it may hold a password.
+        raise SettingsError("the admin API has to be named by an address such as http://127.0.0.1:8081")
+    key = environ.get(ADMIN_KEY, "").strip()
+    if not key:
+        raise SettingsError(f"the environment variable {ADMIN_KEY} is not set: it holds the key of the admin API")
+    if not PRINTABLE.fullmatch(key):
+        raise SettingsError(f"the key in {ADMIN_KEY} holds characters that an HTTP header cannot carry")
+    return AdminPlace(f"{parts.scheme}://{parts.netloc}", key)
+
+
+def has_admin_url(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether the environment names an admin API."""
+    return bool(environ.get(ADMIN_URL))
 
 
 def config_paths(given: Sequence[Path], environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:

@@ -147,7 +147,7 @@ def _applied(state: State, event: Event) -> State:
             return replace(state, policies={**state.policies, name: life})
         case "policy.activate":
             number = msgspec.json.decode(event.after, type=_Activated).revision
-            life = _holding(state.policies[name], number or None)
+            life = _holding(state.policies.get(name, PolicyLife()), number or None)
             return replace(state, policies={**state.policies, name: life})
         case "policy.delete":
             life = state.policies.get(name, PolicyLife())

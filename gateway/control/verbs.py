@@ -107,23 +107,21 @@ async def step_back(desk: Desk, actor: str, name: str) -> Revision:
 
 async def _activate(desk: Desk, actor: str, name: str, choose: Callable[[PolicyLife], int]) -> Revision:
     def decide(state: State) -> tuple[msgspec.Raw, msgspec.Raw]:
-        life = state.policies.get(name)
-        if life is None:
-            raise Missing(f"The policy `{name}` has no revisions.")
+        life = state.policies.get(name, PolicyLife())
         number = choose(life)
-        if _revision(desk, name, life, number) is None:
+        if revision_of(desk, name, life, number) is None:
             raise Missing(f"The policy `{name}` has no revision {number}.")
         return raw({"revision": life.active}), raw({"revision": number})
 
     event = await desk.change(actor, "policy.activate", name, decide)
     number = msgspec.json.decode(event.after)["revision"]
-    found = _revision(desk, name, desk.now.state.policies[name], number)
+    found = revision_of(desk, name, desk.now.state.policies[name], number)
     if found is None:  # The files were read anew meanwhile, without it.
         raise Missing(f"The policy `{name}` has no revision {number} any more.")
     return found
 
 
-def _revision(desk: Desk, name: str, life: PolicyLife, number: int) -> Revision | None:
+def revision_of(desk: Desk, name: str, life: PolicyLife, number: int) -> Revision | None:
     """The revision with this number, or the files' own entry as number 0."""
     if number != 0:
         return life.revision(number)

@@ -64,6 +64,7 @@ async def test_a_step_back_is_one_call(owner: httpx.AsyncClient) -> None:
     assert (await owner.get("/policies/other")).json() == filed
     assert ((await owner.post("/policies/other/rollback")).json()["number"], await active()) == (1, 1)
     assert (await owner.post("/policies/other/revisions/0/activate")).json()["is_active"]
+    assert (await owner.get("/policies/other/revisions/0")).json()["document"] == filed
     assert (await owner.get("/revision")).json()["drift"] == []
 
 

@@ -266,10 +266,11 @@ def serve(
         )
 
 
-def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+def command(*arguments: object, environ: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """One of the other commands, run to its end."""
     words = [sys.executable, "-m", "gateway", *map(str, arguments)]
-    return subprocess.run(words, cwd=ROOT, env=CLEAN, capture_output=True, text=True, timeout=60, check=False)
+    env = CLEAN | dict(environ or {})
+    return subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
 
 
 def make_key(store: Path, tenant: str, **more: Any) -> NewKey:

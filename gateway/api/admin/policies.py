@@ -80,9 +80,10 @@ def list_revisions(request: AdminRequest, name: FromPath[str]) -> list[RevisionS
 
 @get("/policies/{name:str}/revisions/{number:int}", opt=needs("viewer"), sync_to_thread=False)
 def get_revision(request: AdminRequest, name: FromPath[str], number: FromPath[int]) -> RevisionShown:
-    """One revision with its document."""
-    life = _life(request, name)
-    revision = life.revision(number)
+    """One revision with its document; 0 is the files' own entry."""
+    desk = office(request).desk
+    life = desk.now.state.policies.get(name, PolicyLife())
+    revision = verbs.revision_of(desk, name, life, number)
     if revision is None:
         raise Missing(f"The policy `{name}` has no revision {number}.")
     return _shown(revision, life, content=True)

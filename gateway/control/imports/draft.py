@@ -4,10 +4,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-import yaml
-
 from gateway.config.yaml_file import Tree
 from gateway.control.imports.providers import PROVIDERS, Place
+from gateway.control.yaml_text import dump
 
 POLICY: Final = "imported"
 TENANT: Final = "default"
@@ -87,11 +86,10 @@ class Draft:
         if self.models:
             tree["policies"] = {POLICY: {"models": dict(self.models), **self.policy}}
             tree["tenants"] = dict(self.tenants) or {TENANT: {"policy": POLICY}}
-        text = yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
         head = f"# Made from {source}.\n# Look it through; `gateway check` says what is wrong or missing.\n"
         if any(fields["dialect"] != "openai" for fields in self.backends.values()):
             head += "# Models behind other dialects than OpenAI's may want quirks: see policies/backends/.\n"
-        return head + text
+        return head + dump(tree)
 
     def _backend(self, place: Place, stem: str) -> str:
         for name, known in self.backends.items():
@@ -102,15 +100,6 @@ class Draft:
         name = unused(slug(stem), self.backends)
         self.backends[name] = {**place.backend, "models": {}}
         return name
-
-
-class _Dumper(yaml.SafeDumper):
-    """Without anchors, which our files do not have."""
-
-    def ignore_aliases(self, data: object) -> bool:
-        """Whatever it is, it is written out."""
-        del data
-        return True
 
 
 def plain(number: float) -> int | float:

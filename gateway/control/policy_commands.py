@@ -1,0 +1,305 @@
+"""The commands `policy list | show | diff | apply | activate | rollback`: policies of a fleet, through the admin API.
+
+What holds is asked, what is wanted is read from files, the difference is shown; the API checks and keeps.
+"""
+
+# ruff: noqa: T201  # printing is the job
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from gateway.control.commands import CommandError, Commands, print_table
+from gateway.control.connection import add_connection, connected, moment, print_json
+
+if TYPE_CHECKING:
+    from gateway.config.yaml_file import Tree
+    from gateway.control.remote import AdminApi, Answer
+    from gateway.control.shown import RevisionShown
+
+DIFFERENT: Final = 3
+"""The exit code of `--exit-code` when there is a difference."""
+_MISSING: Final = 404
+_EXIT_CODE_HELP: Final = f"exit with {DIFFERENT} when there is a difference, with 0 when there is none"
+
+
+def add_policy(commands: Commands) -> None:
+    """Add `gateway policy …`."""
+    parser = commands.add_parser(
+        "policy",
+        help="see, change and take back policies of running gateways",
+        description="Policies of running gateways, through the admin API. What is written becomes a revision that "
+        "never changes; which revision holds is a step of its own, on every gateway of the fleet within seconds. "
+        "Revision 0 is what the gateways' own files say.",
+    )
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+
+    listing = verbs.add_parser("list", help="show every policy, or the revisions of one")
+    listing.add_argument("name", nargs="?", metavar="NAME", help="the policy whose revisions are shown")
+    listing.set_defaults(run=_list)
+
+    show = verbs.add_parser(
+        "show",
+        help="print a policy as a file that `apply` takes",
+        description="Prints what holds, as YAML that can be changed and given to `gateway policy apply`.",
+    )
+    show.add_argument("name", metavar="NAME")
+    show.add_argument("--revision", type=int, metavar="N", help="this revision instead of what holds")
+    show.set_defaults(run=_show)
+
+    diff = verbs.add_parser(
+        "diff",
+        help="compare what holds with a file or a revision",
+        description="Prints what would change if the other one held, as a unified diff; nothing when they mean the "
+        "same.",
+    )
+    diff.add_argument("name", metavar="NAME")
+    diff.add_argument(
+        "other", metavar="FILE_OR_REVISION", help="a revision's number, or a configuration file or folder"
+    )
+    diff.add_argument("--exit-code", action="store_true", help=_EXIT_CODE_HELP)
+    diff.set_defaults(run=_diff)
+
+    apply = verbs.add_parser(
+        "apply",
+        help="write the policies of files that differ from what holds",
+        description="Compares every policy of the files with what holds, prints the differences, and writes a revision "
+        "of each policy that differs. They are checked as if they held, and hold when they are activated. Doing it "
+        "again writes nothing again. What else stands in the files is not applied. Policies that are not in the files "
+        "stay as they are.",
+    )
+    apply.add_argument(
+        "paths", nargs="+", type=Path, metavar="PATH", help="configuration: a YAML file or a folder of them"
+    )
+    apply.add_argument("--dry-run", action="store_true", help="only print the differences")
+    apply.add_argument("--activate", action="store_true", help="let the revisions hold too, if none has a mistake")
+    apply.add_argument("--exit-code", action="store_true", help=_EXIT_CODE_HELP)
+    apply.set_defaults(run=_apply)
+
+    activate = verbs.add_parser("activate", help="let a revision hold")
+    activate.add_argument("name", metavar="NAME")
+    activate.add_argument("revision", type=int, metavar="N", help="as `policy list NAME` shows it; 0 is the files' own")
+    activate.set_defaults(run=_activate)
+
+    rollback = verbs.add_parser(
+        "rollback",
+        help="let that hold again which held before",
+        description="Lets that revision hold which held before the one that holds now. Doing it again takes it back.",
+    )
+    rollback.add_argument("name", metavar="NAME")
+    rollback.set_defaults(run=_rollback)
+
+    for verb in (show, diff, apply, activate, rollback):
+        add_connection(verb)
+    add_connection(listing, reads=True)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from gateway.control.remote import step
+    from gateway.control.shown import PolicyLine, RevisionShown
+
+    name = arguments.name
+    with connected(arguments) as api:
+        answer = api.get("/policies" if name is None else f"/policies{step(name)}/revisions")
+    if arguments.json:
+        print_json(answer.body)
+    elif name is None:
+        lines = [("NAME", "HOLDS", "REVISIONS", "DIGEST", "LABEL")]
+        for line in answer.read(list[PolicyLine]):
+            holds = "files" if line.active is None else f"revision {line.active}"
+            lines.append((line.name, holds, str(line.revisions), line.digest, line.label))
+        print_table(lines)
+    else:
+        rows = [("REVISION", "WRITTEN", "BY", "DIGEST", "STATE")]
+        rows += [
+            (str(each.number), moment(each.at), each.by, each.digest, "holds" if each.is_active else "")
+            for each in answer.read(list[RevisionShown])
+        ]
+        print_table(rows)
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from gateway.control.yaml_text import dump
+
+    with connected(arguments) as api:
+        if arguments.revision is None:
+            tree = _seen(api, arguments.name).tree
+        else:
+            tree = _revision(api, arguments.name, arguments.revision)
+    if tree is None:
+        raise CommandError(f"there is no policy `{arguments.name}`")
+    print(dump({"version": 1, "policies": {arguments.name: tree}}), end="")
+    return 0
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    from gateway.control.yaml_text import difference
+
+    name, other = arguments.name, arguments.other
+    with connected(arguments) as api:
+        held = _seen(api, name).tree if name in _holding(api) else None
+        if other.isdecimal():
+            wanted, title = _revision(api, name, int(other)), f"{name}, revision {other}"
+        else:
+            found = _policies([Path(other)])
+            if name not in found:
+                raise CommandError(f"{other} has no policy `{name}`")
+            wanted, title = found[name], f"{name}, {other}"
+    text = difference(held, wanted, (f"{name}, what holds", title))
+    print(text, end="")
+    return DIFFERENT if text and arguments.exit_code else 0
+
+
+def _apply(arguments: argparse.Namespace) -> int:
+    from gateway.control.yaml_text import difference
+
+    wanted = _policies(arguments.paths)
+    files = ", ".join(map(str, arguments.paths))
+    with connected(arguments) as api:
+        holding = _holding(api)
+        changed = {}
+        for name, tree in wanted.items():
+            seen = _seen(api, name)
+            held = seen.tree if name in holding else None
+            text = difference(held, tree, (f"{name}, what holds", f"{name}, {files}"))
+            print(text, end="")
+            if text:
+                changed[name] = (tree, seen.etag)
+        print(f"{len(changed)} of {len(wanted)} policies differ from what holds", file=sys.stderr)
+        if not arguments.dry_run and changed:
+            sys.stdout.flush()
+            _write(api, changed, activate=arguments.activate)
+    return DIFFERENT if changed and arguments.exit_code else 0
+
+
+def _write(api: "AdminApi", changed: "dict[str, tuple[Tree, str | None]]", *, activate: bool) -> None:
+    """Write all of them; raises with every mistake of all when one is refused, and then activates none."""
+    from gateway.control.remote import Refused, step
+
+    revisions: dict[str, int] = {}
+    refusals = []
+    for name, (tree, etag) in changed.items():
+        try:
+            revisions[name] = _written(api, name, tree, etag)
+        except Refused as refused:
+            refusals.append(f"{name}: {refused}")
+    if refusals:
+        raise CommandError("\n".join(refusals) + ("\nnothing was activated" if activate else ""))
+    for name, number in revisions.items():
+        if activate:
+            api.post(f"/policies{step(name)}/revisions/{number}/activate")
+            print(f"{name}: revision {number} holds, on every gateway within seconds", file=sys.stderr)
+        else:
+            print(f"{name}: revision {number} is written; gateway policy activate {name} {number}", file=sys.stderr)
+
+
+def _written(api: "AdminApi", name: str, tree: "Tree", etag: str | None) -> int:
+    """The number of the revision with this content: the one that has it already, or a new one."""
+    import msgspec
+
+    from gateway.control.remote import step
+    from gateway.control.shown import RevisionShown
+    from gateway.control.state import digest_of
+
+    digest = digest_of(msgspec.json.encode(tree))
+    known = [each.number for each in _revisions(api, name) if each.digest == digest]
+    if known:
+        return known[-1]
+    return api.put(f"/policies{step(name)}", tree, etag=etag).read(RevisionShown).number
+
+
+def _activate(arguments: argparse.Namespace) -> int:
+    from gateway.control.remote import step
+
+    with connected(arguments) as api:
+        answer = api.post(f"/policies{step(arguments.name)}/revisions{step(arguments.revision)}/activate")
+    return _told(arguments.name, answer)
+
+
+def _rollback(arguments: argparse.Namespace) -> int:
+    from gateway.control.remote import step
+
+    with connected(arguments) as api:
+        answer = api.post(f"/policies{step(arguments.name)}/rollback")
+    return _told(arguments.name, answer)
+
+
+def _told(name: str, answer: "Answer") -> int:
+    from gateway.control.shown import RevisionShown
+
+    number = answer.read(RevisionShown).number
+    which = f"revision {number}" if number else "what the files say"
+    print(f"{name}: {which} holds, on every gateway within seconds", file=sys.stderr)
+    return 0
+
+
+class _Seen(NamedTuple):
+    """A policy that holds, else its last draft, and what names the state that was seen. None where there is nothing."""
+
+    tree: "Tree"
+    etag: str | None
+
+
+def _holding(api: "AdminApi") -> set[str]:
+    """The names of the policies that hold."""
+    from gateway.control.shown import PolicyLine
+
+    return {line.name for line in api.get("/policies").read(list[PolicyLine])}
+
+
+def _seen(api: "AdminApi", name: str) -> _Seen:
+    from gateway.control.remote import Refused, step
+
+    try:
+        answer = api.get(f"/policies{step(name)}")
+    except Refused as refused:
+        if refused.status != _MISSING:
+            raise
+        return _Seen(None, None)
+    return _Seen(answer.read(dict), answer.etag)
+
+
+def _revision(api: "AdminApi", name: str, number: int) -> "Tree":
+    from gateway.control.remote import step
+    from gateway.control.shown import RevisionShown
+
+    return api.get(f"/policies{step(name)}/revisions{step(number)}").read(RevisionShown).document
+
+
+def _revisions(api: "AdminApi", name: str) -> "list[RevisionShown]":
+    from gateway.control.remote import Refused, step
+    from gateway.control.shown import RevisionShown
+
+    try:
+        return api.get(f"/policies{step(name)}/revisions").read(list[RevisionShown])
+    except Refused as refused:
+        if refused.status != _MISSING:
+            raise
+        return []
+
+
+def _policies(paths: list[Path]) -> "dict[str, Tree]":
+    """The policies of the files by their names. Raises CommandError with all that cannot be read."""
+    from gateway.config import policies
+
+    sources = policies.read(paths)
+    if sources.mistakes:
+        raise CommandError("\n".join(map(str, sources.mistakes)))
+    names = sources.names("policies")
+    for name in names:
+        homes = [file for file, tree in sources.trees if name in _section(tree)]
+        if len(homes) > 1:
+            raise CommandError(f"the policy `{name}` stands in several files: {', '.join(homes)}")
+    if not names:
+        raise CommandError("there are no policies in what was given")
+    left = sorted({section for _, tree in sources.trees for section in tree} - {"version", "policies"})
+    if left:
+        print(f"only policies are looked at, not what else is there: {', '.join(left)}", file=sys.stderr)
+    return {name: sources.entry("policies", name) for name in names}
+
+
+def _section(tree: "dict[str, Tree]") -> "dict[str, Tree]":
+    section = tree.get("policies")
+    return section if isinstance(section, dict) else {}
