@@ -5,8 +5,11 @@ Written from the server's event loop only, so nothing is locked.
 
 from bisect import bisect_left
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
+
+from workers.trainium.monitor import DeviceUse
 
 _SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -56,6 +59,10 @@ class Metrics:
     first_token: Histogram = field(default_factory=Histogram)
     between_tokens: Histogram = field(default_factory=Histogram)
     whole_request: Histogram = field(default_factory=Histogram)
+    devices: DeviceUse | None = None
+    """The newest report of the devices; None where nobody reports."""
+    device_errors: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    """Kind of failed execution → how many since the start."""
     compile_s: dict[str, float] = field(default_factory=dict)
     """Shape → seconds its compilation took."""
 
@@ -108,7 +115,17 @@ class Metrics:
             "gauge",
             *((f'{label},bucket="{bucket}"', seconds) for bucket, seconds in self.compile_s.items()),
         )
+        if self.devices is not None:
+            self._put_devices(put, label, self.devices)
         return "\n".join(out) + "\n"
+
+    def _put_devices(self, put: Callable[..., None], label: str, use: DeviceUse) -> None:
+        cores = ((f'{label},core="{core}"', share) for core, share in use.utilization.items())
+        put("trn_worker_device_utilization", "gauge", *cores)
+        if use.memory_bytes is not None:
+            put("trn_worker_device_memory_bytes", "gauge", (label, use.memory_bytes))
+        kinds = ((f'{label},kind="{_escape(kind)}"', count) for kind, count in self.device_errors.items())
+        put("trn_worker_device_errors_total", "counter", *kinds)
 
 
 def _escape(value: str) -> str:

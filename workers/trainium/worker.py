@@ -1,5 +1,6 @@
 """One worker process put together: its state, how it comes up, and how it goes down."""
 
+import os
 import time
 from dataclasses import dataclass, field
 
@@ -14,6 +15,7 @@ from workers.trainium.engine.shapes import Shape
 from workers.trainium.errors import EngineFailed, InvalidRequest, Overloaded, WorkerError
 from workers.trainium.loading import Loaded, LoadedEmbedder, Loading, Stopped
 from workers.trainium.metrics import Gauges, Metrics
+from workers.trainium.monitor import DeviceUse, watch_devices
 from workers.trainium.neuron import Backend
 from workers.trainium.readiness import Progress, Readiness
 from workers.trainium.tracing import NoTracing, Tracing
@@ -128,6 +130,7 @@ class Worker:
             loaded = await anyio.to_thread.run_sync(self._loading.load, abandon_on_cancel=True)
             self.begin(loaded)
             await anyio.to_thread.run_sync(self._loading.compile_rest, loaded, abandon_on_cancel=True)
+            await watch_devices(os.getpid(), self._note_devices)
         except Stopped:
             log.info("loading.stopped")
         except WorkerError as error:
@@ -173,6 +176,13 @@ class Worker:
     async def _stop_loading(self) -> None:
         if self._loading is not None:
             await anyio.to_thread.run_sync(self._loading.stop)
+
+    def _note_devices(self, use: DeviceUse) -> None:
+        self.metrics.devices = use
+        for kind, count in use.errors.items():
+            self.metrics.device_errors[kind] += count
+        if use.is_broken:
+            self.readiness.failed("the device reports hardware errors; replace the instance")
 
     def _note_compiled(self, shape: Shape, seconds: float) -> None:
         # From the loading thread; a dict entry is set in one step.
