@@ -7,7 +7,7 @@ one. What a request will cost is the caller's to say: this module knows no price
 
 import datetime as dt
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, Literal
 
 import msgspec
@@ -173,49 +173,42 @@ def _holds(scope: Scope, owner: str, name: str, limits: Limits, budget: Budget |
     Keys never meet: no name of an owner has a brace or a colon, and the other name, which may have colons, comes last.
     """
     begin, end = f"{{{owner}}}:", f":{scope}:{name}" if name else ""
+    holds = [*_of_limits(scope, begin, end, limits), *(() if budget is None else _of_budget(scope, begin, end, budget))]
+    return tuple(_fixed(hold) if hold.kind in _TAKEN_ONCE else hold for hold in holds)
+
+
+def _of_limits(scope: Scope, begin: str, end: str, limits: Limits) -> Iterator[Hold]:
     burst_s = limits.burst_seconds or (BACKEND_BURST_S if scope == "backend" else BURST_S)
-    holds = []
-    per_minute: tuple[tuple[Kind, int | None], ...] = (
+    granted: tuple[tuple[Kind, int | None], ...] = (
         ("requests", limits.requests_per_minute),
         ("tokens", limits.tokens_per_minute),
         ("input_tokens", limits.input_tokens_per_minute),
         ("output_tokens", limits.output_tokens_per_minute),
+        ("concurrency", limits.concurrency),
     )
-    for kind, limit in per_minute:
+    for kind, limit in granted:
         if limit is not None:
-            hold = Hold(
+            refills = kind != "concurrency"
+            yield Hold(
                 scope=scope,
                 kind=kind,
                 begin=begin + kind,
                 end=end,
                 limit=limit,
-                capacity=capacity(limit, burst_s),
-                refill_per_s=refill_per_s(limit),
-                is_leased=limits.mode == "leased",
+                capacity=capacity(limit, burst_s) if refills else limit,
+                refill_per_s=refill_per_s(limit) if refills else 0.0,
+                is_leased=refills and limits.mode == "leased",
                 on_exceed=limits.on_exceed or "reject",
                 downgrade_to=limits.downgrade_to,
                 fails_closed=limits.on_store_failure == "closed",
             )
-            holds.append(hold)
-    if (slots := limits.concurrency) is not None:
-        hold = Hold(
-            scope=scope,
-            kind="concurrency",
-            begin=begin + "concurrency",
-            end=end,
-            limit=slots,
-            capacity=slots,
-            on_exceed=limits.on_exceed or "reject",
-            downgrade_to=limits.downgrade_to,
-            fails_closed=limits.on_store_failure == "closed",
-        )
-        holds.append(hold)
-    quotas: tuple[tuple[Kind, int | None], ...] = ()
-    if budget is not None:
-        quotas = ("budget_usd", budget.nano_usd), ("budget_tokens", budget.tokens)
+
+
+def _of_budget(scope: Scope, begin: str, end: str, budget: Budget) -> Iterator[Hold]:
+    quotas: tuple[tuple[Kind, int | None], ...] = (("budget_usd", budget.nano_usd), ("budget_tokens", budget.tokens))
     for kind, quota in quotas:
-        if budget is not None and quota is not None:
-            hold = Hold(
+        if quota is not None:
+            yield Hold(
                 scope=scope,
                 kind=kind,
                 begin=begin + kind,
@@ -225,11 +218,9 @@ def _holds(scope: Scope, owner: str, name: str, limits: Limits, budget: Budget |
                 per=budget.per,
                 timezone=budget.timezone,
                 on_exceed=budget.on_exceed,
-                fails_closed=budget.on_store_failure == "closed",
                 downgrade_to=budget.downgrade_to,
+                fails_closed=budget.on_store_failure == "closed",
             )
-            holds.append(hold)
-    return tuple(_fixed(hold) if hold.kind in _TAKEN_ONCE else hold for hold in holds)
 
 
 def _fixed(hold: Hold) -> Hold:
