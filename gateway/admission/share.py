@@ -50,7 +50,7 @@ class Share:
         self._gateways = max(1, gateways)
         self._known = known
         self._tally = Tally(wall)
-        self._touched: dict[str, Dimension] = {}  # buckets as they were begun here
+        self._touched: dict[str, tuple[Dimension, Known]] = {}  # buckets, and how they began here
         self._quotas: dict[str, int] = {}  # budgets likewise
         self.used_at = now
 
@@ -96,13 +96,15 @@ class Share:
     def owed(self, now: float) -> list[tuple[Dimension, int]]:
         """What the share granted of each bucket and refilling has not paid back: the store has to be told.
 
-        The dimensions have the whole limit. What was missing already when the share began counts again, on the careful
-        side: the store's own bucket has refilled meanwhile.
+        The dimensions have the whole limit. The store's own bucket has refilled meanwhile, and what it lacked before is
+        its own business: so no more than was granted here, and no more than is missing here now.
         """
         owed = []
-        for original in self._touched.values():
+        for original, began in self._touched.values():
             shared = self._shared(original, now)
-            missing = math.ceil(shared.limit - self._tally.level_of(shared, now) - _TOLERANCE)
+            level = self._tally.level_of(shared, now)
+            granted = began.left + (now - began.at) * shared.refill_per_s - level
+            missing = math.ceil(min(granted, shared.limit - level) - _TOLERANCE)
             if missing > 0:
                 owed.append((original, missing))
         return owed
@@ -128,5 +130,5 @@ class Share:
             known = self._known(dimension)
             if known is not None:
                 self._tally.begin(shared, known.left_at(dimension, now) / self._gateways, now)
-        self._touched[dimension.key] = dimension
+            self._touched[dimension.key] = dimension, Known(self._tally.level_of(shared, now), now)
         return shared

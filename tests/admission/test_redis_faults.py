@@ -203,6 +203,22 @@ async def test_what_a_share_granted_is_owed_to_the_store(
     assert left(await ask(other, "c", tokens(0), slots(4))) == [400, 2]
 
 
+async def test_a_short_absence_costs_no_more_than_what_was_granted(
+    proxy: StoreProxy, redis: RedisServer, gateways: Fleet
+) -> None:
+    """What the bucket lacked before is not taken from it a second time."""
+    limiter, other = await gateways.start(proxy.url), await gateways.start(redis.url)
+    await ask(limiter, "before", tokens(400))
+    await proxy.refuse()
+    await away(limiter)
+    assert isinstance(ask_now(limiter, "meanwhile", tokens(50)), Granted)
+    assert isinstance(ask_now(limiter, "too much", tokens(300)), Denied)
+    await proxy.open()
+    assert await limiter.connected(20.0)
+    await delivered(limiter)
+    assert left(await ask(other, "after", tokens(0))) == [150]
+
+
 async def test_a_flush_is_noticed_and_nothing_begins_full(redis: RedisServer, gateways: Fleet) -> None:
     """Buckets go on where we last saw them, slots are taken again, budgets are what everybody has spent."""
     limiter, other = await gateways.start(redis.url), await gateways.start(redis.url)

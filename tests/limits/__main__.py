@@ -46,7 +46,7 @@ def _bursts(folder: Path, seeds: int) -> bool:
     rounds = asyncio.run(measured.bursts(folder, seeds))
     print(
         f"{measured.CLIENTS} clients on two gateways over one Redis for {measured.WINDOW_S:g} s, "
-        f"burst {measured.BURST_S:g} s"
+        f"burst {measured.BURST_S:g} s, no reply given up"
     )
     print("seed  unit      granted     bound  ratio  denied")
     for each in rounds:
