@@ -21,7 +21,6 @@ from tests.running.gateway import closed_port
 CATALOGUE = Catalogue()
 row = CATALOGUE.row
 
-MANY = 200
 AT_ONCE = 8
 
 
