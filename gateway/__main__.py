@@ -15,7 +15,7 @@ from pathlib import Path
 
 from gateway import __version__
 from gateway.control import commands as operator
-from gateway.control import ledger, policy_commands
+from gateway.control import ledger, policy_commands, remote_commands
 from gateway.control.commands import (
     CONFIG_HELP,
     JOURNAL_HELP,
@@ -58,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_schema(commands)
     operator.add_keys(commands)
     policy_commands.add_policy(commands)
+    remote_commands.add_remote(commands)
     ledger.add_ledger(commands)
     add_import(commands)
     return parser

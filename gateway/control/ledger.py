@@ -7,7 +7,7 @@ import csv
 import datetime as dt
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -40,13 +40,7 @@ def add_ledger(commands: Commands) -> None:
         help="print sums by tenant, key, model, backend or day",
         description="Prints what the entries add up to. Charges are what tenants pay, costs what backends bill us.",
     )
-    totals.add_argument(
-        "--by",
-        type=_dimensions,
-        default=["tenant", "model"],
-        metavar="A,B",
-        help="any of tenant, key, model, backend, day (default: tenant,model); a day is one of UTC",
-    )
+    add_grouping(totals)
     totals.add_argument(
         "--fleet", action="store_true", help="of all gateways that ship to the same Redis store, for 400 days"
     )
@@ -54,11 +48,7 @@ def add_ledger(commands: Commands) -> None:
     totals.set_defaults(run=_totals)
 
     for verb in (export, totals):
-        verb.add_argument("--tenant", metavar="NAME", help="only this tenant's")
-        verb.add_argument(
-            "--since", type=_instant, metavar="TIME", help="only from this date or time on (ISO 8601, UTC)"
-        )
-        verb.add_argument("--before", type=_instant, metavar="TIME", help="only before this date or time")
+        add_selection(verb)
 
     verify = verbs.add_parser(
         "verify",
@@ -72,6 +62,36 @@ def add_ledger(commands: Commands) -> None:
     for verb in (export, totals, verify):
         verb.add_argument("--store", metavar="URL", help=STORE_HELP)
         verb.add_argument("--journal", type=Path, metavar="PATH", help=JOURNAL_HELP)
+
+
+def add_grouping(parser: argparse.ArgumentParser) -> None:
+    """Add `--by`: what sums are told apart by."""
+    parser.add_argument(
+        "--by",
+        type=_dimensions,
+        default=["tenant", "model"],
+        metavar="A,B",
+        help="any of tenant, key, model, backend, day (default: tenant,model); a day is one of UTC",
+    )
+
+
+def add_selection(parser: argparse.ArgumentParser) -> None:
+    """Add `--tenant`, `--since` and `--before`: which rows are meant, the times in seconds since the epoch."""
+    parser.add_argument("--tenant", metavar="NAME", help="only this tenant's")
+    parser.add_argument("--since", type=_instant, metavar="TIME", help="only from this date or time on (ISO 8601, UTC)")
+    parser.add_argument("--before", type=_instant, metavar="TIME", help="only before this date or time")
+
+
+def print_totals(by: Sequence[str], totals: "Iterable[Total]") -> None:
+    """Sums as a table, money in dollars."""
+    heads = (*by, "requests", "attempts", "prompt", "cached", "completion", "reasoning", "charge USD", "cost USD")
+    lines = [(*total.by, *_cells(total)) for total in totals]
+    print_table([tuple(head.upper() for head in heads), *lines], right=len(heads) - len(by))
+
+
+def usd(nano_usd: int) -> str:
+    """Nano-dollars as dollars, exact: nine places are a nano-dollar."""
+    return f"{Decimal(nano_usd).scaleb(-9):.9f}"
 
 
 def _export(arguments: argparse.Namespace) -> int:
@@ -108,9 +128,7 @@ def _totals(arguments: argparse.Namespace) -> int:
             del named["by"]
             sys.stdout.buffer.write(msgspec.json.encode(named) + b"\n")
         return 0
-    heads = (*by, "requests", "attempts", "prompt", "cached", "completion", "reasoning", "charge USD", "cost USD")
-    lines = [(*total.by, *_cells(total)) for total in found]
-    print_table([tuple(head.upper() for head in heads), *lines], right=len(heads) - len(by))
+    print_totals(by, found)
     return 0
 
 
@@ -139,7 +157,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         print(f"{open_} in flight, or left by a gateway that died: the next one closes them", file=sys.stderr)
     print(
         f"{'wrong' if wrong else 'right'}: {exchanges} requests in {attempts} attempts, {wrong} findings; "
-        f"charged {_usd(whole.charge_nano_usd)} USD, cost {_usd(whole.cost_nano_usd)} USD",
+        f"charged {usd(whole.charge_nano_usd)} USD, cost {usd(whole.cost_nano_usd)} USD",
         file=sys.stderr,
     )
     return 1 if wrong else 0
@@ -197,12 +215,7 @@ def _cells(total: "Total") -> tuple[str, ...]:
     prompt = total.input_tokens + total.cached_input_tokens + total.cache_write_tokens
     completion = total.output_tokens + total.reasoning_tokens
     counts = (total.requests, total.attempts, prompt, total.cached_input_tokens, completion, total.reasoning_tokens)
-    return (*map(str, counts), _usd(total.charge_nano_usd), _usd(total.cost_nano_usd))
-
-
-def _usd(nano_usd: int) -> str:
-    """Exact: nine places are a nano-dollar."""
-    return f"{Decimal(nano_usd).scaleb(-9):.9f}"
+    return (*map(str, counts), usd(total.charge_nano_usd), usd(total.cost_nano_usd))
 
 
 def _dimensions(text: str) -> list[str]:
