@@ -107,6 +107,7 @@ class Exchange:
         "_has_begun",
         "_house",
         "_once",
+        "_queued_at",
         "_repeat",
         "_reply_body",
         "_rest",
@@ -129,6 +130,7 @@ class Exchange:
         "levels",
         "model",
         "outcome",
+        "queued_s",
         "request_id",
         "reserved_at",
         "settle_asked_at",
@@ -178,6 +180,9 @@ class Exchange:
         self._has_begun = False
         """Whether the head of a stream went out: from here on an error is an event in it."""
         self._gone = False
+        self._queued_at = 0.0
+        self.queued_s = 0.0
+        """How long it waited for its turn, or for a limit."""
         self._was_relayed = False
         """Whether what is settled was a stream of which the client had a part."""
         self._turn: Turn | None = None
@@ -235,6 +240,7 @@ class Exchange:
             self._repeat = Repeat(self.caller.tenant.id, self.head.idempotency_key, fingerprint(kind, body))
         if (self._house.lobby.is_busy or isinstance(job, Unroutable)) and may_wait(self._house, self.caller, job):
             self._decided(job, now)
+            self._queued_at = now
             self._turn = Turn(
                 self._house, self.caller, job, by=now + wait_s(self._patience_s(self.caller, job.request))
             )
@@ -269,6 +275,7 @@ class Exchange:
         if isinstance(job, Unroutable) and now < turn.ticket.by and may_wait(self._house, caller, job):
             turn.rejoin()  # Others were quicker.
         else:
+            self.queued_s += now - self._queued_at
             self._start(job, now)
 
     def _decided(self, job: Job | Unroutable, now: float) -> None:
@@ -414,12 +421,13 @@ class Exchange:
         by = self.decided_at + wait_s(self._patience_s(caller, self.job.request))
         if at is None or at > by or not self._house.lobby.hold(caller.tenant.id):
             return False
-        self._retry_at = at
+        self._retry_at, self._queued_at = at, now
         self.state = State.QUEUED
         return True
 
-    def _wait_is_over(self) -> None:
+    def _wait_is_over(self, now: float) -> None:
         """The wait for a limit is over, or that for a turn which did not come."""
+        self.queued_s += now - self._queued_at
         if self._retry_at is not None:
             self._retry_at = None
             self._house.lobby.release(self.job.caller.tenant.id)
@@ -547,8 +555,8 @@ class Exchange:
     # What may happen at any time.
 
     def overhead_s(self, now: float) -> float:
-        """Seconds since the request came that were ours, not a backend's."""
-        ours_s = now - self.started_at
+        """Seconds since the request came that were ours: no backend's, and no wait for room at one."""
+        ours_s = now - self.started_at - self.queued_s
         for each in self.attempts:
             ours_s -= (each.ended_at or now) - each.started_at
         return max(0.0, ours_s)
@@ -600,7 +608,7 @@ class Exchange:
             self.settled(TimeoutError(), now)  # The rows stay queued; only this answer does not wait for them.
             return
         if self.state is State.QUEUED:
-            self._wait_is_over()
+            self._wait_is_over(now)
             return
         tries = self.tries
         late = [each for each in (tries.current, tries.rival) if each is not None and now >= each.deadline]

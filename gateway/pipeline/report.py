@@ -53,6 +53,7 @@ def record_of(exchange: Exchange, *, route: str, operation: Operation, status: i
         record.routing = RoutingRecord(
             decision=exchange.decision, started=exchange.started_at, ended=exchange.decided_at or exchange.started_at
         )
+    record.queued_s = exchange.queued_s or None
     if job is None:
         return record
     reserved = job.estimate.total_tokens

@@ -44,6 +44,12 @@ class _Collector(Collector):
             metrics.overheads,
         )
         yield _histogram(
+            "gateway_queue_wait_seconds",
+            "Waits for a turn or for a limit, of requests that had to wait.",
+            ("model", "outcome"),
+            metrics.queued,
+        )
+        yield _histogram(
             "gen_ai_client_operation_duration_seconds", "One try.", (*_TARGET, "error_type"), metrics.operations
         )
         yield _histogram(

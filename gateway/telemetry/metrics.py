@@ -88,6 +88,7 @@ class Metrics:
         "loop_lag",
         "operations",
         "overheads",
+        "queued",
         "requests",
         "spend",
         "tokens",
@@ -101,6 +102,8 @@ class Metrics:
         """route, status."""
         self.overheads = Histogram(OVERHEAD_S)
         """route."""
+        self.queued = Histogram(FIRST_S)
+        """model, outcome: of requests that had to wait for their turn or for a limit."""
         self.first_tokens = Histogram(FIRST_S)
         """operation, provider, model of a backend: from sending to the first content."""
         self.operations = Histogram(OPERATION_S)
@@ -130,6 +133,8 @@ class Metrics:
         self.durations.observe((route, status), record.ended - record.started)
         if record.overhead_s is not None:
             self.overheads.observe((route,), record.overhead_s)
+        if record.queued_s is not None:
+            self.queued.observe((record.model or "", record.outcome), record.queued_s)
         routing = record.routing
         if routing is not None and routing.decision.cap_exceeded:
             self.caps_exceeded.add((record.model or "",))

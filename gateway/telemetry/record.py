@@ -125,6 +125,8 @@ class RequestRecord:
     """From the request's start to the first content sent."""
     overhead_s: float | None = None
     """Our own part of the time: without the waits for backends."""
+    queued_s: float | None = None
+    """How long it waited for its turn, or for a limit; None when it did not."""
 
     @property
     def served_by(self) -> str | None:

@@ -44,6 +44,7 @@ def test_a_request_waits_until_there_is_room() -> None:
     done(first)
     assert second.tried == "a"
     assert done(second).status == 200
+    assert (second.exchange.queued_s, second.exchange.overhead_s(place.now)) == (1.0, 0.0)
     assert not place.house.lobby.is_busy
 
 
@@ -188,6 +189,7 @@ def test_a_limit_that_has_room_soon_is_waited_for() -> None:
     assert (first.tried, second.tried, second.finished) == ("a", "", False)
     assert second.wait(1.0).tried == "a"
     assert second.answer(200, reply("Hi")).status == 200
+    assert (second.exchange.queued_s, second.exchange.overhead_s(place.now)) == (1.0, 0.0)
 
 
 def test_a_slot_is_waited_for() -> None:

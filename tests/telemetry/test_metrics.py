@@ -66,6 +66,7 @@ def test_a_request_that_failed_over() -> None:
             attempt("first", fault=fault),
             attempt("second", number=2, reason="failover", usage=usage, cost_nano_usd=5_000, first_content_at=10.2),
             overhead_s=0.002,
+            queued_s=0.3,
         )
     )
     samples = read(metrics)
@@ -76,6 +77,8 @@ def test_a_request_that_failed_over() -> None:
     assert value(samples, "gateway_attempts_total", **tries) == 1
     assert value(samples, "gateway_cost_usd_total", backend="second", model="small") == pytest.approx(5e-6)
     assert value(samples, "gateway_overhead_seconds_count", route=route) == 1
+    waits = {labels: each for (name, labels), each in samples.items() if name == "gateway_queue_wait_seconds_sum"}
+    assert list(waits.values()) == [0.3]
     target = {"gen_ai_operation_name": "chat", "gen_ai_provider_name": "openai", "gen_ai_request_model": "small"}
     assert value(samples, "gen_ai_client_token_usage_sum", gen_ai_token_type="input", **target) == 100
     assert value(samples, "gen_ai_client_token_usage_bucket", gen_ai_token_type="output", le="64.0", **target) == 1
