@@ -44,6 +44,7 @@ from gateway.config.policies import PolicyBook, Sources
 from gateway.config.settings import Settings
 from gateway.control.decisions import Decisions
 from gateway.control.desk import Desk, Snapshot
+from gateway.control.recorder import Recorder
 from gateway.control.replicas import Board, Replicas
 from gateway.control.state import KeyLife
 from gateway.control.store import LogStore, SqliteLog
@@ -70,6 +71,7 @@ _JOURNAL_CLOSE_S = 3.0
 _LIMITS_OPEN_S = 1.0
 """How long a start waits for the store of limits; without it the gateway serves its share."""
 _LIMITS_CLOSE_S = 1.0
+_DAY_S = 86_400.0
 _LAG_EVERY_S = 0.25
 _REAP_S = 15.0
 """How often the journal is asked for what should have been settled long ago."""
@@ -91,9 +93,11 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
     process = f"{source.getrandbits(64):016x}"
     stores = _stores(settings, process)
     desk = Desk(sources, stores.log, wall=time)
-    book = desk.now.book
-    directory = Directory(book.keys, store=KeyStoreReader(settings.key_store))
+    directory = Directory(desk.now.book.keys, store=KeyStoreReader(settings.key_store))
     decisions = Decisions(time)
+    recorder = Recorder(
+        settings.decisions_file, most=settings.decisions.most, age_s=settings.decisions.days * _DAY_S, wall=time
+    )
     metrics = Metrics()
     counter = TokenCounter()
     journal = Journal(settings.store)
@@ -101,7 +105,7 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
     tracer = Tracing(settings.tracing, random=source, version=__version__)
     transport = Transport()
     fleet = Fleet({}, draw=source.random)
-    live = Live(book, fleet=fleet)
+    live = Live(desk.now.book, fleet=fleet)
     files = Files(settings.config, desk)
     probes = Probes(transport, live.by_name, suspects=fleet.suspects, reached=fleet.reached)
     begin_budgets = partial(_begin_budgets, stores.limiter, settings.store, set())
@@ -135,7 +139,7 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
         transport=transport,
         destination_of=live.destination_of,
         configuration_trouble=lambda: files.trouble,
-        report=_to_all(tracer.report, writer.request_log, decisions.note, metrics.note),
+        report=_to_all(tracer.report, writer.request_log, decisions.note, metrics.note, recorder.note),
         shipping_trouble=stores.shipper.trouble if stores.shipper is not None else lambda: None,
     )
 
@@ -152,6 +156,8 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
             stack.callback(tracer.shutdown)
             stack.callback(machinery.counting.close)
             _open_books(stores, journal, stack)
+            recorder.start()
+            stack.push_async_callback(anyio.to_thread.run_sync, recorder.close)
             stack.push_async_callback(desk.aclose)
             await desk.refresh()
             begin_budgets(desk.now.book)
@@ -160,12 +166,10 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
             stack.callback(directory.close)
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
-            tasks.start_soon(directory.watch)
-            tasks.start_soon(desk.watch)
-            tasks.start_soon(replicas.run)
+            for run in (directory.watch, desk.watch, replicas.run, probes.run):
+                tasks.start_soon(run)
             tasks.start_soon(_sweep, machinery)
             tasks.start_soon(_watch_lag, metrics)
-            tasks.start_soon(probes.run)
             await _join_fleet(stores, journal.name, tasks, stack)
             tasks.start_soon(live.run)
             tasks.start_soon(files.run)
@@ -204,6 +208,7 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
             replicas=replicas,
             decisions=decisions,
             metrics=metrics,
+            recorder=recorder,
             log_lines_dropped=lambda: writer.dropped,
             ledger=settings.store,
             wall=time,

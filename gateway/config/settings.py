@@ -31,6 +31,16 @@ class SettingsError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """How much is kept of what requests asked for and where they went. None of it is content."""
+
+    most: int = 1_000_000
+    """Requests, from GATEWAY_DECISIONS; some 40 bytes each on disk. 0 keeps none."""
+    days: int = 7
+    """From GATEWAY_DECISIONS_DAYS."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What a process is told when it starts."""
 
@@ -50,6 +60,8 @@ class Settings:
     admin_host: str = "127.0.0.1"
     admin_key: str | None = None
     """An owner's key of the admin API, from GATEWAY_ADMIN_KEY; None leaves only the keys made through it."""
+    decisions: Kept = Kept()
+    """How much is kept of what requests asked for and where they went, for simulations."""
     tracing: TracingSettings | None = None
     """Where traces go, from OpenTelemetry's own variables; None when none of them names a collector."""
 
@@ -57,6 +69,11 @@ class Settings:
     def key_store(self) -> Path:
         """The SQLite file of keys, next to the ledger. Apart from it, so that the ledger keeps a single writer."""
         return key_store_beside(self.store)
+
+    @property
+    def decisions_file(self) -> Path:
+        """The SQLite file of recorded decisions, next to the ledger."""
+        return decisions_beside(self.store)
 
     @property
     def control_log(self) -> Path:
@@ -95,6 +112,7 @@ def read(
         admin_key=environ.get(ADMIN_KEY) or None,
         store=ledger,
         limits=redis or (None if shared is None else store_path(shared)),
+        decisions=_kept(environ),
         tracing=parse_settings(environ),
     )
 
@@ -186,6 +204,24 @@ def _home_state() -> Path:
 def key_store_beside(store: Path) -> Path:
     """`gateway.sqlite` → `gateway-keys.sqlite` in the same folder."""
     return store.with_name(f"{store.stem}-keys{store.suffix}")
+
+
+def decisions_beside(store: Path) -> Path:
+    """`gateway.sqlite` → `gateway-decisions.sqlite` in the same folder."""
+    return store.with_name(f"{store.stem}-decisions{store.suffix}")
+
+
+def _kept(environ: Mapping[str, str]) -> Kept:
+    most = _whole(environ, "GATEWAY_DECISIONS", Kept().most, 100_000_000)
+    days = _whole(environ, "GATEWAY_DECISIONS_DAYS", Kept().days, 3650)
+    return Kept(most=most, days=days)
+
+
+def _whole(environ: Mapping[str, str], name: str, default: int, largest: int) -> int:
+    text = environ.get(name) or str(default)
+    if not (text.isascii() and text.isdecimal()) or len(text) > len(str(largest)) or int(text) > largest:
+        raise SettingsError(f"{name} has to be a whole number from 0 to {largest}")
+    return int(text)
 
 
 def read_secret(reference: str) -> str:

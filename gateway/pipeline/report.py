@@ -49,13 +49,18 @@ def record_of(exchange: Exchange, *, route: str, operation: Operation, status: i
         stream=job is not None and job.request.stream,
         usage=exchange.usage,
     )
-    if exchange.decision is not None:
-        record.routing = RoutingRecord(
-            decision=exchange.decision, started=exchange.started_at, ended=exchange.decided_at or exchange.started_at
-        )
     record.queued_s = exchange.queued_s or None
     if job is None:
         return record
+    if exchange.decision is not None:
+        record.routing = RoutingRecord(
+            decision=exchange.decision,
+            started=exchange.started_at,
+            ended=exchange.decided_at or exchange.started_at,
+            endpoint=job.request.endpoint,
+            needs=job.request.needs,
+            estimate=job.estimate,
+        )
     reserved = job.estimate.total_tokens
     denied = exchange.denied
     if exchange.reserved_at:

@@ -7,6 +7,8 @@ telemetry's, which may read them from another thread.
 
 import dataclasses
 
+from gateway.domain.backend import Capability
+from gateway.domain.chat import EndpointName
 from gateway.domain.fault import Fault
 from gateway.domain.plan import Decision
 from gateway.domain.usage import Estimate, Usage, UsageSource
@@ -21,6 +23,11 @@ class RoutingRecord:
     decision: Decision
     started: float
     ended: float
+    endpoint: EndpointName = "chat"
+    needs: frozenset[Capability] = frozenset()
+    """What the request asked for beyond plain text."""
+    estimate: Estimate | None = None
+    """What it was taken to use; known though nothing was reserved."""
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)

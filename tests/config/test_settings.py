@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config.settings import SettingsError, config_paths, read, read_secret, store_path
+from gateway.config.settings import Kept, SettingsError, config_paths, read, read_secret, store_path
 from gateway.domain.store import RedisPlace
 
 STORES = [
@@ -119,3 +119,13 @@ def test_what_is_no_reference_is_not_shown(reference: str) -> None:
     with pytest.raises(LookupError) as caught:
         read_secret(reference)
     assert "sk-4" not in str(caught.value)
+
+
+def test_how_much_of_decisions_is_kept_comes_from_the_environment() -> None:
+    """A million for a week unless told; what is no number is refused by name."""
+    assert read({"GATEWAY_STORE": "sqlite:///tmp/g.sqlite"}).decisions == Kept(most=1_000_000, days=7)
+    told = {"GATEWAY_DECISIONS": "0", "GATEWAY_DECISIONS_DAYS": "30", "GATEWAY_STORE": "sqlite:///tmp/g.sqlite"}
+    assert read(told).decisions == Kept(most=0, days=30)
+    assert read(told).decisions_file.name == "g-decisions.sqlite"
+    with pytest.raises(SettingsError, match="GATEWAY_DECISIONS_DAYS"):
+        read(told | {"GATEWAY_DECISIONS_DAYS": "a week"})

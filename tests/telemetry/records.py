@@ -81,7 +81,13 @@ def succeeded(context: TraceContext | None) -> RequestRecord:
         policy="standard@3",
         model="assistant",
         stream=True,
-        routing=RoutingRecord(decision=decision, started=ZERO + 0.001, ended=ZERO + 0.002),
+        routing=RoutingRecord(
+            decision=decision,
+            started=ZERO + 0.001,
+            ended=ZERO + 0.002,
+            needs=frozenset({"tools", "seed"}),
+            estimate=Estimate(prompt_tokens=110, output_tokens=64),
+        ),
         reservation=ReservationRecord(
             decision="admitted",
             started=ZERO + 0.002,

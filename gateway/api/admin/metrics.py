@@ -48,6 +48,7 @@ def gauges(made: Office, now: float) -> Iterator[Gauge]:
         machinery.house.tracing.dropped,
     )
     yield "gateway_telemetry_dropped", "", {"signal": "logs"}, made.log_lines_dropped()
+    yield "gateway_telemetry_dropped", "", {"signal": "decisions"}, made.recorder.lost
     yield "gateway_reservations", "Reservations that are not settled.", {}, machinery.limiter.outstanding(now)
     yield "gateway_config_seq", "The last change of the configuration that holds here.", {}, made.desk.now.state.seq
     yield "gateway_config_followed", "1 while changes can be followed.", {}, float(made.desk.trouble is None)

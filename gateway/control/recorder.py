@@ -1,0 +1,225 @@
+"""The file of recorded decisions: `Recorder` writes it in a thread of its own, `recorded` reads it beside that.
+
+    event loop:  note(record) ──deque──▶ writer thread, every 2 s:  features · pack · one row a batch · forget
+
+A row holds up to `BATCH` requests as compressed MessagePack: written with one statement, and a million of them are read
+within seconds. The file is for looking back only. What cannot be written, or comes while too many wait, is counted and
+lost; serving never waits for it.
+"""
+
+import os
+import sqlite3
+import threading
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+
+from gateway.control.recorded import Features, features_of
+from gateway.telemetry.record import RequestRecord
+
+BATCH: Final = 1_000
+EVERY_S: Final = 2.0
+FORGET_EVERY_S: Final = 60.0
+MOST_WAITING: Final = 20_000
+"""Requests that may wait for the writer; some 40 MB."""
+FORMAT: Final = 1
+"""SQLite's `user_version` of the file. One of another version is begun anew: nothing else depends on it."""
+_WAIT_S: Final = 1.0
+_CLOSE_S: Final = 3.0
+_LEVEL: Final = 1
+_TABLE: Final = "CREATE TABLE batches (seq INTEGER PRIMARY KEY, until REAL NOT NULL, requests INTEGER NOT NULL, \
+packed BLOB NOT NULL) STRICT"
+
+log = structlog.get_logger()
+
+_packing = msgspec.msgpack.Encoder()
+_unpacking = msgspec.msgpack.Decoder(list[Features])
+
+
+class RecordUnusable(Exception):
+    """Raised when a file of recorded decisions cannot be read; the message names it and says why."""
+
+
+class Recorder:
+    """Keeps what finished requests were like: the last `most` of them, none for 0, no longer than `age_s`."""
+
+    __slots__ = (
+        "_age_s",
+        "_flushed",
+        "_forget_at",
+        "_is_ending",
+        "_is_failing",
+        "_most",
+        "_path",
+        "_room",
+        "_thread",
+        "_waiting",
+        "_wake",
+        "_wall",
+        "lost",
+    )
+
+    def __init__(self, path: Path, *, most: int, age_s: float, wall: Callable[[], float]) -> None:
+        self._path = path
+        self._most = most
+        self._room = MOST_WAITING if most else 0
+        self._age_s = age_s
+        self._wall = wall
+        self._waiting: deque[RequestRecord] = deque()
+        self._wake = threading.Event()
+        self._flushed = threading.Event()
+        self._is_ending = False
+        self._forget_at = 0.0
+        self._thread: threading.Thread | None = None
+        self._is_failing = False
+        self.lost = 0
+        """Requests that were not kept."""
+
+    def start(self) -> None:
+        """Begin to write, where anything is to be kept."""
+        if not self._most:
+            return
+        self._thread = threading.Thread(target=self._run, name="decisions", daemon=True)
+        self._thread.start()
+
+    def note(self, record: RequestRecord) -> None:
+        """Keep a finished request. Never blocks, costs one append."""
+        if len(self._waiting) < self._room:
+            self._waiting.append(record)
+        elif self._most:
+            self.lost += 1
+
+    def close(self) -> None:
+        """Write what waits; within a few seconds, whatever the disk does."""
+        if self._thread is not None:
+            self._is_ending = True
+            self._wake.set()
+            self._thread.join(_CLOSE_S)
+            self._thread = None
+
+    def flush(self, most_s: float) -> None:
+        """Return when what was noted before is in the file, or after so many seconds. Blocks; not for the loop."""
+        if self._thread is None:
+            return
+        self._flushed.clear()
+        self._wake.set()
+        self._flushed.wait(most_s)
+
+    # What follows runs in the writer's thread.
+
+    def _run(self) -> None:
+        is_over = False
+        while not is_over:
+            self._wake.wait(EVERY_S)
+            self._wake.clear()
+            is_over = self._is_ending
+            while self._waiting:
+                batch = list(self._taken())
+                if batch:
+                    self._write(batch)
+            self._flushed.set()
+
+    def _taken(self) -> Iterator[Features]:
+        for _ in range(BATCH):
+            if not self._waiting:
+                return
+            features = features_of(self._waiting.popleft())
+            if features is not None:
+                yield features
+
+    def _write(self, batch: list[Features]) -> None:
+        try:
+            with closing(_opened(self._path)) as connection:
+                packed = zlib.compress(_packing.encode(batch), _LEVEL)
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute(
+                    "INSERT INTO batches (until, requests, packed) VALUES (?, ?, ?)",
+                    (max(each.at for each in batch), len(batch), packed),
+                )
+                now = self._wall()
+                if now >= self._forget_at:
+                    _forget(connection, self._most, now - self._age_s)
+                    self._forget_at = now + FORGET_EVERY_S
+                connection.execute("COMMIT")
+        except (sqlite3.Error, OSError) as error:
+            self.lost += len(batch)
+            if not self._is_failing:
+                self._is_failing = True
+                log.warning("decisions.failed", path=str(self._path), reason=str(error))
+        else:
+            self._is_failing = False
+
+
+def recorded(path: Path, *, since: float = 0.0) -> Iterator[list[Features]]:
+    """The requests from `since` on (seconds since the epoch), in batches, as they ended. None where there is no file.
+
+    Beside a gateway that writes: what comes meanwhile is not among them. Raises RecordUnusable.
+    """
+    if not path.exists():
+        return
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_WAIT_S)) as connection:
+            _check_format(connection, path)
+            for (packed,) in connection.execute("SELECT packed FROM batches WHERE until >= ? ORDER BY seq", (since,)):
+                batch = _unpacking.decode(zlib.decompress(packed))
+                yield batch if batch[0].at >= since else [each for each in batch if each.at >= since]
+    except (sqlite3.Error, OSError, zlib.error, msgspec.DecodeError) as error:
+        raise RecordUnusable(f"{path} cannot be read as recorded decisions ({error})") from error
+
+
+def count(path: Path) -> int:
+    """How many requests the file holds. Raises RecordUnusable."""
+    if not path.exists():
+        return 0
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_WAIT_S)) as connection:
+            _check_format(connection, path)
+            found: int = connection.execute("SELECT coalesce(sum(requests), 0) FROM batches").fetchone()[0]
+    except (sqlite3.Error, OSError) as error:
+        raise RecordUnusable(f"{path} cannot be read as recorded decisions ({error})") from error
+    return found
+
+
+def _check_format(connection: sqlite3.Connection, path: Path) -> None:
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version != FORMAT:
+        raise RecordUnusable(f"{path} has format {version}; this version reads {FORMAT}")
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    # Made before SQLite opens it: SQLite itself would make it as open as the umask lets it.
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    connection = sqlite3.connect(path, timeout=_WAIT_S, isolation_level=None)
+    try:
+        if connection.execute("PRAGMA user_version").fetchone()[0] != FORMAT:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("DROP TABLE IF EXISTS batches")
+            connection.execute(_TABLE)
+            connection.execute(f"PRAGMA user_version = {FORMAT}")
+            connection.execute("COMMIT")
+        connection.execute("PRAGMA synchronous = NORMAL")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _forget(connection: sqlite3.Connection, most: int, before: float) -> None:
+    """Delete what is too old, and the oldest batches beyond the count; the newest one stays whole."""
+    connection.execute("DELETE FROM batches WHERE until < ?", (before,))
+    (held,) = connection.execute("SELECT coalesce(sum(requests), 0) FROM batches").fetchone()
+    if held <= most:
+        return
+    for seq, requests in connection.execute("SELECT seq, requests FROM batches ORDER BY seq").fetchall()[:-1]:
+        connection.execute("DELETE FROM batches WHERE seq = ?", (seq,))
+        held -= requests
+        if held <= most:
+            return
