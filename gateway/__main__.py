@@ -14,8 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gateway import __version__
-from gateway.control import commands as operator
-from gateway.control import ledger, policy_commands, remote_commands
+from gateway.control import key_commands, ledger, policy_commands, remote_commands
 from gateway.control.commands import (
     CONFIG_HELP,
     JOURNAL_HELP,
@@ -56,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     _add_check(commands)
     _add_schema(commands)
-    operator.add_keys(commands)
+    key_commands.add_keys(commands)
     policy_commands.add_policy(commands)
     remote_commands.add_remote(commands)
     ledger.add_ledger(commands)

@@ -9,6 +9,7 @@ import msgspec
 
 from gateway.accounting.statement import Total
 from gateway.control.replicas import Replica
+from gateway.domain.tenant import ApiKey
 
 
 class PolicyLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +62,22 @@ class KeyShown(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float | None
     expires_at: float | None
     revoked_at: float | None
+
+
+def key_shown(
+    key: ApiKey, *, source: str, created_at: float | None = None, revoked_at: float | None = None
+) -> KeyShown:
+    """A key of which the rest is known."""
+    return KeyShown(
+        id=key.public_id,
+        tenant=key.tenant,
+        name=key.name,
+        source=source,
+        models=key.models,
+        created_at=created_at,
+        expires_at=key.expires_at,
+        revoked_at=revoked_at,
+    )
 
 
 class KeyWanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

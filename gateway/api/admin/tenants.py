@@ -11,7 +11,7 @@ from gateway.api.admin.office import AdminRequest, IfMatch, actor, office
 from gateway.auth.keys import SECRET_BYTES
 from gateway.config.settings import key_store_beside
 from gateway.control import keys, verbs
-from gateway.control.shown import KeyMade, KeyShown, KeyWanted, Rotation, TenantLine
+from gateway.control.shown import KeyMade, KeyShown, KeyWanted, Rotation, TenantLine, key_shown
 from gateway.control.state import Role
 from gateway.control.verbs import Missing
 from gateway.domain.tenant import ApiKey
@@ -178,31 +178,20 @@ def _all_keys(request: AdminRequest) -> dict[str, KeyShown]:
     made = office(request)
     found: dict[str, KeyShown] = {}
     for key in made.desk.now.book.keys:
-        found[key.public_id] = _shown(key, source="files")
+        found[key.public_id] = key_shown(key, source="files")
     for row in keys.listed(key_store_beside(made.ledger)):
-        found[row.key.public_id] = _shown(row.key, source="store", created_at=row.created_at, revoked_at=row.revoked_at)
+        found[row.key.public_id] = key_shown(
+            row.key, source="store", created_at=row.created_at, revoked_at=row.revoked_at
+        )
     for life in made.desk.now.state.keys.values():
         before = found.get(life.public_id)
-        found[life.public_id] = _shown(
+        found[life.public_id] = key_shown(
             verbs.api_key(life),
             source="api" if before is None else before.source,
             created_at=life.created_at if before is None else before.created_at,
             revoked_at=life.revoked_at,
         )
     return found
-
-
-def _shown(key: ApiKey, *, source: str, created_at: float | None = None, revoked_at: float | None = None) -> KeyShown:
-    return KeyShown(
-        id=key.public_id,
-        tenant=key.tenant,
-        name=key.name,
-        source=source,
-        models=key.models,
-        created_at=created_at,
-        expires_at=key.expires_at,
-        revoked_at=revoked_at,
-    )
 
 
 HANDLERS = [
