@@ -43,7 +43,7 @@ from gateway.pipeline import (
     Wait,
     record_of,
 )
-from gateway.pipeline.exchange import State
+from gateway.pipeline.intake import State
 
 BODY_TIMEOUT_S = 30.0
 """By when the body must be there."""

@@ -1,346 +1,101 @@
-"""One request's way: authenticate, decode, estimate, choose, reserve, attempt, settle. A state machine without I/O.
+"""One request's way: its way in (`intake`), then attempt, relay, settle. A state machine without I/O.
 
 The driver tells what happened by calling a method with the time; the exchange appends what must be done to `actions`.
 Each step needs the value that the former one made. Whatever happens, once a reservation was granted it is settled
 exactly once, and the client sees exactly one ending: a whole answer, an error, or an error event in a broken stream.
 The ending waits for `settled`: what the client takes for success is in the ledger by then.
 
-Longer than a file should be: it is one state machine, and whoever changes a transition has to see all the others.
+Longer than a file should be: from the reservation on it is one state machine, and whoever changes a transition has to
+see all the others.
 """
 
-import dataclasses
-import enum
 from collections.abc import Sequence
 
-from gateway.admission.limits import NOTHING_USED, Denied, Granted, Level, Unavailable
-from gateway.admission.repeats import Recollection, Repeat, fingerprint
-from gateway.admission.reservation import place_fault, refusal_of
+from gateway.admission.limits import NOTHING_USED, Denied, Granted, Unavailable
+from gateway.admission.reservation import place_fault
 from gateway.dialects.hub.continuation import SEAM
 from gateway.dialects.load_headers import load_of
 from gateway.dialects.protocols import Endpoint, StreamEncoder, StreamEvent
 from gateway.dialects.rate_headers import headroom_of
-from gateway.domain.chat import ChatRequest, EndOfStream, Label
+from gateway.domain.chat import EndOfStream, Label
 from gateway.domain.errors import (
     GatewayError,
     InternalError,
-    KeyReused,
     Overloaded,
-    RequestInFlight,
     StreamInterrupted,
     UpstreamTimedOut,
 )
 from gateway.domain.fault import Fault, FaultKind, Phase, Recourse
 from gateway.domain.ledger import Outcome
-from gateway.domain.plan import Decision
 from gateway.domain.usage import Usage
 from gateway.domain.wire import Headers
 from gateway.pipeline.account import Account
 from gateway.pipeline.actions import (
     Abort,
     Action,
-    Conclude,
-    Count,
     Fail,
     Finish,
     FreePlace,
-    Recall,
-    Reserve,
     Respond,
     Send,
-    Wait,
 )
 from gateway.pipeline.attempt import MAX_FAULT_BYTES, MAX_REPLY_BYTES, Attempt
-from gateway.pipeline.claiming import claim_for, detour, is_guess
 from gateway.pipeline.continuing import rest_of
-from gateway.pipeline.entry import Caller, Collaborators, Job, RequestHead, Unroutable, identify, job_for, prepare
-from gateway.pipeline.queueing import Turn, may_wait, retry_at, wait_s
-from gateway.pipeline.reckoning import COUNT_UP_TO_BYTES
+from gateway.pipeline.entry import Collaborators, RequestHead
+from gateway.pipeline.intake import JSON, LEASE_MARGIN_S, Intake, State
 from gateway.pipeline.relay import Relay
 from gateway.pipeline.tries import Tries, dialect_of, is_native
 from gateway.pipeline.verdict import interruption, verdict
 from gateway.routing.choose import overloaded
-from gateway.telemetry.context import TraceContext
 
-_LEASE_MARGIN_S = 30.0
 _LEDGER_WAIT_S = 5.0
-_IN_FLIGHT_RETRY_S = 1.0
-"""When to ask again for what is being answered."""
-_JSON = b"application/json"
 _WAITING = b": waiting\n\n"
 _COMMENT_EVERY_S = 30.0
 """Half of what proxies commonly bear. Once the head is out an error can only be an event, so not sooner."""
 _EVENT_STREAM = b"text/event-stream; charset=utf-8"
 
 
-class State(enum.Enum):
-    """Where the exchange stands."""
-
-    OPEN = enum.auto()
-    """Nothing was taken yet."""
-    QUEUED = enum.auto()
-    """Nothing was taken, and it waits for its turn, or for a limit that has room again in a moment."""
-    RESERVING = enum.auto()
-    ATTEMPTING = enum.auto()
-    """No content has come: failover is free and invisible."""
-    RELAYING = enum.auto()
-    """Content was sent: the answer is one backend's."""
-    SETTLING = enum.auto()
-    """The ending is decided and waits for the ledger."""
-    DONE = enum.auto()
-
-
-_UNTAKEN = frozenset({State.OPEN, State.QUEUED, State.RESERVING})
-
-
-class Exchange:
+class Exchange(Intake):
     """One request. Not reentrant: a method may not be called while another one of the same exchange runs."""
 
     __slots__ = (
         "_account",
-        "_book",
-        "_claim",
         "_comment_at",
         "_encoder",
-        "_endpoint",
-        "_gone",
-        "_guess",
         "_has_begun",
-        "_house",
-        "_once",
-        "_queued_at",
-        "_repeat",
         "_reply_body",
         "_rest",
-        "_retry_at",
-        "_turn",
         "_was_relayed",
-        "actions",
         "attempts",
-        "caller",
-        "decided_at",
-        "decision",
-        "denied",
-        "downgraded_from",
-        "ended_at",
         "ending",
-        "error",
-        "head",
-        "id",
-        "job",
-        "levels",
-        "model",
-        "outcome",
-        "queued_s",
-        "request_id",
-        "reserved_at",
         "settle_asked_at",
-        "started_at",
-        "state",
-        "total_by",
-        "trace",
         "tries",
         "usage",
-        "wall_started",
-        "was_kept",
     )
 
     def __init__(self, house: Collaborators, endpoint: Endpoint, head: RequestHead, *, now: float, wall: float) -> None:
-        self._house = house
-        self._endpoint = endpoint
-        self._book = house.book()
-        self.id = house.new_id()
-        self.head = head
-        self.request_id = head.request_id or f"req-{self.id}"
-        self.trace: TraceContext | None = house.tracing.begin(head.traceparent)
-        self.state = State.OPEN
-        self.actions: list[Action] = []
-        """What the driver must do next; it takes them out."""
-        self.caller: Caller | None = None
-        self.model = ""
-        """The public name asked for, once known to be one of the caller's."""
-        self.downgraded_from: str | None = None
-        """The model that was asked for, where a limit or a budget made another one serve it."""
-        self.decision: Decision | None = None
-        self.denied: Denied | None = None
-        self.levels: Sequence[Level] = ()
+        super().__init__(house, endpoint, head, now=now, wall=wall)
         self.attempts: list[Attempt] = []
         """All that were made, in the order in which they began."""
         self.usage: Usage | None = None
         """What the tenant pays, once it is decided."""
-        self.outcome: Outcome | None = None
-        self.error: GatewayError | None = None
         self.ending: list[Action] = []
         """What the client gets once the ledger has the rows."""
-        self.started_at = now
-        self.wall_started = wall
-        self.total_by = float("inf")
-        self.decided_at = self.reserved_at = self.settle_asked_at = self.ended_at = 0.0
+        self.settle_asked_at = 0.0
         self._comment_at = float("inf")
         """When a client that waits for a stream is shown that we are still there."""
         self._has_begun = False
         """Whether the head of a stream went out: from here on an error is an event in it."""
-        self._gone = False
-        self._queued_at = 0.0
-        self.queued_s = 0.0
-        """How long it waited for its turn, or for a limit."""
         self._was_relayed = False
         """Whether what is settled was a stream of which the client had a part."""
-        self._turn: Turn | None = None
-        """Its place among those that wait for the same targets, if it had to wait."""
-        self._guess: Denied | None = None
-        """What a request was denied whose prompt was not counted, while it is."""
-        self._retry_at: float | None = None
-        """When a limit is asked again that has no room yet."""
-        self._repeat: Repeat | None = None
-        """What the client may ask for again, by its own word."""
-        self._once: Repeat | None = None
-        """What the client may ask for again and be given the same answer, once it is ours to run."""
         self._reply_body: bytes | None = None
         """The whole answer, where it may be asked for again."""
-        self.was_kept = False
-        """Whether the client was given an answer from before."""
         self._rest: Relay | None = None
         """Where the rest of an answer goes that another backend began."""
         self._encoder: StreamEncoder | None = None
         """Of the stream that the client is being sent."""
 
-    # The way in: from a key to a reservation.
-
-    def authenticate(self, wall: float) -> None:
-        """Step 1, before the body is read: who is asking? `wall` is seconds since the epoch."""
-        try:
-            self.caller = identify(self._house, self._book, self.head.headers, wall)
-        except GatewayError as error:
-            self.refuse(error)
-        else:
-            if self.head.problem is not None:
-                self.refuse(self.head.problem)
-
-    def accept(self, body: bytes, now: float) -> None:
-        """Steps 2 to 5: decode the body, look up the model, estimate, choose targets, ask for a reservation."""
-        if self.caller is None or self.state is not State.OPEN:
-            return
-        try:
-            job = prepare(
-                self._house,
-                self.caller,
-                self._endpoint,
-                self.head.headers,
-                body,
-                exchange_id=self.id,
-                wants_buffer=self.head.wants_buffer,
-                now=now,
-            )
-        except GatewayError as error:
-            self.refuse(error)
-            return
-        self.model = job.request.model
-        if self.head.idempotency_key is not None and not job.request.stream:
-            kind = f"{type(self._endpoint).__name__} {self._endpoint.operation}"
-            self._repeat = Repeat(self.caller.tenant.id, self.head.idempotency_key, fingerprint(kind, body))
-        if (self._house.lobby.is_busy or isinstance(job, Unroutable)) and may_wait(self._house, self.caller, job):
-            self._decided(job, now)
-            self._queued_at = now
-            self._turn = Turn(
-                self._house, self.caller, job, by=now + wait_s(self._patience_s(self.caller, job.request))
-            )
-            self.state = State.QUEUED
-            self.actions.append(Wait(self._turn.ticket))
-        else:
-            self._start(job, now)
-
-    def queued(self, now: float) -> None:
-        """The turn will be told of: stand in line."""
-        turn = self._turn
-        if turn is not None and self.state is State.QUEUED and not turn.join(now):
-            self.refuse(turn.refusal)
-
-    def turn(self, now: float) -> None:
-        """There is room for this request, or it lost its place to another."""
-        turn, caller = self._turn, self.caller
-        if turn is None or caller is None:
-            return
-        if turn.ticket.is_shed:
-            if self.state is State.QUEUED:
-                self.refuse(turn.refusal)
-            return
-        turn.is_called = True
-        if self.state is not State.QUEUED:
-            turn.leave(now)
-            return
-        buffer = self.head.wants_buffer
-        job = job_for(
-            self._house, caller, self._endpoint, turn.request, exchange_id=self.id, wants_buffer=buffer, now=now
-        )
-        if isinstance(job, Unroutable) and now < turn.ticket.by and may_wait(self._house, caller, job):
-            turn.rejoin()  # Others were quicker.
-        else:
-            self.queued_s += now - self._queued_at
-            self._start(job, now)
-
-    def _decided(self, job: Job | Unroutable, now: float) -> None:
-        self.decided_at = now
-        self.decision = job.decision
-
-    def _start(self, job: Job | Unroutable, now: float) -> None:
-        """Go on with a request that need not wait, or waits no longer."""
-        self._decided(job, now)
-        if isinstance(job, Unroutable):
-            self.refuse(job.error)
-            return
-        self.state = State.RESERVING
-        if self._repeat is not None:
-            self.job = job
-            self.actions.append(Recall(self._repeat, job.plan.timeouts.total + _LEASE_MARGIN_S))
-        else:
-            self._claim_for(job, now)
-
-    def recalled(self, request: Repeat, known: Recollection, now: float) -> None:
-        """What is known of the request under its key: run it, give the answer from before, or refuse."""
-        if known == "first":
-            self._once = request
-            if self.state is State.RESERVING:
-                self._claim_for(self.job, now)
-            else:
-                self._conclude(None)  # We broke meanwhile.
-        elif self.state is not State.RESERVING:
-            return
-        elif known == "running":
-            self.refuse(RequestInFlight("The same request is being answered.", retry_after_s=_IN_FLIGHT_RETRY_S))
-        elif known == "other":
-            self.refuse(KeyReused("This idempotency key was used for another request.", param="Idempotency-Key"))
-        elif known == "lost":
-            message = "This request was answered before, and the answer was too large to be kept."
-            self.refuse(KeyReused(message, code="answer_not_kept", param="Idempotency-Key"))
-        else:
-            self.was_kept = True
-            self.outcome = Outcome.OK
-            self.state = State.DONE
-            self.ended_at = now
-            self.actions += (Respond(_JSON, len(known.body)), Send(known.body), Finish())
-
-    def _claim_for(self, job: Job, now: float) -> None:
-        """Ask the limits for what this job takes."""
-        self.job, self.model, self.decision = job, job.request.model, job.decision
-        if job.downgraded_from:
-            self.downgraded_from = job.downgraded_from[0]
-        self.total_by = self.started_at + self._patience_s(job.caller, job.request)
-        self._account = Account(
-            self._house,
-            self._endpoint,
-            job,
-            exchange_id=self.id,
-            request_id=self.request_id,
-            wall_offset_s=self.wall_started - self.started_at,
-        )
-        deposit = 0.0 if self.head.is_retry else job.plan.deposit  # The SDK's own retries buy no further ones of ours.
-        ends_by = self.total_by + _LEASE_MARGIN_S
-        self.tries = Tries(self._house, job, self._account, self.trace, ends_by=ends_by, deposit=deposit)
-        self.attempts = self.tries.all
-        if job.request.stream:
-            self._comment_at = self.started_at + _COMMENT_EVERY_S
-        self._claim = claim_for(job, self.wall_started + (now - self.started_at))
-        self._reserve()
+    # The beginning: from a reservation to the first try.
 
     def reserved(self, granted: Granted, now: float) -> None:
         """Everything was granted: from here on the exchange must settle."""
@@ -349,6 +104,7 @@ class Exchange:
         self.reserved_at = now
         self.levels = granted.levels
         self.state = State.ATTEMPTING
+        self._open()
         if self._gone:
             self._end(Outcome.CLIENT_GONE, [Finish()], now)
         elif self.error is not None:
@@ -363,108 +119,23 @@ class Exchange:
         if self._turn is not None:
             self._turn.arrive()
 
-    def denied_by(self, denied: Denied, now: float) -> None:
-        """A limit said no. Nothing was taken."""
-        if self.state is not State.RESERVING:
-            return
-        self.reserved_at = now
-        if self.error is None and not self._gone and is_guess(self.job, self._claim, denied):
-            self._guess = denied
-            job, reckoner = self.job, self._house.reckoner
-            if job.request.prompt_bytes - job.reckoned.media.size > COUNT_UP_TO_BYTES:
-                self.actions.append(Count(self._endpoint.prompt_texts(job.request)))
-            else:
-                self.counted(reckoner.count(self._endpoint, job.request, job.reckoned.media), now)
-        else:
-            self._denied(denied, now)
-
-    def counted(self, tokens: int | None, now: float) -> None:
-        """The prompt of a request that was denied by a guess is counted, or cannot be: ask again if it is shorter."""
-        denied, self._guess = self._guess, None
-        if denied is None or self.state is not State.RESERVING:
-            return
-        was = self.job
-        if tokens is not None and self.error is None and not self._gone:
-            job = job_for(
-                self._house,
-                was.caller,
-                self._endpoint,
-                was.request,
-                exchange_id=self.id,
-                wants_buffer=was.wants_buffer,
-                now=now,
-                counted=tokens,
-            )
-            if isinstance(job, Job) and job.estimate.prompt_tokens < was.estimate.prompt_tokens:
-                self._claim_for(dataclasses.replace(job, downgraded_from=was.downgraded_from), now)
-                return
-        self._denied(denied, now)
-
-    def _denied(self, denied: Denied, now: float) -> None:
-        """Try what the limit's policy names instead, or refuse."""
-        if self.error is None and not self._gone:
-            refused = self._claim, denied
-            job = detour(self._house, self._endpoint, self.job, refused, exchange_id=self.id, now=now)
-            if job is not None:
-                self._claim_for(job, now)
-                return
-            if self._may_retry(denied, now):
-                return
-        self.denied = denied
-        self.levels = denied.levels
-        self.refuse(refusal_of(denied, self._claim, self.model) if self.error is None else self.error)
-
-    def _may_retry(self, denied: Denied, now: float) -> bool:
-        """Whether the limit is waited for: not for longer than for a turn, and not by too many of a tenant."""
-        caller = self.job.caller
-        at = retry_at(self._claim, denied, now)
-        by = self.decided_at + wait_s(self._patience_s(caller, self.job.request))
-        if at is None or at > by or not self._house.lobby.hold(caller.tenant.id):
-            return False
-        self._retry_at, self._queued_at = at, now
-        self.state = State.QUEUED
-        return True
-
-    def _wait_is_over(self, now: float) -> None:
-        """The wait for a limit is over, or that for a turn which did not come."""
-        self.queued_s += now - self._queued_at
-        if self._retry_at is not None:
-            self._retry_at = None
-            self._house.lobby.release(self.job.caller.tenant.id)
-            self.state = State.RESERVING
-            self._reserve()
-        elif self._turn is not None:
-            self.refuse(self._turn.refusal)
-
-    def _reserve(self) -> None:
-        ttl_s = self.job.plan.timeouts.total + _LEASE_MARGIN_S
-        self.actions.append(Reserve(self.id, self._claim.dimensions, ttl_s))
-
-    def limits_unavailable(self, answer: Unavailable, now: float) -> None:
-        """The store of limits cannot be reached, and the policy does not serve without it."""
-        if self.state is State.RESERVING:
-            self.reserved_at = now
-            message = "The limits of this key cannot be checked at present."
-            error = Overloaded(message, code="limits_unavailable", retry_after_s=answer.retry_after_s)
-            self.refuse(error if self.error is None else self.error)
-
-    def refuse(self, error: GatewayError) -> None:
-        """Answer with an error before anything was taken. Has no effect later: an answer has one ending."""
-        if self.state not in _UNTAKEN:
-            return
-        self.error = error
-        self.state = State.DONE
-        self._leave()
-        self._conclude(None)
-        self.actions += (Fail(error), Finish())
-
-    def _leave(self) -> None:
-        """It waits no longer, and takes no place."""
-        if self._turn is not None:
-            self._turn.leave(self.decided_at)
-        if self._retry_at is not None:
-            self._retry_at = None
-            self._house.lobby.release(self.job.caller.tenant.id)
+    def _open(self) -> None:
+        """Begin the account, and what tries there will be."""
+        job = self.job
+        self._account = Account(
+            self._house,
+            self._endpoint,
+            job,
+            exchange_id=self.id,
+            request_id=self.request_id,
+            wall_offset_s=self.wall_started - self.started_at,
+        )
+        deposit = 0.0 if self.head.is_retry else job.plan.deposit  # The SDK's own retries buy no further ones of ours.
+        ends_by = self.total_by + LEASE_MARGIN_S
+        self.tries = Tries(self._house, job, self._account, self.trace, ends_by=ends_by, deposit=deposit)
+        self.attempts = self.tries.all
+        if job.request.stream:
+            self._comment_at = self.started_at + _COMMENT_EVERY_S
 
     # The attempts: each event of the one that is running.
 
@@ -480,18 +151,18 @@ class Exchange:
 
     def place_refused(self, number: int, answer: Denied | Unavailable, now: float) -> None:
         """They have no room, or nobody can tell: the backend is not asked."""
-        attempt = self.tries.running(number)
+        attempt = self._running(number)
         if attempt is not None and attempt.gate is not None:
             self._attempt_failed(attempt, place_fault(attempt.gate.claim, answer, attempt.target.backend), now)
 
     def sent(self, number: int, now: float) -> None:
         """The request is on the wire."""
-        if (attempt := self.tries.running(number)) is not None:
+        if (attempt := self._running(number)) is not None:
             attempt.note_sent(now, streaming=self.job.request.stream)
 
     def answered(self, number: int, status: int, headers: Headers, now: float) -> None:
         """Status and headers of the backend's answer."""
-        attempt = self.tries.running(number)
+        attempt = self._running(number)
         if attempt is None:
             return
         attempt.note_head(status, now)
@@ -518,7 +189,7 @@ class Exchange:
 
     def data(self, number: int, data: bytes, now: float) -> None:
         """Bytes of the body: relayed if they are a stream's, kept otherwise."""
-        attempt = self.tries.running(number)
+        attempt = self._running(number)
         if attempt is None:
             return
         relay = attempt.relay
@@ -534,7 +205,7 @@ class Exchange:
 
     def ended(self, number: int, now: float) -> None:
         """The body is over."""
-        attempt = self.tries.running(number)
+        attempt = self._running(number)
         if attempt is None:
             return
         relay = attempt.relay
@@ -547,7 +218,7 @@ class Exchange:
 
     def failed(self, number: int, fault: Fault, now: float) -> None:
         """The connection failed."""
-        attempt = self.tries.running(number)
+        attempt = self._running(number)
         if attempt is None:
             return
         self._attempt_failed(attempt, fault, now)
@@ -680,12 +351,6 @@ class Exchange:
         self._conclude(self._reply_body if self.error is None else None)
         self.actions += self.ending
 
-    def _conclude(self, body: bytes | None) -> None:
-        """The answer is there for whoever asks again under the same key; without one, the key is free."""
-        if self._once is not None:
-            self.actions.append(Conclude(self._once, body))
-            self._once = None
-
     # Decisions of the way out.
 
     def _try_next(self, now: float, failed: Attempt | None = None) -> bool:
@@ -765,7 +430,7 @@ class Exchange:
         attempt.finish_reasons, attempt.reply_id, attempt.reply_model = reply.finish_reasons, reply.id, reply.model
         body = self._endpoint.encode_reply(self.job.request, reply, native=is_native(self.job.request, attempt))
         self._reply_body = body
-        self._end(Outcome.OK, [Respond(_JSON, len(body)), Send(body), Finish()], now)
+        self._end(Outcome.OK, [Respond(JSON, len(body)), Send(body), Finish()], now)
 
     def _attempt_failed(self, attempt: Attempt, fault: Fault, now: float, *, abort: bool = False) -> None:
         """A try is over without an answer: go elsewhere if nothing was delivered, say so honestly if not."""
@@ -838,16 +503,13 @@ class Exchange:
             self._turn.settle(self.usage)
         self.actions.append(settle)
 
+    def _running(self, number: int) -> Attempt | None:
+        """The try of that number if it still runs; a late event of an older one means nothing."""
+        return self.tries.running(number) if self.attempts else None
+
     def _label(self, attempt: Attempt) -> Label:
         """What the answer is called if its backend does not say."""
         return Label(f"chatcmpl-{self.id}", attempt.target.model, int(self.wall_started))
-
-    def _patience_s(self, caller: Caller, request: ChatRequest) -> float:
-        """How long the request may take: the policy's total, or as long as the client waits if that is less."""
-        waits = [caller.policy.policy.timeouts.total, self.head.deadline_s]
-        if not request.stream and self._once is None:
-            waits.append(self.head.read_timeout_s)  # No bytes come before the whole answer does.
-        return min(wait for wait in waits if wait is not None)
 
 
 def _finished(attempt: Attempt) -> Relay | None:
