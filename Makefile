@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+SECONDS ?= 1800
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check chaos matrix limits kills trace chart format bench schema lock clean
+.PHONY: help demo test check chaos matrix limits kills soak trace chart format bench schema lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -43,6 +44,9 @@ format: $(VENV)/.dev  ## rewrite the sources as `check` wants them
 
 bench: $(VENV)/.dev  ## CPU per request against nginx, one table
 	$(BIN)/python -m tests.bench
+
+soak: $(VENV)/.dev  ## everything at once for half an hour (SECONDS=60: a minute), and what grew
+	$(BIN)/python -m tests.soak --seconds $(SECONDS)
 
 trace: $(VENV)/.dev  ## one request that a worker rescues, as one trace; in Jaeger where JAEGER_BIN or JAEGER_QUERY_URL names it
 	$(BIN)/python -m tests.telemetry.rescue

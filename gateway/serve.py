@@ -134,6 +134,8 @@ def _admin_config(app: Litestar) -> uvicorn.Config:
         access_log=False,
         proxy_headers=False,
         server_header=False,
+        # Longer than Prometheus and people's scripts pause, so that none sends into a connection that is just closed.
+        timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(_LAST_RESORT_S),
     )
 
