@@ -57,6 +57,8 @@ class Found:
     before: Sample
     after: Sample
     """At rest, both."""
+    memory: list[float]
+    """MiB: the median of each tenth of the run."""
     mistakes: list[str] = field(default_factory=list)
 
 
@@ -105,8 +107,9 @@ async def soak(folder: Path, seconds: float, seed: int) -> Found:
                     "threads": watched(watch, lambda sample: sample.threads),
                     "tasks": watched(watch, lambda sample: sample.tasks),
                 }
+                tenths = watch.tenths(MIB)
                 after = await anyio.to_thread.run_sync(lambda: wait_for_quiet(lambda: _rest(watch, running), before))
-                found = Found(seconds, tally, soaking.changes, growths, before, after)
+                found = Found(seconds, tally, soaking.changes, growths, before, after, tenths)
                 found.mistakes += await _open_ends(running)
             found.mistakes += _books(running, tally)
     found.mistakes += tally.wrong
@@ -271,6 +274,7 @@ def show(found: Found) -> None:
             f"{name:12} {first:8.1f} {growth.least:8.1f} {growth.median:8.1f} {growth.most:8.1f} "
             f"{growth.per_minute:+9.2f} {last:8.1f}"
         )
+    print("\nmemory, tenth by tenth:", *(f"{each:.0f}" for each in found.memory))
     print(*(f"WRONG: {each}" for each in found.mistakes[:20]), sep="\n")
     print(f"{len(found.mistakes)} mistakes" if found.mistakes else "no mistake")
 

@@ -83,6 +83,12 @@ class Watch:
         """How it changed after the warm-up."""
         return growth([(sample.at_s, of(sample)) for sample in self.samples])
 
+    def tenths(self, unit: int) -> list[float]:
+        """The median memory of each tenth of the run, in `unit` bytes."""
+        size = max(1, len(self.samples) // 10)
+        parts = [self.samples[begin : begin + size] for begin in range(0, len(self.samples), size)]
+        return [statistics.median(sample.resident for sample in part) / unit for part in parts]
+
 
 def growth(points: Sequence[tuple[float, float]]) -> Growth:
     """Of (seconds, value), in order; at least two of them after the first quarter."""
