@@ -20,10 +20,11 @@ from gateway.domain.policy import Policy
 from gateway.domain.usage import Estimate
 from gateway.routing.affinity import key_of
 from gateway.routing.draws import Draws
-from gateway.routing.fleet import BREAKER_HOLDS, SATURATED, FleetView, Standing
+from gateway.routing.fleet import BREAKER_HOLDS, FleetView
 from gateway.routing.peers import MARGIN, outliers
 from gateway.routing.shares import NOTHING, Balanced, Used, balanced
 from gateway.routing.strategies import Asked, Scene, arranged, reachable
+from gateway.routing.tally import SATURATED, Standing
 
 _APART = 0x5EED
 """So that floors draw otherwise than strategies do from the same seed."""

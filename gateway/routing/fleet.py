@@ -4,62 +4,31 @@ Told by the exchange of every try, when it begins and how it ends. Health is jud
 backend, with the backend's credential); a credential without money or rights takes all models of its backend out.
 """
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Final
 
 import msgspec
 
-from gateway.domain.backend import Backend
 from gateway.domain.fault import Fault, Recourse
 from gateway.domain.ledger import Outcome
 from gateway.domain.limits import Headroom, WorkerLoad
 from gateway.domain.plan import Target
 from gateway.domain.policy import Timeouts
-from gateway.routing.concurrency import MOST, START, Limit, is_ours
+from gateway.routing.concurrency import MOST, Limit, is_ours
 from gateway.routing.headroom import Ebb
-from gateway.routing.health import Breaker, Cooldown, Draw, Ejection, State
-from gateway.routing.patience import Patience
-from gateway.routing.peers import Record
+from gateway.routing.health import Draw, Ejection, State
+from gateway.routing.tally import Standing, Tally, most_at_once
 
 BREAKER_HOLDS: Final = frozenset({"breaker_open", "half_open_busy"})
 """Reasons that give way when nobody else is left: a bad backend is better than none."""
 _OPENED: Final = BREAKER_HOLDS | {None}
 """Reasons of a target whose breaker has opened and that nothing else bars."""
-SATURATED: Final = "saturated"
-"""The reason that no panic overrules: it works on as much as it bears."""
 LOAD_KNOWN_S: Final = 2.0
 """So long a worker's word on its queue holds: then a request finds out anew."""
-LATENCY_DECAY_S: Final = 10.0
-"""Finagle's decay of its peak-EWMA."""
 EXPECTED_BASE_S: Final = 0.4
 EXPECTED_PREFILL_PER_S: Final = 8000.0
 """Prompt tokens a second. Only relations between backends matter: this makes long and short prompts comparable."""
-
-
-class Standing(msgspec.Struct, frozen=True, gc=False):
-    """One target at one moment."""
-
-    barred: str | None
-    """Why nothing may be sent there, for example `cooling`; None when it may be tried."""
-    wait_s: float | None
-    """Seconds until that may be over; None when time does not help."""
-    ramp: float
-    """The part of its share that it should get: less than 1 while it comes back, or is near its limit on us."""
-    in_flight: int
-    """Tries of ours that it is working on."""
-    latency: float
-    """Peak-EWMA of time to first token over what was expected, as of `latency_at`; 0 when never seen."""
-    latency_at: float
-    is_full: bool = False
-    """Whether it works on as many tries as it may at once; `barred` tells so only where nothing else bars it."""
-    bears: float = START
-    """Tries that it may work on at once, as far as that is learned."""
-    queues: bool = False
-    """Whether it is a worker that lately said that it has no free slot."""
-    failing: float = 0.0
-    """The part of its tries of the last minute that failed; 0 where they were too few to tell."""
 
 
 class Sight(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -94,7 +63,7 @@ class Fleet:
         """Backend → why nothing can be sent there under the configuration that is live, `credential_missing` say."""
         self._drained: frozenset[str] = frozenset()
         self._draw = draw
-        self._targets: dict[str, _Tally] = {}
+        self._targets: dict[str, Tally] = {}
         self._credentials: dict[str, Ejection] = {}
         self._served: AbstractSet[str] | None = None
         """Targets of the configuration that is live, by name; None for all. Others are on their way out."""
@@ -108,7 +77,7 @@ class Fleet:
         tally = self._targets.get(name)
         if tally is None or tally.standing(now, reach).barred is not None:
             return 0
-        return int(_most(tally.limit.value, reach)) - tally.in_flight
+        return int(most_at_once(tally.limit.value, reach)) - tally.in_flight
 
     def is_open_to(self, target: Target, now: float, *, panics: bool = False) -> bool:
         """Whether it may be tried now. In a panic a breaker is no reason not to; too much work still is."""
@@ -312,12 +281,12 @@ class Fleet:
         if credential is not None:
             credential.until = 0.0
 
-    def _tally(self, target: Target) -> "_Tally":
+    def _tally(self, target: Target) -> Tally:
         tally = self._targets.get(target.name)
         if tally is None:
             credential = self._credentials.setdefault(target.backend, Ejection())
             limit = Limit(reads_latency=is_ours(target.place))
-            tally = self._targets[target.name] = _Tally(credential, self._unavailable(target.backend), limit)
+            tally = self._targets[target.name] = Tally(credential, self._unavailable(target.backend), limit)
         if tally.place is not target.place:  # A new configuration, or the first one.
             tally.place = target.place
             granted = target.place.limits.concurrency if target.place.limits is not None else None
@@ -332,89 +301,3 @@ class Fleet:
 def expected_s(prompt_tokens: int) -> float:
     """Seconds to the first token of a prompt of that length, at a backend of no particular kind."""
     return EXPECTED_BASE_S + prompt_tokens / EXPECTED_PREFILL_PER_S
-
-
-def _most(limit: float, reach: float) -> float:
-    """Of tries at once, for requests that may take a part of the limit; one in any case."""
-    return max(1.0, limit * reach)
-
-
-class _Tally:
-    """All that is known of one target."""
-
-    __slots__ = (
-        "_latency",
-        "_latency_at",
-        "breaker",
-        "cooldown",
-        "credential",
-        "ebb",
-        "in_flight",
-        "limit",
-        "model",
-        "patience",
-        "place",
-        "queues_until",
-        "record",
-        "unavailable",
-    )
-
-    def __init__(self, credential: Ejection, unavailable: str | None, limit: Limit) -> None:
-        self.breaker = Breaker()
-        self.cooldown = Cooldown()
-        self.credential = credential
-        """Shared by all models of the backend."""
-        self.model = Ejection()
-        self.patience = Patience()
-        self.record = Record()
-        self.ebb: Ebb | None = None
-        """None until an answer told of limits."""
-        self.unavailable = unavailable
-        self.limit = limit
-        self.place: Backend | None = None
-        """As the configuration has it that was last asked about."""
-        self.in_flight = 0
-        self.queues_until = 0.0
-        """A worker without a free slot said so not long before."""
-        self._latency = self._latency_at = 0.0
-
-    def standing(self, now: float, reach: float = 1.0) -> Standing:
-        """What a decision may know of it."""
-        breaker = self.breaker
-        barred: str | None = self.unavailable
-        wait_s: float | None = None
-        ramp = 1.0
-        if barred is not None:
-            pass
-        elif now < self.credential.until:
-            barred, wait_s = "credential_ejected", self.credential.until - now
-        elif now < self.model.until:
-            barred, wait_s = "model_ejected", self.model.until - now
-        elif now < self.cooldown.until:
-            barred, wait_s = "cooling", self.cooldown.until - now
-        elif not breaker.is_calm:
-            barred, wait_s, ramp = breaker.hold(now), breaker.wait_s(now), breaker.ramp(now)
-        if self.ebb is not None:
-            ramp = min(ramp, self.ebb.part(now))
-        in_flight = self.in_flight
-        if in_flight + 1 > (self.limit.value if reach == 1.0 else _most(self.limit.value, reach)):
-            barred, is_full = barred or SATURATED, True
-        else:
-            is_full = False
-        queues = now < self.queues_until
-        failing = self.record.part(now)
-        return Standing(
-            barred, wait_s, ramp, in_flight, self._latency, self._latency_at, is_full, self.limit.value, queues, failing
-        )
-
-    def lag(self, ratio: float, now: float) -> None:
-        """It was at least so slow."""
-        if ratio > self._latency * math.exp((self._latency_at - now) / LATENCY_DECAY_S):
-            self.observe(ratio, now)
-
-    def observe(self, ratio: float, now: float) -> None:
-        """Peak-EWMA: a worse value counts at once, a better one by and by. A stream's duration never comes here."""
-        kept = math.exp((self._latency_at - now) / LATENCY_DECAY_S)
-        faded = self._latency * kept
-        self._latency = ratio if ratio > faded else faded + ratio * (1.0 - kept)
-        self._latency_at = now

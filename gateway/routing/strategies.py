@@ -28,7 +28,8 @@ from gateway.domain.policy import BALANCED, Mode, Strategy, When
 from gateway.domain.usage import Estimate
 from gateway.routing.affinity import bears, preferred
 from gateway.routing.draws import Draws
-from gateway.routing.fleet import LATENCY_DECAY_S, FleetView, Standing
+from gateway.routing.fleet import FleetView
+from gateway.routing.tally import LATENCY_DECAY_S, Standing
 
 LATENCY_LEAST: Final = 0.05
 """L of a target that nobody asked for long: it looks fast, until a few requests are under way to it."""

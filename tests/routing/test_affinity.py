@@ -15,8 +15,9 @@ from gateway.domain.policy import BALANCED, Mode, Policy, Strategy
 from gateway.domain.usage import Estimate
 from gateway.routing.affinity import LOAD_MORE, LOAD_TIMES, PREFIX_BYTES, bears, key_of, preferred
 from gateway.routing.choose import choose
-from gateway.routing.fleet import FleetView, Standing
+from gateway.routing.fleet import FleetView
 from gateway.routing.strategies import RANKS
+from gateway.routing.tally import Standing
 
 NAMES = "abcdef"
 KEYS = st.integers(0, 2**64 - 1)

@@ -15,8 +15,9 @@ from gateway.domain.plan import Candidate, Decision, Plan, Route, Target
 from gateway.domain.policy import Policy, Retries, Strategy, Timeouts
 from gateway.domain.usage import Estimate
 from gateway.routing.choose import choose, refusal
-from gateway.routing.fleet import FleetView, Standing
+from gateway.routing.fleet import FleetView
 from gateway.routing.strategies import RANKS
+from gateway.routing.tally import Standing
 
 ALL: tuple[Capability, ...] = ("tools", "json_schema", "vision", "audio", "logprobs", "seed", "stop")
 POLICY = Policy(models={}, retries=Retries(attempts=2), timeouts=Timeouts(total=9))

@@ -7,7 +7,8 @@ from gateway.domain.fault import EFFECT, NO_EFFECT, RECOURSE, Fault, FaultKind, 
 from gateway.domain.ledger import Outcome
 from gateway.domain.plan import Target
 from gateway.routing.concurrency import START
-from gateway.routing.fleet import Fleet, Standing, expected_s
+from gateway.routing.fleet import Fleet, expected_s
+from gateway.routing.tally import Standing
 
 K = FaultKind
 T = 1000.0

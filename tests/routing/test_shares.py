@@ -14,8 +14,9 @@ from gateway.domain.policy import Caps, Independence, Policy, Strategy
 from gateway.domain.usage import Estimate, PriceTable
 from gateway.routing.choose import choose
 from gateway.routing.draws import Draws
-from gateway.routing.fleet import FleetView, Standing
+from gateway.routing.fleet import FleetView
 from gateway.routing.shares import Shares, balanced
+from gateway.routing.tally import Standing
 
 KEY = ("gold", "assistant", 3600.0)
 WELL = Standing(None, None, 1.0, 0, 0.0, 0.0)

@@ -18,8 +18,9 @@ from gateway.domain.policy import Mode, Policy, Strategy, When
 from gateway.domain.usage import Estimate
 from gateway.routing.choose import choose
 from gateway.routing.draws import Draws
-from gateway.routing.fleet import Fleet, FleetView, Standing
+from gateway.routing.fleet import Fleet, FleetView
 from gateway.routing.strategies import LATENCY_LEAST, RANKS, Asked, matches
+from gateway.routing.tally import Standing
 
 NOW = 1000.0
 MODES: list[Mode] = sorted(RANKS)

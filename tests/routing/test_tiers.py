@@ -14,7 +14,8 @@ from gateway.domain.limits import Limits, WorkerLoad
 from gateway.domain.plan import Route, Target
 from gateway.domain.policy import Strategy
 from gateway.routing.concurrency import START
-from gateway.routing.fleet import LOAD_KNOWN_S, Fleet, FleetView, Standing
+from gateway.routing.fleet import LOAD_KNOWN_S, Fleet, FleetView
+from gateway.routing.tally import Standing
 from tests.routing.test_health_of_fleet import fails, fault
 from tests.routing.test_strategies import NOW, decided, order, standing
 

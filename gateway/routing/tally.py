@@ -1,0 +1,131 @@
+"""What is known of one target, and what a decision may know of that at one moment.
+
+State with a lifetime and without a clock. The fleet has one for each target and tells it what happens.
+"""
+
+import math
+from typing import Final
+
+import msgspec
+
+from gateway.domain.backend import Backend
+from gateway.routing.concurrency import START, Limit
+from gateway.routing.headroom import Ebb
+from gateway.routing.health import Breaker, Cooldown, Ejection
+from gateway.routing.patience import Patience
+from gateway.routing.peers import Record
+
+SATURATED: Final = "saturated"
+"""The reason that no panic overrules: it works on as much as it bears."""
+LATENCY_DECAY_S: Final = 10.0
+"""Finagle's decay of its peak-EWMA."""
+
+
+class Standing(msgspec.Struct, frozen=True, gc=False):
+    """One target at one moment."""
+
+    barred: str | None
+    """Why nothing may be sent there, for example `cooling`; None when it may be tried."""
+    wait_s: float | None
+    """Seconds until that may be over; None when time does not help."""
+    ramp: float
+    """The part of its share that it should get: less than 1 while it comes back, or is near its limit on us."""
+    in_flight: int
+    """Tries of ours that it is working on."""
+    latency: float
+    """Peak-EWMA of time to first token over what was expected, as of `latency_at`; 0 when never seen."""
+    latency_at: float
+    is_full: bool = False
+    """Whether it works on as many tries as it may at once; `barred` tells so only where nothing else bars it."""
+    bears: float = START
+    """Tries that it may work on at once, as far as that is learned."""
+    queues: bool = False
+    """Whether it is a worker that lately said that it has no free slot."""
+    failing: float = 0.0
+    """The part of its tries of the last minute that failed; 0 where they were too few to tell."""
+
+
+class Tally:
+    """All that is known of one target."""
+
+    __slots__ = (
+        "_latency",
+        "_latency_at",
+        "breaker",
+        "cooldown",
+        "credential",
+        "ebb",
+        "in_flight",
+        "limit",
+        "model",
+        "patience",
+        "place",
+        "queues_until",
+        "record",
+        "unavailable",
+    )
+
+    def __init__(self, credential: Ejection, unavailable: str | None, limit: Limit) -> None:
+        self.breaker = Breaker()
+        self.cooldown = Cooldown()
+        self.credential = credential
+        """Shared by all models of the backend."""
+        self.model = Ejection()
+        self.patience = Patience()
+        self.record = Record()
+        self.ebb: Ebb | None = None
+        """None until an answer told of limits."""
+        self.unavailable = unavailable
+        self.limit = limit
+        self.place: Backend | None = None
+        """As the configuration has it that was last asked about."""
+        self.in_flight = 0
+        self.queues_until = 0.0
+        """A worker without a free slot said so not long before."""
+        self._latency = self._latency_at = 0.0
+
+    def standing(self, now: float, reach: float = 1.0) -> Standing:
+        """What a decision may know of it."""
+        breaker = self.breaker
+        barred: str | None = self.unavailable
+        wait_s: float | None = None
+        ramp = 1.0
+        if barred is not None:
+            pass
+        elif now < self.credential.until:
+            barred, wait_s = "credential_ejected", self.credential.until - now
+        elif now < self.model.until:
+            barred, wait_s = "model_ejected", self.model.until - now
+        elif now < self.cooldown.until:
+            barred, wait_s = "cooling", self.cooldown.until - now
+        elif not breaker.is_calm:
+            barred, wait_s, ramp = breaker.hold(now), breaker.wait_s(now), breaker.ramp(now)
+        if self.ebb is not None:
+            ramp = min(ramp, self.ebb.part(now))
+        in_flight = self.in_flight
+        if in_flight + 1 > (self.limit.value if reach == 1.0 else most_at_once(self.limit.value, reach)):
+            barred, is_full = barred or SATURATED, True
+        else:
+            is_full = False
+        queues = now < self.queues_until
+        failing = self.record.part(now)
+        return Standing(
+            barred, wait_s, ramp, in_flight, self._latency, self._latency_at, is_full, self.limit.value, queues, failing
+        )
+
+    def lag(self, ratio: float, now: float) -> None:
+        """It was at least so slow."""
+        if ratio > self._latency * math.exp((self._latency_at - now) / LATENCY_DECAY_S):
+            self.observe(ratio, now)
+
+    def observe(self, ratio: float, now: float) -> None:
+        """Peak-EWMA: a worse value counts at once, a better one by and by. A stream's duration never comes here."""
+        kept = math.exp((self._latency_at - now) / LATENCY_DECAY_S)
+        faded = self._latency * kept
+        self._latency = ratio if ratio > faded else faded + ratio * (1.0 - kept)
+        self._latency_at = now
+
+
+def most_at_once(limit: float, reach: float) -> float:
+    """Of tries at once, for requests that may take a part of the limit; one in any case."""
+    return max(1.0, limit * reach)
