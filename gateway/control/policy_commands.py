@@ -64,16 +64,16 @@ def add_policy(commands: Commands) -> None:
     apply = verbs.add_parser(
         "apply",
         help="write the policies of files that differ from what holds",
-        description="Compares every policy of the files with what holds, prints the differences, and writes a revision "
-        "of each policy that differs. They are checked as if they held, and hold when they are activated. Doing it "
-        "again writes nothing again. What else stands in the files is not applied. Policies that are not in the files "
-        "stay as they are.",
+        description="Compares every policy of the files with what holds, prints the differences, checks what differs "
+        "as if it held, and writes a revision of each; nothing when one has a mistake. They hold when they are "
+        "activated. Doing it again writes nothing again. What else stands in the files is not applied. Policies that "
+        "are not in the files stay as they are.",
     )
     apply.add_argument(
         "paths", nargs="+", type=Path, metavar="PATH", help="configuration: a YAML file or a folder of them"
     )
-    apply.add_argument("--dry-run", action="store_true", help="only print the differences")
-    apply.add_argument("--activate", action="store_true", help="let the revisions hold too, if none has a mistake")
+    apply.add_argument("--dry-run", action="store_true", help="only print the differences and the mistakes")
+    apply.add_argument("--activate", action="store_true", help="let the revisions hold too")
     apply.add_argument("--exit-code", action="store_true", help=_EXIT_CODE_HELP)
     apply.set_defaults(run=_apply)
 
@@ -168,25 +168,34 @@ def _apply(arguments: argparse.Namespace) -> int:
             if text:
                 changed[name] = (tree, seen.etag)
         print(f"{len(changed)} of {len(wanted)} policies differ from what holds", file=sys.stderr)
-        if not arguments.dry_run and changed:
-            sys.stdout.flush()
+        sys.stdout.flush()
+        _check(api, {name: wanted[name] for name in changed})
+        if not arguments.dry_run:
             _write(api, changed, activate=arguments.activate)
     return DIFFERENT if changed and arguments.exit_code else 0
 
 
-def _write(api: "AdminApi", changed: "dict[str, tuple[Tree, str | None]]", *, activate: bool) -> None:
-    """Write all of them; raises with every mistake of all when one is refused, and then activates none."""
+def _check(api: "AdminApi", wanted: "dict[str, Tree]") -> None:
+    """Raises CommandError with every mistake of all of them."""
     from gateway.control.remote import Refused, step
 
-    revisions: dict[str, int] = {}
     refusals = []
-    for name, (tree, etag) in changed.items():
+    for name, tree in wanted.items():
         try:
-            revisions[name] = _written(api, name, tree, etag)
+            api.post(f"/policies{step(name)}/check", tree)
         except Refused as refused:
+            if not refused.is_about_content:
+                raise
             refusals.append(f"{name}: {refused}")
     if refusals:
-        raise CommandError("\n".join(refusals) + ("\nnothing was activated" if activate else ""))
+        raise CommandError("\n".join(refusals))
+
+
+def _write(api: "AdminApi", changed: "dict[str, tuple[Tree, str | None]]", *, activate: bool) -> None:
+    """Write all of them, then let them hold if that is wanted."""
+    from gateway.control.remote import step
+
+    revisions = {name: _written(api, name, tree, etag) for name, (tree, etag) in changed.items()}
     for name, number in revisions.items():
         if activate:
             api.post(f"/policies{step(name)}/revisions/{number}/activate")

@@ -22,6 +22,7 @@ ANSWER_S: Final = 20.0
 TRIES: Final = 3
 """Of connecting only: what was sent may have been done, and is not sent again."""
 _UNAUTHENTICATED: Final = 401
+_UNACCEPTABLE: Final = frozenset({400, 422})
 
 Kind = TypeVar("Kind")
 
@@ -32,6 +33,11 @@ class Refused(CommandError):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
+
+    @property
+    def is_about_content(self) -> bool:
+        """Whether what was sent has mistakes."""
+        return self.status in _UNACCEPTABLE
 
 
 class Answer:

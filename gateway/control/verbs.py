@@ -25,6 +25,7 @@ from gateway.control.state import (
     after,
     digest_of,
 )
+from gateway.domain.errors import InvalidRequest
 from gateway.domain.tenant import ApiKey
 
 FILES: Final = "files"
@@ -72,21 +73,23 @@ def tenant_etag(life: TenantLife | None) -> str:
 
 async def draft_policy(desk: Desk, actor: str, name: str, document: bytes, seen: str | None) -> Revision:
     """Write a new revision, which does not hold yet. Raises ConfigurationError with all that is wrong with it."""
-    content = msgspec.Raw(document)
+    content = _object(document)
 
     def decide(state: State) -> tuple[msgspec.Raw, msgspec.Raw]:
         life = state.policies.get(name, PolicyLife())
         is_there = bool(life.revisions) or desk.sources.entry("policies", name) is not None
         _check_seen(policy_etag(life) if is_there and not life.is_deleted else None, seen)
-        # Tried as if it held already: a draft with mistakes would be of no use.
-        trial = Event(seq=0, at=0.0, actor=actor, action="policy.draft", resource=name, after=content, previous="")
-        number = len(life.revisions) + 1
-        begun = after(state, [trial, _activation(actor, name, number)])
-        desk.tried(begun)
+        # A draft with mistakes would be of no use.
+        _try(desk, state, name, content)
         return (life.revisions[-1].document if life.revisions else NOTHING), content
 
     await desk.change(actor, "policy.draft", name, decide)
     return desk.now.state.policies[name].revisions[-1]
+
+
+def check_policy(desk: Desk, name: str, document: bytes) -> None:
+    """Nothing, where this could hold under that name. Raises ConfigurationError with all that is wrong with it."""
+    _try(desk, desk.now.state, name, _object(document))
 
 
 async def activate(desk: Desk, actor: str, name: str, number: int) -> Revision:
@@ -147,11 +150,12 @@ async def delete_policy(desk: Desk, actor: str, name: str, seen: str | None) -> 
 
 async def put_tenant(desk: Desk, actor: str, name: str, document: bytes, seen: str | None) -> TenantLife:
     """Make or change a tenant. Raises ConfigurationError with all that is wrong with it."""
+    content = _object(document)
 
     def decide(state: State) -> tuple[msgspec.Raw, msgspec.Raw]:
         before = _tenant_document(desk, state, name)
         _check_seen(None if before is None else tenant_etag(state.tenants.get(name)), seen)
-        return (NOTHING if before is None else before), msgspec.Raw(document)
+        return (NOTHING if before is None else before), content
 
     await desk.change(actor, "tenant.put", name, decide)
     return desk.now.state.tenants[name]
@@ -329,16 +333,27 @@ async def _change_key(
     await desk.change(actor, action, public_id, decide)
 
 
-def _activation(actor: str, name: str, number: int) -> Event:
-    return Event(
-        seq=0,
-        at=0.0,
-        actor=actor,
-        action="policy.activate",
-        resource=name,
-        after=raw({"revision": number}),
-        previous="",
+def _object(document: bytes) -> msgspec.Raw:
+    """The document as an event holds it. Raises InvalidRequest for what is no JSON object."""
+    try:
+        msgspec.json.decode(document, type=dict[str, object])
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidRequest(f"The body has to be a JSON object ({error}).") from error
+    return msgspec.Raw(document)
+
+
+def _try(desk: Desk, state: State, name: str, document: msgspec.Raw) -> None:
+    """See what would be if the policy held as this document says. Raises ConfigurationError."""
+    number = len(state.policies.get(name, PolicyLife()).revisions) + 1
+    steps: tuple[tuple[Action, msgspec.Raw], ...] = (
+        ("policy.draft", document),
+        ("policy.activate", raw({"revision": number})),
     )
+    events = [
+        Event(seq=0, at=0.0, actor="", action=action, resource=name, after=content, previous="")
+        for action, content in steps
+    ]
+    desk.tried(after(state, events))
 
 
 def _tenant_document(desk: Desk, state: State, name: str) -> msgspec.Raw | None:

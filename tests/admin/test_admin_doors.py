@@ -18,6 +18,7 @@ NEEDS = {
     ("GET", "/policies/{name}/revisions"): "viewer",
     ("GET", "/policies/{name}/revisions/{number}"): "viewer",
     ("POST", "/policies/{name}/revisions/{number}/activate"): "operator",
+    ("POST", "/policies/{name}/check"): "viewer",
     ("POST", "/policies/{name}/rollback"): "operator",
     ("GET", "/keys"): "viewer",
     ("GET", "/tenants"): "viewer",

@@ -84,7 +84,23 @@ async def test_all_mistakes_come_at_once(owner: httpx.AsyncClient, document: tup
         "$.policies.acme.limits.requests_per_minute",
         "$.policies.acme.odd",
     }
+    checked = await owner.post("/policies/acme/check", json=wrong)
+    assert (checked.status_code, checked.json()["mistakes"]) == (422, answer.json()["mistakes"])
     assert (await owner.get("/revision")).json()["seq"] == before
+
+
+@pytest.mark.parametrize("body", [b"", b"models: {}", b"[]", b"3", b"null", b'{"models": 1e999}', b'{"a":' * 9999])
+async def test_what_is_no_policy_at_all_is_refused(
+    owner: httpx.AsyncClient, document: tuple[Tree, str], body: bytes
+) -> None:
+    """As a mistake of the caller's, whether it is checked or written."""
+    _, etag = document
+    checked = await owner.post("/policies/acme/check", content=body)
+    put = await owner.put("/policies/acme", content=body, headers={"if-match": etag})
+    new = await owner.put("/policies/new", content=body)
+    tenant = await owner.put("/tenants/new", content=body)
+    assert [each.status_code for each in (checked, put, new, tenant)] == [400] * 4
+    assert "JSON object" in put.json()["detail"]
 
 
 async def test_lost_updates_cannot_happen(owner: httpx.AsyncClient, document: tuple[Tree, str]) -> None:

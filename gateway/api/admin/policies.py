@@ -65,6 +65,12 @@ async def put_policy(request: AdminRequest, name: FromPath[str], if_match: IfMat
     return Response(_shown(revision, life, content=False), headers={"etag": verbs.policy_etag(life)}, status_code=201)
 
 
+@post("/policies/{name:str}/check", opt=needs("viewer"), status_code=204)
+async def check_policy(request: AdminRequest, name: FromPath[str]) -> None:
+    """Check the body as if it held under that name: 422 with every mistake at once. Nothing is written."""
+    verbs.check_policy(office(request).desk, name, await request.body())
+
+
 @delete("/policies/{name:str}", opt=needs("owner"), status_code=204)
 async def delete_policy(request: AdminRequest, name: FromPath[str], if_match: IfMatch = None) -> None:
     """Let the policy hold no longer. 422 while tenants have it. Its revisions stay, and one may be activated again."""
@@ -128,6 +134,7 @@ HANDLERS = [
     list_policies,
     get_policy,
     put_policy,
+    check_policy,
     delete_policy,
     list_revisions,
     get_revision,
