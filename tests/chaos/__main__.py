@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 
 from tests.chaos import (
+    again,
     before_content,
     canaries,
     clients,
@@ -40,6 +41,7 @@ ROOMS = (
     spill,
     hedges,
     reloads,
+    again,
     canaries,
 )
 CASES = [case for room in ROOMS for case in room.CATALOGUE.cases]
