@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gateway import __version__
-from gateway.control import key_commands, ledger, policy_commands, remote_commands
+from gateway.control import completion, key_commands, ledger, policy_commands, remote_commands
 from gateway.control.commands import (
     CONFIG_HELP,
     JOURNAL_HELP,
@@ -60,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     remote_commands.add_remote(commands)
     ledger.add_ledger(commands)
     add_import(commands)
+    completion.add_completion(commands, parser)
     return parser
 
 
