@@ -288,7 +288,12 @@ def _tenant(name: str, entry: TenantEntry, policy: Policy) -> Tenant:
     """The tenant, with what its policy says where it says nothing itself."""
     limits = policy.limits.overridden_by(entry.limits)
     return Tenant(
-        id=name, policy=entry.policy, limits=limits, budget=entry.budget or policy.budget, weight=entry.weight
+        id=name,
+        policy=entry.policy,
+        limits=limits,
+        budget=entry.budget or policy.budget,
+        weight=entry.weight,
+        metadata=entry.metadata,
     )
 
 

@@ -76,6 +76,7 @@ def explain(book: PolicyBook, fleet: Fleet, asked: Asked, now: float) -> Explain
         fleet=fleet.view(route.leaves, now),
         seed=asked.seed,
         decision_id="explained",
+        metadata=tenant.metadata,
     )
     return Explained(
         model=asked.model,

@@ -6,7 +6,7 @@ import msgspec
 
 from gateway.domain.backend import Capability
 from gateway.domain.limits import NO_LIMITS, Budget, Limits
-from gateway.domain.names import ModelName, Name
+from gateway.domain.names import Label, ModelName, Name
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=3600)]
 
@@ -94,6 +94,8 @@ class When(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """The prompt is estimated to be longer."""
     tenants: tuple[Name, ...] = ()
     """The request comes from one of these."""
+    metadata: dict[Name, Label] = {}
+    """The request's tenant has all of these in its own `metadata`: `{region: eu}`, `{tier: gold}`."""
 
 
 class TargetRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

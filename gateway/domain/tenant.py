@@ -6,7 +6,7 @@ from typing import Annotated
 import msgspec
 
 from gateway.domain.limits import NO_LIMITS, Budget, Limits
-from gateway.domain.names import ModelName
+from gateway.domain.names import Label, ModelName, Name
 
 KeyName = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
@@ -40,6 +40,8 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     """What holds for this tenant: its policy's limits with its own overrides."""
     budget: Budget | None = None
     """Its own, else its policy's."""
+    metadata: dict[str, str] = {}
+    """What conditions of a policy may ask for."""
     weight: int = 1
     """Its share of what is scarce, relative to the other tenants."""
 
@@ -68,6 +70,8 @@ class TenantEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Overrides of the policy's limits, field by field."""
     budget: Budget | None = None
     """Instead of the policy's."""
+    metadata: dict[Name, Label] = {}
+    """What else is to be known of the tenant, for the conditions of policies: `{region: eu}`."""
     weight: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
     """Its share, relative to the other tenants, of backends that work on as much as they bear."""
     keys: tuple[KeyEntry, ...] = ()

@@ -179,6 +179,7 @@ def job_for(
         fleet=house.fleet.view(route.leaves, now, caller.policy.reach),
         seed=int(exchange_id[-8:], 16),
         decision_id=exchange_id,
+        metadata=caller.tenant.metadata,
         used=NOTHING if asked is None else house.shares.used((policy.name, request.model, asked.window_s), now),
     )
     if plan is None:

@@ -1,6 +1,6 @@
 """The routing decision: filter, order, plan. A pure function of the request, its route, the fleet and a seed."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import msgspec
 
@@ -26,6 +26,7 @@ from gateway.routing.shares import NOTHING, Balanced, Used, balanced
 from gateway.routing.strategies import Asked, Scene, arranged, reachable
 from gateway.routing.tally import SATURATED, Standing
 
+_NO_METADATA: Mapping[str, str] = {}
 _APART = 0x5EED
 """So that floors draw otherwise than strategies do from the same seed."""
 _ESTIMATE_MARGIN = 1.25
@@ -51,6 +52,7 @@ def choose(
     seed: int,
     decision_id: str,
     used: Used = NOTHING,
+    metadata: Mapping[str, str] = _NO_METADATA,
 ) -> tuple[Plan | None, Decision]:
     """The plan, and why it is what it is. The plan is None when every target was removed.
 
@@ -58,7 +60,7 @@ def choose(
     give the same answer: a decision can be replayed from its record.
     """
     standings = fleet.standings
-    asked = Asked(request, estimate, tenant)
+    asked = Asked(request, estimate, tenant, metadata)
     targets = reachable(route, asked)
     eligible: list[Target] = []
     held: list[Target] = []

@@ -45,6 +45,8 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
     request: ChatRequest
     estimate: Estimate
     tenant: str
+    metadata: Mapping[str, str] = {}
+    """The tenant's."""
 
 
 class Scene(msgspec.Struct, gc=False):
@@ -114,6 +116,7 @@ def matches(when: When, asked: Asked) -> bool:
         and request.needs.issuperset(when.needs)
         and (when.prompt_tokens_over is None or asked.estimate.prompt_tokens > when.prompt_tokens_over)
         and (not when.tenants or asked.tenant in when.tenants)
+        and when.metadata.items() <= asked.metadata.items()
     )
 
 

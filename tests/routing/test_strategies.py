@@ -236,6 +236,17 @@ CONDITIONS: list[tuple[When, Asked, bool]] = [
         Asked(asking(), Estimate(prompt_tokens=1, output_tokens=1), "acme"),
         False,
     ),
+    (
+        When(metadata={"region": "eu"}),
+        Asked(asking(), Estimate(prompt_tokens=1, output_tokens=1), "acme", {"region": "eu", "tier": "gold"}),
+        True,
+    ),
+    (
+        When(metadata={"region": "eu", "tier": "gold"}),
+        Asked(asking(), Estimate(prompt_tokens=1, output_tokens=1), "acme", {"region": "eu"}),
+        False,
+    ),
+    (When(metadata={"region": "eu"}), Asked(asking(), Estimate(prompt_tokens=1, output_tokens=1), "acme"), False),
     (When(), Asked(asking(), Estimate(prompt_tokens=1, output_tokens=1), "acme"), True),
 ]
 
