@@ -29,28 +29,39 @@ class ReferenceLlama:
 
     def greedy_choices(self, tokens: list[int], start: int) -> tuple[list[int], float]:
         """The most likely next token after each position from `start` on, and the smallest lead over the second."""
-        logits = self.logits(tokens, start)
-        order = np.sort(logits, axis=-1)
-        return [int(row.argmax()) for row in logits], float((order[:, -1] - order[:, -2]).min())
+        return self.greedy_choices_of([(tokens, start)])[0]
+
+    def greedy_choices_of(self, texts: list[tuple[list[int], int]]) -> list[tuple[list[int], float]]:
+        """The same of several texts, each by itself; every weight is read once for all of them."""
+        found = []
+        for logits in self._logits_of(texts):
+            order = np.sort(logits, axis=-1)
+            found.append(([int(row.argmax()) for row in logits], float((order[:, -1] - order[:, -2]).min())))
+        return found
 
     def logits(self, tokens: list[int], start: int) -> Array:
         """Logits (positions, vocabulary) after every position from `start` on."""
-        x = self._weight("token_embd.weight")[tokens]
-        for layer in range(self.layers):
-            x = x + self._attention(layer, self._norm(x, f"blk.{layer}.attn_norm.weight"))
-            h = self._norm(x, f"blk.{layer}.ffn_norm.weight")
-            gate = h @ self._weight(f"blk.{layer}.ffn_gate.weight").T
-            up = h @ self._weight(f"blk.{layer}.ffn_up.weight").T
-            x = x + (gate / (1 + np.exp(-gate)) * up) @ self._weight(f"blk.{layer}.ffn_down.weight").T
-        head = "output.weight" if "output.weight" in self._tensors else "token_embd.weight"
-        logits: Array = self._norm(x[start:], "output_norm.weight") @ self._weight(head).T
-        return logits
+        return self._logits_of([(tokens, start)])[0]
 
-    def _attention(self, layer: int, h: Array) -> Array:
-        count = len(h)
-        q = (h @ self._weight(f"blk.{layer}.attn_q.weight").T).reshape(count, self.heads, -1)
-        k = (h @ self._weight(f"blk.{layer}.attn_k.weight").T).reshape(count, self.kv_heads, -1)
-        v = (h @ self._weight(f"blk.{layer}.attn_v.weight").T).reshape(count, self.kv_heads, -1)
+    def _logits_of(self, texts: list[tuple[list[int], int]]) -> list[Array]:
+        embedding = self._weight("token_embd.weight")
+        rows = [embedding[tokens] for tokens, _ in texts]
+        for layer in range(self.layers):
+            names = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+            q, k, v, output, gate, up, down = (self._weight(f"blk.{layer}.{name}.weight") for name in names)
+            for index, x in enumerate(rows):
+                h = self._norm(x, f"blk.{layer}.attn_norm.weight")
+                x = x + self._attention(h @ q.T, h @ k.T, h @ v.T) @ output.T  # noqa: PLW2901  # the residual stream
+                h = self._norm(x, f"blk.{layer}.ffn_norm.weight")
+                opened = h @ gate.T
+                rows[index] = x + (opened / (1 + np.exp(-opened)) * (h @ up.T)) @ down.T
+        head = self._weight("output.weight") if "output.weight" in self._tensors else embedding
+        return [self._norm(x[start:], "output_norm.weight") @ head.T for x, (_, start) in zip(rows, texts, strict=True)]
+
+    def _attention(self, q: Array, k: Array, v: Array) -> Array:
+        count = len(q)
+        q = q.reshape(count, self.heads, -1)
+        k, v = k.reshape(count, self.kv_heads, -1), v.reshape(count, self.kv_heads, -1)
         q, k = self._rotate(q), self._rotate(k)
         mixed = np.zeros_like(q)
         for head in range(self.heads):
@@ -59,8 +70,7 @@ class ReferenceLlama:
             scores[np.triu_indices(count, 1)] = -np.inf
             weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
             mixed[:, head] = weights / weights.sum(axis=-1, keepdims=True) @ v[:, source]
-        out: Array = mixed.reshape(count, -1) @ self._weight(f"blk.{layer}.attn_output.weight").T
-        return out
+        return mixed.reshape(count, -1)
 
     def _rotate(self, x: Array) -> Array:
         """Turn each pair of neighbours (x0, x1), (x2, x3), … as complex numbers."""

@@ -117,10 +117,9 @@ def test_greedy_text_equals_the_reference_token_by_token(
     test for all prompts, since model and reference take most of the time.
     """
     reference = ReferenceLlama(smollm2_path)
-    found = [
-        reference.greedy_choices(prompt + answer[:-1], len(prompt) - 1)
-        for prompt, answer in zip(prompts, answers, strict=True)
-    ]
+    found = reference.greedy_choices_of(
+        [(prompt + answer[:-1], len(prompt) - 1) for prompt, answer in zip(prompts, answers, strict=True)]
+    )
     assert answers == [choices for choices, _ in found]
     assert min(lead for _, lead in found) > 1e-3, "a tie would make this test say nothing"
     # Exactness says nothing if both sides misread the file in the same way.
