@@ -143,7 +143,7 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
         shipping_trouble=stores.shipper.trouble if stores.shipper is not None else lambda: None,
     )
 
-    replicas = Replicas(process, desk, stores.board, time)
+    replicas = Replicas(process, desk, fleet, stores.board, wall=time)
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:

@@ -145,6 +145,16 @@ class RevisionsShown(msgspec.Struct, frozen=True, kw_only=True):
     """Policies and tenants for which the API holds something other than the files say."""
 
 
+class HintShown(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a model gets a small part of its requests here, whatever this gateway itself knows of it."""
+
+    hinted_by: str
+    """The gateway's name, as `/revision` lists it."""
+    why: str
+    left_s: float
+    """Seconds until that gateway's trouble is over, by what it said."""
+
+
 class Health(msgspec.Struct, frozen=True, kw_only=True):
     """A backend as this gateway sees it."""
 
@@ -156,6 +166,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     """`ok`, or why requests do not go there."""
     troubles: dict[str, str]
     """`model` → what is wrong with it; empty for none."""
+    hints: dict[str, HintShown]
+    """`model` → what another gateway says of it, while this one has not found it to work."""
 
 
 class Mistake(msgspec.Struct, frozen=True):

@@ -99,6 +99,8 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
     """Whether the request belongs here by how it begins: it comes first for that, or has too much to do."""
     is_outlier: bool = False
     """Whether it comes behind all others because it lately failed far more often than they did."""
+    is_hinted: bool = False
+    """Whether it gets a small part of its share because another gateway keeps requests from it."""
     share: Literal["over", "under"] | None = None
     """`over`: its part of the model's tokens is as large as the policy lets it be, so it comes behind the others.
     `under`: it comes first because it has less than its least part."""

@@ -131,6 +131,9 @@ def _ranked(
         Candidate(each.name, rank, None, None, scores.get(each.name), homes.get(each.name), is_outlier=each in demoted)
         for rank, each in enumerate(ordered)
     ]
+    if scene is not None and any(standing.is_hinted for standing in scene.fleet.standings.values()):
+        of = scene.fleet.standings
+        ranked = [msgspec.structs.replace(each, is_hinted=of[each.target].is_hinted) for each in ranked]
     if shares is None:
         return ranked
     return [msgspec.structs.replace(each, share=shares.said_of(each.target)) for each in ranked]

@@ -6,6 +6,8 @@ backend, with the backend's credential); a credential without money or rights ta
 
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from heapq import nlargest
+from operator import attrgetter
 from typing import Final
 
 import msgspec
@@ -18,12 +20,16 @@ from gateway.domain.policy import Timeouts
 from gateway.routing.concurrency import MOST, Limit, is_ours
 from gateway.routing.headroom import Ebb
 from gateway.routing.health import Draw, Ejection, State
+from gateway.routing.hints import MOST as MOST_HINTS
+from gateway.routing.hints import Hint, Hinted
 from gateway.routing.tally import Standing, Tally, most_at_once
 
 BREAKER_HOLDS: Final = frozenset({"breaker_open", "half_open_busy"})
 """Reasons that give way when nobody else is left: a bad backend is better than none."""
 _OPENED: Final = BREAKER_HOLDS | {None}
 """Reasons of a target whose breaker has opened and that nothing else bars."""
+_TOLD: Final = frozenset({"cooling", "breaker_open", "credential_ejected", "model_ejected"})
+"""Reasons that other gateways are told: the target's doing, not that of this one."""
 LOAD_KNOWN_S: Final = 2.0
 """So long a worker's word on its queue holds: then a request finds out anew."""
 EXPECTED_BASE_S: Final = 0.4
@@ -43,6 +49,8 @@ class Sight(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     in_flight: int
     limit: float
     """Tries at once that it is taken to bear."""
+    is_hinted: bool
+    """Whether it gets little because another gateway keeps requests from it."""
 
 
 class FleetView(msgspec.Struct, frozen=True, gc=False):
@@ -56,7 +64,7 @@ class FleetView(msgspec.Struct, frozen=True, gc=False):
 class Fleet:
     """Health, load and latency of every target that was ever asked for, whatever configuration named it."""
 
-    __slots__ = ("_credentials", "_drained", "_draw", "_served", "_targets", "unavailable")
+    __slots__ = ("_credentials", "_drained", "_draw", "_hinted", "_served", "_targets", "unavailable")
 
     def __init__(self, unavailable: Mapping[str, str], *, draw: Draw) -> None:
         self.unavailable: Mapping[str, str] = dict(unavailable)
@@ -65,6 +73,8 @@ class Fleet:
         self._draw = draw
         self._targets: dict[str, Tally] = {}
         self._credentials: dict[str, Ejection] = {}
+        self._hinted: Mapping[str, Hinted] = {}
+        """By target: what other gateways say."""
         self._served: AbstractSet[str] | None = None
         """Targets of the configuration that is live, by name; None for all. Others are on their way out."""
 
@@ -87,12 +97,13 @@ class Fleet:
 
     def is_well(self, target: Target, now: float) -> bool:
         """Whether nothing lately speaks against it: what failed elsewhere may be made good there without counting."""
-        return self._tally(target).breaker.is_well(now)
+        tally = self._tally(target)
+        return tally.breaker.is_well(now) and not tally.is_hinted(now)
 
     def is_idle(self, target: Target, now: float, *, part: float) -> bool:
         """Whether it is well and would work on no more than that part of what it bears, with one more try."""
         tally = self._tally(target)
-        if tally.standing(now).barred is not None or not tally.breaker.is_well(now):
+        if tally.standing(now).barred is not None or not tally.breaker.is_well(now) or tally.is_hinted(now):
             return False
         return tally.in_flight + 1 <= part * tally.limit.value
 
@@ -114,6 +125,8 @@ class Fleet:
         tally.observe(ratio, now)
         if epoch == tally.breaker.telling_epoch:
             tally.limit.note_first_token(ttft_s, ratio, tally.in_flight, now)
+        if tally.hint is not None:
+            tally.refute(tally.hint)
         if tally.breaker.is_calm:  # A backend that comes back is no measure of itself.
             tally.patience.note_first_token(ttft_s, prompt_tokens, now)
         return tally.breaker.answer(epoch, now)
@@ -176,6 +189,8 @@ class Fleet:
                 tally.breaker.succeed(epoch, now)
                 tally.cooldown.succeed()
                 tally.record.succeeded(now)
+                if tally.hint is not None:
+                    tally.refute(tally.hint)
                 if tally.breaker.is_calm:
                     tally.patience.note_end(now, longest_pause_s, whole_s, output_tokens)
             else:
@@ -185,7 +200,7 @@ class Fleet:
         if effect.is_load and epoch == tally.breaker.telling_epoch:
             tally.limit.cut(now, waited_s if fault.phase is not None else None)
         if effect.breaks:
-            tally.breaker.fail(epoch, now, self._draw, is_local=effect.is_local)
+            tally.breaker.fail(epoch, now, self._draw, is_local=effect.is_local, is_suspect=tally.is_hinted(now))
             tally.record.failed(now)
             tally.observe(waited_s / expected_s(prompt_tokens), now)
             if fault.phase == "first_token" and tally.breaker.is_calm:
@@ -193,6 +208,8 @@ class Fleet:
         elif fault.recourse is Recourse.NONE:
             tally.breaker.succeed(epoch, now)  # It read the request and judged it: it works.
             tally.record.succeeded(now)
+            if tally.hint is not None:
+                tally.refute(tally.hint)
         else:
             tally.breaker.abandon(epoch)
         if effect.cools:
@@ -230,7 +247,35 @@ class Fleet:
                 wait_s=standing.wait_s or 0.0,
                 in_flight=tally.in_flight,
                 limit=tally.limit.value,
+                is_hinted=standing.is_hinted,
             )
+
+    def hints(self, now: float) -> tuple[Hint, ...]:
+        """What other gateways may want to know: targets of now that this one found out to keep requests from."""
+        found = []
+        for name, tally in self._targets.items():
+            standing = tally.standing(now)
+            if standing.barred in _TOLD and standing.wait_s and (self._served is None or name in self._served):
+                found.append(Hint(name, standing.barred, standing.wait_s))
+        return tuple(nlargest(MOST_HINTS, found, key=attrgetter("left_s")))
+
+    def hinted(self, hinted: Mapping[str, Hinted]) -> None:
+        """By target: all that other gateways say now. What this one knows, and finds out, goes before."""
+        if not hinted and not self._hinted:
+            return
+        self._hinted = hinted
+        for name, tally in self._targets.items():
+            tally.consider(hinted.get(name))
+
+    def heeded(self, backend: str, now: float) -> dict[str, Hinted]:
+        """By model: what other gateways say of this backend, as far as it counts."""
+        found = {}
+        for name, hint in self._hinted.items():
+            of, _, model = name.partition("/")
+            tally = self._targets.get(name)
+            if of == backend and now < hint.until and (tally is None or tally.is_hinted(now)):
+                found[model] = hint
+        return found
 
     def suspects(self, now: float) -> set[str]:
         """Backends with a model whose breaker has opened, and which no request finds out about at present."""
@@ -287,6 +332,7 @@ class Fleet:
             credential = self._credentials.setdefault(target.backend, Ejection())
             limit = Limit(reads_latency=is_ours(target.place))
             tally = self._targets[target.name] = Tally(credential, self._unavailable(target.backend), limit)
+            tally.consider(self._hinted.get(target.name))
         if tally.place is not target.place:  # A new configuration, or the first one.
             tally.place = target.place
             granted = target.place.limits.concurrency if target.place.limits is not None else None

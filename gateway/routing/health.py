@@ -19,6 +19,8 @@ from gateway.routing.window import Window
 
 FAILURES_IN_ROW: Final = 5
 LOCAL_IN_ROW: Final = 3
+SUSPECT_IN_ROW: Final = 2
+"""Of a target that another gateway has found to fail."""
 WINDOW_TRIES: Final = 20
 """Tries in the window from which on their share of failures counts."""
 WINDOW_FAILED: Final = 0.5
@@ -167,8 +169,11 @@ class Breaker:
                 self._was_hastened = False
                 self._enter(State.CLOSED)
 
-    def fail(self, epoch: int, now: float, draw: Draw, *, is_local: bool) -> None:
-        """A try failed by the target's doing; `is_local` when no connection came about."""
+    def fail(self, epoch: int, now: float, draw: Draw, *, is_local: bool, is_suspect: bool = False) -> None:
+        """A try failed by the target's doing; `is_local` when no connection came about.
+
+        Of one that `is_suspect`, because others say that it fails, few failures tell enough.
+        """
         if epoch != self.epoch or self.state is State.OPEN:
             return
         if self.state is State.HALF_OPEN:
@@ -178,7 +183,8 @@ class Breaker:
         self._failed.add(1, now)
         self._failures_in_row += 1
         self._local_in_row = self._local_in_row + 1 if is_local else 0
-        if self._failures_in_row >= FAILURES_IN_ROW or self._local_in_row >= LOCAL_IN_ROW or self._too_many_failed(now):
+        in_row = SUSPECT_IN_ROW if is_suspect else FAILURES_IN_ROW
+        if self._failures_in_row >= in_row or self._local_in_row >= LOCAL_IN_ROW or self._too_many_failed(now):
             self._open(now, draw)
 
     def abandon(self, epoch: int) -> None:

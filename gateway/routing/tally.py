@@ -11,7 +11,8 @@ import msgspec
 from gateway.domain.backend import Backend
 from gateway.routing.concurrency import START, Limit
 from gateway.routing.headroom import Ebb
-from gateway.routing.health import Breaker, Cooldown, Ejection
+from gateway.routing.health import RAMP_LEAST, Breaker, Cooldown, Ejection
+from gateway.routing.hints import SLACK_S, Hinted
 from gateway.routing.patience import Patience
 from gateway.routing.peers import Record
 
@@ -29,7 +30,8 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
     wait_s: float | None
     """Seconds until that may be over; None when time does not help."""
     ramp: float
-    """The part of its share that it should get: less than 1 while it comes back, or is near its limit on us."""
+    """The part of its share that it should get: less than 1 while it comes back, is near its limit on us, or while
+    another gateway says that it is not well."""
     in_flight: int
     """Tries of ours that it is working on."""
     latency: float
@@ -43,6 +45,8 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
     """Whether it is a worker that lately said that it has no free slot."""
     failing: float = 0.0
     """The part of its tries of the last minute that failed; 0 where they were too few to tell."""
+    is_hinted: bool = False
+    """Whether another gateway keeps requests from it, and nothing that we know speaks against that."""
 
 
 class Tally:
@@ -55,6 +59,7 @@ class Tally:
         "cooldown",
         "credential",
         "ebb",
+        "hint",
         "in_flight",
         "limit",
         "model",
@@ -62,6 +67,7 @@ class Tally:
         "place",
         "queues_until",
         "record",
+        "refuted_until",
         "unavailable",
     )
 
@@ -82,6 +88,10 @@ class Tally:
         self.in_flight = 0
         self.queues_until = 0.0
         """A worker without a free slot said so not long before."""
+        self.hint: Hinted | None = None
+        """What another gateway says, until we know better."""
+        self.refuted_until = 0.0
+        """Troubles that are said to end before that time are none of ours."""
         self._latency = self._latency_at = 0.0
 
     def standing(self, now: float, reach: float = 1.0) -> Standing:
@@ -102,6 +112,9 @@ class Tally:
             barred, wait_s, ramp = breaker.hold(now), breaker.wait_s(now), breaker.ramp(now)
         if self.ebb is not None:
             ramp = min(ramp, self.ebb.part(now))
+        is_hinted = self.hint is not None and self.is_hinted(now)
+        if is_hinted:
+            ramp = min(ramp, RAMP_LEAST)
         in_flight = self.in_flight
         if in_flight + 1 > (self.limit.value if reach == 1.0 else most_at_once(self.limit.value, reach)):
             barred, is_full = barred or SATURATED, True
@@ -110,8 +123,31 @@ class Tally:
         queues = now < self.queues_until
         failing = self.record.part(now)
         return Standing(
-            barred, wait_s, ramp, in_flight, self._latency, self._latency_at, is_full, self.limit.value, queues, failing
+            barred,
+            wait_s,
+            ramp,
+            in_flight,
+            self._latency,
+            self._latency_at,
+            is_full,
+            self.limit.value,
+            queues,
+            failing,
+            is_hinted,
         )
+
+    def is_hinted(self, now: float) -> bool:
+        """Whether what another gateway says of it counts."""
+        return self.hint is not None and now < self.hint.until
+
+    def consider(self, hint: Hinted | None) -> None:
+        """What is said of it now: believed, unless it is the trouble that we have found to be none."""
+        self.hint = hint if hint is not None and hint.ends_at > self.refuted_until else None
+
+    def refute(self, hint: Hinted) -> None:
+        """It works for us."""
+        self.refuted_until = hint.ends_at + SLACK_S
+        self.hint = None
 
     def lag(self, ratio: float, now: float) -> None:
         """It was at least so slow."""

@@ -58,6 +58,12 @@ def gauges(made: Office, now: float) -> Iterator[Gauge]:
         yield "gateway_backend_available", "1 while it may be tried.", place, float(sight.barred is None)
         yield "gateway_backend_wait_seconds", "Until it may be tried again, as far as known.", place, sight.wait_s
         yield "gateway_backend_in_flight", "Tries that it works on.", place, sight.in_flight
+        yield (
+            "gateway_backend_hinted",
+            "1 while another gateway's word keeps requests from it.",
+            place,
+            float(sight.is_hinted),
+        )
         yield "gateway_backend_limit", "Tries at once that it is taken to bear.", place, sight.limit
 
 

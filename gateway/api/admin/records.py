@@ -18,7 +18,7 @@ from gateway.api.admin.office import AdminRequest, office
 from gateway.control.decisions import DecisionShown
 from gateway.control.events import FIRST, Event, follow
 from gateway.control.explain import Asked, Explained, explain
-from gateway.control.shown import AuditPage, Change, Health, RevisionsShown, Usage
+from gateway.control.shown import AuditPage, Change, Health, HintShown, RevisionsShown, Usage
 from gateway.control.verbs import Missing
 from gateway.domain.errors import InvalidRequest
 
@@ -147,7 +147,8 @@ def _change(event: Event) -> Change:
 def _health(request: AdminRequest, name: str) -> Health:
     made = office(request)
     backend = made.desk.now.book.backends[name]
-    troubles = made.machinery.house.fleet.troubles(asyncio.get_running_loop().time())
+    fleet, now = made.machinery.house.fleet, asyncio.get_running_loop().time()
+    troubles = fleet.troubles(now)
     of_models = {place.partition("/")[2]: why for place, why in troubles.items() if place.startswith(f"{name}/")}
     return Health(
         name=name,
@@ -156,6 +157,10 @@ def _health(request: AdminRequest, name: str) -> Health:
         drained=name in made.desk.now.state.drained,
         state=troubles.get(name, "ok"),
         troubles=of_models,
+        hints={
+            model: HintShown(hinted_by=hint.by, why=hint.why, left_s=max(0.0, hint.ends_at - now))
+            for model, hint in fleet.heeded(name, now).items()
+        },
     )
 
 
