@@ -81,7 +81,11 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--engine", choices=["jax", "vllm"], default="jax", help="our own, or a `vllm serve` that we start and watch"
     )
-    serve.add_argument("--vllm-command", default="vllm", help="with --engine vllm: the program")
+    serve.add_argument(
+        "--vllm-command",
+        default="vllm",
+        help="with --engine vllm: the program; TRN_WORKER_VLLM_PATIENCE, a JSON object, changes how long it may take",
+    )
     serve.add_argument("--vllm-args", default="", help="with --engine vllm: further arguments for `vllm serve`")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on")
     serve.add_argument("--port", type=partial(_whole, low=0, high=65535), default=8090, help="0 takes any free port")

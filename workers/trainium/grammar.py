@@ -68,16 +68,18 @@ class Grammars:
         Arguments are held to their schema. One that llguidance cannot express is taken as any object, unless `strict`.
         """
         tags = [self._tag(tool, form) for tool in use.tools if use.choice in ("auto", "required", tool.name)]
+        mark, gap = form.opening.rstrip(), form.opening[len(form.opening.rstrip()) :]
         if use.choice == "auto":
-            if not form.opening:
+            if not mark:
                 return None
-            return self._compile(
-                _lark(f"start: called* end\nend: TEXT\ncalled: to_call rest\n{_marks(form)}", tags, form), "tools"
+            # Text of any kind up to where a call begins: the shortest, so that every mark begins a call.
+            rules = (
+                f'start: called* end\nend: TEXT\ncalled: to_call rest\nTEXT: /(.|\\n)*/\nto_call[lazy]: TEXT "{mark}"'
             )
+            return self._compile(_lark(rules, tags, gap, form.closing), "tools")
         # A call of a named tool is one; several are only possible where the tools are left open.
         more = ' ("\\n" call)*' if use.choice == "required" and use.is_parallel else ""
-        opening = f"{json.dumps(form.opening)} " if form.opening else ""
-        return self._compile(_lark(f"start: call{more}\ncall: {opening}rest", tags, form), "tools")
+        return self._compile(_lark(f"start: call{more}\ncall: rest", tags, form.opening, form.closing), "tools")
 
     def _tag(self, tool: Tool, form: CallFormat) -> tuple[str, str]:
         """What stands before the arguments, and the schema of the arguments."""
@@ -124,19 +126,12 @@ def _json_grammar(schema: str) -> str:
         raise InvalidRequest(f"the schema is not a JSON object: {error}", param="response_format") from error
 
 
-def _marks(form: CallFormat) -> str:
-    """Text of any kind, and text up to where a call begins: the shortest, so that every mark begins a call."""
-    return f"TEXT: /(.|\\n)*/\nto_call[lazy]: TEXT {json.dumps(form.opening.strip())}"
-
-
-def _lark(rules: str, tags: Sequence[tuple[str, str]], form: CallFormat) -> str:
+def _lark(rules: str, tags: Sequence[tuple[str, str]], opening: str, closing: str) -> str:
+    """The rules, with `rest` for any of the calls: what opens it, its head, its arguments, and what closes it."""
     from llguidance import LLMatcher
 
     lines = [rules, "rest: " + " | ".join(f"rest_{index}" for index in range(len(tags)))]
-    gap = json.dumps(form.opening[len(form.opening.rstrip()) :])
-    closing = json.dumps("}" + form.closing)
     for index, (head, schema) in enumerate(tags):
         styled = json.dumps(json.loads(schema) | {"x-guidance": _STYLE})
-        before = "" if "to_call" not in rules or gap == '""' else f"{gap} "
-        lines.append(f"rest_{index}: {before}{json.dumps(head)} %json {styled} {closing}")
+        lines.append(f"rest_{index}: {json.dumps(opening + head)} %json {styled} {json.dumps('}' + closing)}")
     return LLMatcher.grammar_from_lark("%llguidance {}\n" + "\n".join(lines) + "\n")
