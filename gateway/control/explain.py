@@ -5,15 +5,13 @@ from typing import Annotated
 import msgspec
 
 from gateway.config.policies import PolicyBook
+from gateway.control.hypothetical import hypothetical
 from gateway.control.verbs import Missing
 from gateway.domain.backend import Capability
-from gateway.domain.chat import ChatRequest
 from gateway.domain.plan import Candidate
 from gateway.domain.usage import Estimate
 from gateway.routing.choose import choose, refusal
 from gateway.routing.fleet import Fleet
-
-_BYTES_PER_TOKEN = 4
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -55,16 +53,13 @@ def explain(book: PolicyBook, fleet: Fleet, asked: Asked, now: float) -> Explain
     if route is None:
         offered = ", ".join(sorted(policy.routes))
         raise Missing(f"The policy of `{asked.tenant}` has no model `{asked.model}`; it has: {offered}.")
-    request = ChatRequest(
+    request = hypothetical(
+        asked.model,
         endpoint="embeddings" if "embeddings" in asked.needs else "chat",
-        model=asked.model,
         stream=asked.stream,
-        wants_usage=False,
-        max_output_tokens=asked.output_tokens,
-        choices=1,
-        needs=frozenset(asked.needs),
-        prompt_bytes=asked.prompt_tokens * _BYTES_PER_TOKEN,
-        fields={},
+        needs=asked.needs,
+        prompt_tokens=asked.prompt_tokens,
+        output_tokens=asked.output_tokens,
     )
     plan, decision = choose(
         request,

@@ -20,6 +20,8 @@ NEEDS = {
     ("POST", "/policies/{name}/revisions/{number}/activate"): "operator",
     ("POST", "/policies/{name}/check"): "viewer",
     ("POST", "/policies/{name}/rollback"): "operator",
+    ("POST", "/policies/{name}/simulate"): "viewer",
+    ("GET", "/portability"): "viewer",
     ("GET", "/keys"): "viewer",
     ("GET", "/tenants"): "viewer",
     ("GET", "/tenants/{name}"): "viewer",

@@ -1,0 +1,102 @@
+"""What a draft would have done to recorded traffic, and which part of it could go elsewhere.
+
+Computed in a process of its own, one at a time, so that serving does not suffer.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Final, TypeVar, TypeVarTuple
+
+import anyio
+import anyio.to_process
+import anyio.to_thread
+import msgspec
+from litestar import get, post
+from litestar.params import FromPath, JSONBody, QueryParameter
+
+from gateway.api.admin.auth import needs
+from gateway.api.admin.office import AdminRequest, Office, office
+from gateway.config.policies import assemble
+from gateway.config.settings import decisions_beside
+from gateway.config.yaml_file import Tree
+from gateway.control.desk import Desk
+from gateway.control.portability import ModelPortability
+from gateway.control.simulate import Simulation
+from gateway.control.simulation import DAY_S, YEAR_S, Job, SimulationWanted, drafted, portability_apart, run_apart
+from gateway.control.verbs import Missing
+from gateway.domain.errors import InvalidRequest, Overloaded
+
+_MOST_S: Final = 300.0
+_FLUSH_S: Final = 2.0
+_one_at_a_time: Final = anyio.CapacityLimiter(1)
+
+Args = TypeVarTuple("Args")
+Result = TypeVar("Result")
+
+
+@post("/policies/{name:str}/simulate", opt=needs("viewer"), status_code=200)
+async def simulate_policy(request: AdminRequest, name: FromPath[str], data: JSONBody[SimulationWanted]) -> Simulation:
+    """The recorded requests of a policy under what holds, and under a draft or without a provider.
+
+    Of the requests that this gateway served. Nothing is sent and nothing is changed.
+    """
+    made = office(request)
+    desk = made.desk
+    job = Job(
+        file=decisions_beside(made.ledger),
+        sources=desk.sources,
+        overlay=_plain(desk),
+        policy=name,
+        draft=_draft(desk, name, data),
+        without=data.without,
+        unavailable=dict(made.machinery.house.fleet.unavailable),
+        since=made.wall() - data.window_s,
+    )
+    if job.draft is not None:  # Here, where its mistakes are told.
+        await anyio.to_thread.run_sync(assemble, job.sources, drafted(job.overlay, name, job.draft))
+    elif name not in desk.now.book.policies:
+        raise Missing(f"There is no policy `{name}` that holds.")
+    return msgspec.json.decode(await _apart(made, run_apart, job), type=Simulation)
+
+
+@get("/portability", opt=needs("viewer"))
+async def get_portability(
+    request: AdminRequest, window_s: Annotated[float, QueryParameter(gt=0, le=YEAR_S)] = DAY_S
+) -> list[ModelPortability]:
+    """Which part of each model's recorded requests could go to which target, and what blocks the rest."""
+    made = office(request)
+    desk, file = made.desk, decisions_beside(made.ledger)
+    body = await _apart(made, portability_apart, file, desk.sources, _plain(desk), made.wall() - window_s)
+    return msgspec.json.decode(body, type=list[ModelPortability])
+
+
+async def _apart(made: Office, work: Callable[[*Args], Result], *args: *Args) -> Result:
+    """What the work gives in a process of its own, with what was recorded until now. One waits for the other."""
+    with anyio.move_on_after(_MOST_S):
+        await anyio.to_thread.run_sync(partial(made.recorder.flush, _FLUSH_S))
+        return await anyio.to_process.run_sync(work, *args, cancellable=True, limiter=_one_at_a_time)
+    raise Overloaded(f"The records could not be gone through within {_MOST_S:.0f} seconds; ask for a smaller window.")
+
+
+def _draft(desk: Desk, name: str, data: SimulationWanted) -> Tree:
+    if data.document is not None and data.revision is not None:
+        raise InvalidRequest("Give a `document` or a `revision`, not both.", param="revision")
+    if data.revision is None:
+        return data.document
+    if data.revision == 0:
+        tree = desk.sources.entry("policies", name)
+    else:
+        life = desk.now.state.policies.get(name)
+        revision = life.revision(data.revision) if life is not None else None
+        tree = revision.tree if revision is not None else None
+    if tree is None:
+        raise Missing(f"The policy `{name}` has no revision {data.revision}.")
+    return tree
+
+
+def _plain(desk: Desk) -> dict[str, dict[str, Tree]]:
+    """What holds in place of the files, as another process can be sent it."""
+    return {section: dict(table) for section, table in desk.now.state.overlay.items()}
+
+
+HANDLERS = [simulate_policy, get_portability]

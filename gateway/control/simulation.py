@@ -1,0 +1,89 @@
+"""A simulation as a job: from files and trees to a report, in a process of its own beside a gateway that serves.
+
+Takes only what can be sent to another process: sources, overlays, paths. `simulate` does the work.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from gateway.config.policies import Overlay, Sources, assemble
+from gateway.config.yaml_file import Tree
+from gateway.control.independence import Dimension
+from gateway.control.portability import ModelPortability, portability
+from gateway.control.recorder import recorded
+from gateway.control.simulate import Question, Simulation, simulate
+
+_POLITENESS: Final = 10
+"""Of the process that computes: serving goes first."""
+DAY_S: Final = 86_400.0
+YEAR_S: Final = 366 * DAY_S
+
+
+class SimulationWanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is to be simulated. Without a draft it is what holds, of which something is taken away."""
+
+    document: dict[str, Any] | None = None
+    """A policy as it stands in the configuration."""
+    revision: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    """One that was written already; 0 is what the files say. Not with `document`."""
+    without: dict[Dimension, str] = {}
+    """Failure domains taken away after: `{"provider": "openai"}`."""
+    window_s: Annotated[float, msgspec.Meta(gt=0, le=YEAR_S)] = DAY_S
+    """The recorded requests of so many last seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Everything that a simulation needs to know."""
+
+    file: Path
+    """Of recorded decisions."""
+    sources: Sources
+    overlay: Overlay
+    """What holds in place of the files."""
+    policy: str
+    draft: Tree = None
+    """In place of what holds; None for no other."""
+    without: Mapping[Dimension, str] = field(default_factory=dict)
+    unavailable: Mapping[str, str] = field(default_factory=dict)
+    since: float = 0.0
+    """Seconds since the epoch."""
+
+    def run(self, told: Callable[[int], None] = lambda _done: None) -> Simulation:
+        """The report. Raises ConfigurationError for a draft with mistakes, RecordUnusable."""
+        before = assemble(self.sources, self.overlay)
+        after = before if self.draft is None else assemble(self.sources, drafted(self.overlay, self.policy, self.draft))
+        question = Question(
+            policy=self.policy, before=before, after=after, without=self.without, unavailable=self.unavailable
+        )
+        return simulate(question, lambda: recorded(self.file, since=self.since), told)
+
+
+def drafted(overlay: Overlay, policy: str, draft: Tree) -> Overlay:
+    """What would hold in place of the files if the draft did."""
+    return {**overlay, "policies": {**overlay.get("policies", {}), policy: draft}}
+
+
+def run_apart(job: Job) -> bytes:
+    """The report as JSON; runs in a process of its own, and politely."""
+    with suppress(OSError):
+        os.nice(_POLITENESS)
+    return msgspec.json.encode(job.run())
+
+
+def report_portability(file: Path, sources: Sources, overlay: Overlay, since: float) -> list[ModelPortability]:
+    """Which part of the recorded traffic could go where, under what holds."""
+    return list(portability(recorded(file, since=since), assemble(sources, overlay)))
+
+
+def portability_apart(file: Path, sources: Sources, overlay: Overlay, since: float) -> bytes:
+    """The same as JSON, in a process of its own."""
+    with suppress(OSError):
+        os.nice(_POLITENESS)
+    return msgspec.json.encode(report_portability(file, sources, overlay, since))
