@@ -22,8 +22,12 @@ HttpWay = Literal["edge", "asgi"]
 """How inference requests are served: one layer below ASGI, or through it as any ASGI server would."""
 
 
+_LAST_PORT: Final = 65535
 ADMIN_URL: Final = "GATEWAY_ADMIN_URL"
 ADMIN_KEY: Final = "GATEWAY_ADMIN_KEY"
+_ADMIN_ADDRESS: Final = re.compile(
+    r"(?P<place>https?://([A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?)/?(admin/v1/?)?"
+)
 
 
 class SettingsError(Exception):
@@ -96,8 +100,8 @@ def read(
 ) -> Settings:
     """What the command line says, else the environment, else the defaults; SettingsError when one of them is bad."""
     for given in (port, admin_port):
-        if not 0 <= given <= 65535:  # noqa: PLR2004  # the range of TCP ports
-            raise SettingsError(f"port {given} is not between 0 and 65535")
+        if not 0 <= given <= _LAST_PORT:
+            raise SettingsError(f"port {given} is not between 0 and {_LAST_PORT}")
     ledger, redis = places(store or environ.get("GATEWAY_STORE") or None, journal, environ)
     shared = limits or environ.get("GATEWAY_LIMITS") or None
     if shared is not None and redis is not None:
@@ -135,9 +139,8 @@ def admin_place(url: str | None = None, environ: Mapping[str, str] = os.environ)
     Raises SettingsError when there is no key, or no such address.
     """
     wanted = url or environ.get(ADMIN_URL) or "http://127.0.0.1:8081"
-    parts = urlsplit(wanted)
-    place = parts.path.rstrip("/").removesuffix("/admin/v1")
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username is not None or place:
+    match = _ADMIN_ADDRESS.fullmatch(wanted)
+    if match is None or int(match["port"] or 0) > _LAST_PORT:
         # Not the address itself: it may hold a password.
         raise SettingsError("the admin API has to be named by an address such as http://127.0.0.1:8081")
     key = environ.get(ADMIN_KEY, "").strip()
@@ -145,7 +148,7 @@ def admin_place(url: str | None = None, environ: Mapping[str, str] = os.environ)
         raise SettingsError(f"the environment variable {ADMIN_KEY} is not set: it holds the key of the admin API")
     if not PRINTABLE.fullmatch(key):
         raise SettingsError(f"the key in {ADMIN_KEY} holds characters that an HTTP header cannot carry")
-    return AdminPlace(f"{parts.scheme}://{parts.netloc}", key)
+    return AdminPlace(match["place"], key)
 
 
 def has_admin_url(environ: Mapping[str, str] = os.environ) -> bool:

@@ -65,8 +65,12 @@ class AdminApi:
     def __init__(self, place: AdminPlace) -> None:
         self._url = place.url
         # Not the environment's proxies and netrc: the key is for the gateway alone.
+        try:
+            base = httpx.URL(f"{place.url}/admin/v1")
+        except httpx.InvalidURL as error:
+            raise CommandError(f"{place.url} is no address: {error}") from error
         self._client = httpx.Client(
-            base_url=f"{place.url}/admin/v1",
+            base_url=base,
             headers={"authorization": f"Bearer {place.key}"},
             timeout=httpx.Timeout(ANSWER_S, connect=CONNECT_S),
             trust_env=False,
@@ -137,7 +141,7 @@ class AdminApi:
                 f"gateway was started with, or to one that its owner made for you."
             )
             return Refused(message, status)
-        problem = msgspec.json.decode(response.content, type=Problem)
+        problem = Answer(response).read(Problem)
         mistakes = [f"  {mistake.path}: {mistake.message}" for mistake in problem.mistakes]
         return Refused("\n".join([problem.detail or problem.title, *mistakes]), status)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config.settings import Kept, SettingsError, config_paths, read, read_secret, store_path
+from gateway.config.settings import Kept, SettingsError, admin_place, config_paths, read, read_secret, store_path
 from gateway.domain.store import RedisPlace
 
 STORES = [
@@ -19,6 +19,53 @@ NOT_STORES = [
     ("/var/lib/gateway.sqlite", "has to be a URL such as"),
     ("postgres://u:secret@h/db", "has to be a URL such as"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        (None, "http://127.0.0.1:8081"),
+        ("https://gateway.example.com", "https://gateway.example.com"),
+        ("http://[::1]:9/", "http://[::1]:9"),
+        ("http://host:8081/admin/v1/", "http://host:8081"),
+    ],
+)
+def test_the_admin_api_is_named_by_its_address(url: str | None, place: str) -> None:
+    """With or without its path; the command line goes before the environment."""
+    found = admin_place(url, {"GATEWAY_ADMIN_KEY": "k"})
+    assert (found.url, found.key) == (place, "k")
+    assert admin_place(None, {"GATEWAY_ADMIN_KEY": "k", "GATEWAY_ADMIN_URL": url or ""}) == found
+    if url is not None:
+        assert admin_place(url, {"GATEWAY_ADMIN_KEY": "k", "GATEWAY_ADMIN_URL": "http://other"}) == found
+    assert "'k'" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "host:8081",
+        "ftp://host",
+        "http://me:secret@host",
+        "http://host:65536",
+        "http://host/path",
+        "http://[",
+        "http://a..b",
+        "http://",
+    ],
+)
+def test_what_is_no_address_of_an_admin_api_is_refused_unshown(url: str) -> None:
+    """It may hold a password."""
+    with pytest.raises(SettingsError, match="an address such as") as raised:
+        admin_place(url, {"GATEWAY_ADMIN_KEY": "k"})
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("key", [None, "", " ", "a\nb", "schlüssel"])
+def test_a_key_that_is_not_there_or_fits_no_header_is_told_by_its_variable(key: str | None) -> None:
+    """And never shown."""
+    with pytest.raises(SettingsError, match="GATEWAY_ADMIN_KEY") as raised:
+        admin_place(None, {} if key is None else {"GATEWAY_ADMIN_KEY": key})
+    assert not key or not key.strip() or key not in str(raised.value)
 
 
 @pytest.mark.parametrize(("url", "path"), STORES)

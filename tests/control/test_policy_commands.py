@@ -119,6 +119,8 @@ def test_an_api_that_is_not_there_or_knows_no_such_key_is_told_with_the_remedy(s
         keyless = command("policy", "list", environ=place)
     public = command("policy", "list", "--admin", shell.running.url, environ={"GATEWAY_ADMIN_KEY": "some-key"})
     odd = command("policy", "list", "--admin", "me:secret@host", environ={"GATEWAY_ADMIN_KEY": "some-key"})
+    nowhere = shell("policy", "list", "--admin", "http://999.1.1.1", code=1).stderr
+    assert "http://999.1.1.1 is no address" in nowhere
     url = {"GATEWAY_ADMIN_URL": shell.url}
     wrong = command("policy", "list", environ=url | {"GATEWAY_ADMIN_KEY": "some-key"})
     for done, words in (
