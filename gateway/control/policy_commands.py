@@ -1,6 +1,7 @@
 """The commands `policy list | show | diff | apply | activate | rollback`: policies of a fleet, through the admin API.
 
 What holds is asked, what is wanted is read from files, the difference is shown; the API checks and keeps.
+`simulate` stands in a module of its own.
 """
 
 # ruff: noqa: T201  # printing is the job
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from gateway.control.commands import CommandError, Commands, print_table
 from gateway.control.connection import add_connection, connected, moment, print_json
+from gateway.control.simulate_command import add_simulate
 
 if TYPE_CHECKING:
     from gateway.config.yaml_file import Tree
@@ -93,6 +95,7 @@ def add_policy(commands: Commands) -> None:
     for verb in (show, diff, apply, activate, rollback):
         add_connection(verb)
     add_connection(listing, reads=True)
+    add_simulate(verbs)
 
 
 def _list(arguments: argparse.Namespace) -> int:

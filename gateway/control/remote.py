@@ -93,9 +93,9 @@ class AdminApi:
         """Write something, of which `etag` names the state that was seen; None when there was nothing."""
         return self._asked("PUT", path, document=document, headers={} if etag is None else {"if-match": etag})
 
-    def post(self, path: str, document: object = None) -> Answer:
-        """Have something done."""
-        return self._asked("POST", path, document=document)
+    def post(self, path: str, document: object = None, *, patience_s: float = ANSWER_S) -> Answer:
+        """Have something done, which may take so long without a word."""
+        return self._asked("POST", path, document=document, patience_s=patience_s)
 
     def delete(self, path: str) -> Answer:
         """Let something hold no longer."""
@@ -109,10 +109,18 @@ class AdminApi:
         query: dict[str, str | int] | None = None,
         document: object = None,
         headers: dict[str, str] | None = None,
+        patience_s: float = ANSWER_S,
     ) -> Answer:
         body = None if document is None else msgspec.json.encode(document)
         fields = {"content-type": "application/json"} | (headers or {}) if body is not None else headers
-        request = self._client.build_request(method, path, params=query, content=body, headers=fields)
+        request = self._client.build_request(
+            method,
+            path,
+            params=query,
+            content=body,
+            headers=fields,
+            timeout=httpx.Timeout(patience_s, connect=CONNECT_S),
+        )
         try:
             response = _connecting(self._client.send, request)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
