@@ -92,9 +92,10 @@ def add_policy(commands: Commands) -> None:
     rollback.add_argument("name", metavar="NAME")
     rollback.set_defaults(run=_rollback)
 
-    for verb in (show, diff, apply, activate, rollback):
+    for verb in (listing, show):
+        add_connection(verb, reads=True)
+    for verb in (diff, apply, activate, rollback):
         add_connection(verb)
-    add_connection(listing, reads=True)
     add_simulate(verbs)
 
 
@@ -110,7 +111,7 @@ def _list(arguments: argparse.Namespace) -> int:
     elif name is None:
         lines = [("NAME", "HOLDS", "REVISIONS", "DIGEST", "LABEL")]
         for line in answer.read(list[PolicyLine]):
-            holds = "files" if line.active is None else f"revision {line.active}"
+            holds = line.source if line.active is None else f"revision {line.active}"
             lines.append((line.name, holds, str(line.revisions), line.digest, line.label))
         print_table(lines)
     else:
@@ -133,6 +134,9 @@ def _show(arguments: argparse.Namespace) -> int:
             tree = _revision(api, arguments.name, arguments.revision)
     if tree is None:
         raise CommandError(f"there is no policy `{arguments.name}`")
+    if arguments.json:
+        print_json(tree)
+        return 0
     print(dump({"version": 1, "policies": {arguments.name: tree}}), end="")
     return 0
 
@@ -258,7 +262,7 @@ def _holding(api: "AdminApi") -> set[str]:
     """The names of the policies that hold."""
     from gateway.control.shown import PolicyLine
 
-    return {line.name for line in api.get("/policies").read(list[PolicyLine])}
+    return {line.name for line in api.get("/policies").read(list[PolicyLine]) if line.source != "draft"}
 
 
 def _seen(api: "AdminApi", name: str) -> _Seen:

@@ -17,13 +17,14 @@ class PolicyLine(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     source: str
-    """`api`, or `files` where no revision made here holds."""
+    """`api`; `files` where no revision made here holds; `draft` where there are revisions and none has ever held."""
     active: int | None
-    """The revision that holds; null for the files' own."""
+    """The revision that holds; null for the files' own, and where none does."""
     revisions: int
     digest: str
+    """Of what holds; of a draft, of its last revision."""
     label: str
-    """As answers and the ledger name it: `name@revision`."""
+    """As answers and the ledger name it: `name@revision`; empty for a draft."""
 
 
 class RevisionShown(msgspec.Struct, frozen=True, kw_only=True):

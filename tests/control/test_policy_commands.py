@@ -18,7 +18,7 @@ def file(shell: Shell, tmp_path: Path) -> Path:
 
 def holds(shell: Shell, name: str) -> str:
     (row,) = [row for row in shell.table("policy", "list") if row[0] == name]
-    return " ".join(row[1:-3])
+    return " ".join(row[1 : row.index("draft") + 1] if "draft" in row else row[1:-3])
 
 
 def test_what_is_shown_can_be_applied_and_changes_nothing(shell: Shell, tmp_path: Path) -> None:
@@ -77,6 +77,19 @@ def test_every_mistake_of_every_policy_has_its_line(shell: Shell, tmp_path: Path
         "$.policies.worse.models.m.targets[0].backend",
     ]
     assert len(shell.json("audit")) == before
+
+
+def test_a_draft_of_a_new_policy_is_listed_and_compared_with_nothing(shell: Shell, tmp_path: Path) -> None:
+    """It does not hold, so that all of it is a difference until it is activated."""
+    path = tmp_path / "fresh.yaml"
+    path.write_text(shell("policy", "show", "other").stdout.replace("other:", "fresh:"), "utf-8")
+    shell("policy", "apply", path)
+    assert holds(shell, "fresh") == "draft"
+    assert shell.json("policy", "show", "fresh") == shell.json("policy", "show", "other")
+    text = shell("policy", "apply", path, "--activate", "--exit-code", code=3).stdout
+    assert {line[0] for line in text.splitlines()[2:]} == {"@", "+"}
+    assert holds(shell, "fresh") == "revision 1"
+    assert "has no revision 0" in shell("policy", "rollback", "fresh", code=1).stderr
 
 
 def test_what_else_stands_in_a_file_is_named_and_left(shell: Shell, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from gateway.control.verbs import Missing
 
 @get("/policies", opt=needs("viewer"), sync_to_thread=False)
 def list_policies(request: AdminRequest) -> list[PolicyLine]:
-    """Every policy that holds."""
+    """Every policy that holds, then those that are drafts only."""
     desk = office(request).desk
     lives = desk.now.state.policies
     lines = []
@@ -35,6 +35,11 @@ def list_policies(request: AdminRequest) -> list[PolicyLine]:
                 label=snapshot.label,
             )
         )
+    for name, life in lives.items():
+        if life.revisions and not life.is_deleted and name not in desk.now.book.policies:
+            count = len(life.revisions)
+            digest = life.revisions[-1].digest
+            lines.append(PolicyLine(name=name, source="draft", active=None, revisions=count, digest=digest, label=""))
     return lines
 
 
