@@ -171,3 +171,12 @@ def test_promtool_takes_rules_and_dashboards(tmp_path: Path) -> None:
     assert PROMTOOL is not None
     done = subprocess.run([PROMTOOL, "check", "rules", *files], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="needs promtool, from PROMTOOL or the path")
+def test_alerts_fire_when_they_should_and_not_before() -> None:
+    """Time series of troubles and of what only looks like one."""
+    assert PROMTOOL is not None
+    words = [PROMTOOL, "test", "rules", str(DEPLOY / "prometheus/alerts.test.yaml")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 TELL: Final = signal.SIGUSR1
-_WARM: Final = 0.25
+_WARM: Final = 0.5
 """The first part of a run, in which caches fill and code is first used, is not judged."""
 _COUNT_TASKS: Final = """\
 import asyncio, os, signal, sys
@@ -91,7 +91,7 @@ class Watch:
 
 
 def growth(points: Sequence[tuple[float, float]]) -> Growth:
-    """Of (seconds, value), in order; at least two of them after the first quarter."""
+    """Of (seconds, value), in order; at least two of them in the second half."""
     end = points[-1][0]
     judged = [(at / 60, value) for at, value in points if at >= points[0][0] + _WARM * (end - points[0][0])]
     times, values = [at for at, _ in judged], [value for _, value in judged]
