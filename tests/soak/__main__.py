@@ -138,7 +138,7 @@ class _Soak:
             client_of(self.running, "acme", limits=unlimited) as client,
             anyio.create_task_group() as others,
         ):
-            others.start_soon(self._look, began)
+            others.start_soon(self._look, began, min(1.0, seconds / 20))
             others.start_soon(self._operate)
             async with anyio.create_task_group() as requests:
                 due = began
@@ -155,9 +155,9 @@ class _Soak:
         except (httpx.HTTPError, TimeoutError) as error:
             self.tally.wrong.append(f"{kind}: {type(error).__name__} {error}")
 
-    async def _look(self, began: float) -> None:
+    async def _look(self, began: float, every_s: float) -> None:
         while True:
-            await anyio.sleep(1)
+            await anyio.sleep(every_s)
             self.watch.look(self.running.process.pid, time.monotonic() - began)
             # Ours to forget: the soak's own memory is not the matter.
             for backend in self.backends:
