@@ -40,7 +40,9 @@ OWNER: Final = "an-owners-key"
 MIB: Final = 1 << 20
 MOST_MIB_PER_MINUTE: Final = 1.0
 MOST_GROWTH: Final = 10.0
-"""Of descriptors, threads or tasks over the whole run: their number goes up and down with what is under way."""
+"""Of descriptors, threads or tasks over the judged part: their number goes up and down with what is under way."""
+COUNTED_S: Final = 60.0
+"""Of a shorter run only their number at rest would say anything."""
 JUDGED_S: Final = 600.0
 """Memory of a shorter run is printed and not judged: a gateway remembers its last 5,000 requests, some 10 MiB, and
 grows until then."""
@@ -248,7 +250,7 @@ def _grown(found: Found) -> list[str]:
         grown.append(f"memory grows by {memory.per_minute:.2f} MiB a minute")
     for name in ("descriptors", "threads", "tasks"):
         growth = found.growths[name]
-        if growth.per_minute * growth.minutes > MOST_GROWTH:
+        if found.seconds >= COUNTED_S and growth.per_minute * growth.minutes > MOST_GROWTH:
             grown.append(f"{name} grow by {growth.per_minute:.2f} a minute")
     return grown
 
