@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from gateway.config.yaml_file import Tree
     from gateway.control.independence import Dimension
-    from gateway.control.simulate import Simulation
+    from gateway.control.simulated import Simulation
 
 PATIENCE_S: Final = 330.0
 """The API gives up a little earlier."""
@@ -99,7 +99,7 @@ def _judged(report: "Simulation", bound: float | None) -> int:
 def _asked(arguments: argparse.Namespace) -> "Simulation":
     """What a running gateway says."""
     from gateway.control.remote import step
-    from gateway.control.simulate import Simulation
+    from gateway.control.simulated import Simulation
     from gateway.control.simulation import SimulationWanted
 
     document = None if arguments.file is None else _drafted(arguments.file, arguments.name)
@@ -121,7 +121,7 @@ def _here(arguments: argparse.Namespace) -> "Simulation":
     from gateway.config import policies, settings
     from gateway.config.problems import ConfigurationError
     from gateway.control import recorder
-    from gateway.control.simulation import Job
+    from gateway.control.simulation import Job, NoSuchDomain
 
     if arguments.revision is not None:
         raise CommandError("--offline knows files only; give the draft with --file")
@@ -136,11 +136,14 @@ def _here(arguments: argparse.Namespace) -> "Simulation":
         since=time.time() - arguments.hours * _HOUR_S,
     )
     try:
+        _, after = job.check()
+        if job.policy not in after.policies:
+            raise CommandError(f"there is no policy `{job.policy}`")
         total = recorder.count(file)
         return job.run(lambda done: _tell(done, total))
     except ConfigurationError as error:
         raise CommandError(f"the configuration has mistakes:\n{error}") from error
-    except recorder.RecordUnusable as error:
+    except (recorder.RecordUnusable, NoSuchDomain) as error:
         raise CommandError(str(error)) from error
 
 

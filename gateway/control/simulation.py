@@ -12,12 +12,13 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from gateway.config.policies import Overlay, Sources, assemble
+from gateway.config.policies import Overlay, PolicyBook, Sources, assemble
 from gateway.config.yaml_file import Tree
-from gateway.control.independence import Dimension
+from gateway.control.independence import Dimension, domain_of
 from gateway.control.portability import ModelPortability, portability
 from gateway.control.recorder import recorded
-from gateway.control.simulate import Question, Simulation, simulate
+from gateway.control.simulate import Question, simulate
+from gateway.control.simulated import Simulation
 
 _POLITENESS: Final = 10
 """Of the process that computes: serving goes first."""
@@ -38,6 +39,10 @@ class SimulationWanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """The recorded requests of so many last seconds."""
 
 
+class NoSuchDomain(Exception):
+    """Raised when what is to be taken away is nowhere: a rehearsal of that would prove nothing. Says what there is."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """Everything that a simulation needs to know."""
@@ -55,10 +60,20 @@ class Job:
     since: float = 0.0
     """Seconds since the epoch."""
 
-    def run(self, told: Callable[[int], None] = lambda _done: None) -> Simulation:
-        """The report. Raises ConfigurationError for a draft with mistakes, RecordUnusable."""
+    def check(self) -> tuple[PolicyBook, PolicyBook]:
+        """What holds, and what is tried. Raises ConfigurationError for a draft with mistakes, NoSuchDomain."""
         before = assemble(self.sources, self.overlay)
-        after = before if self.draft is None else assemble(self.sources, drafted(self.overlay, self.policy, self.draft))
+        for dimension, value in self.without.items():
+            known = sorted({domain_of(name, backend, dimension) for name, backend in before.backends.items()})
+            if value not in known:
+                raise NoSuchDomain(f"No backend has the {dimension} {value[:64]!a}; there is {', '.join(known)}.")
+        if self.draft is None:
+            return before, before
+        return before, assemble(self.sources, drafted(self.overlay, self.policy, self.draft))
+
+    def run(self, told: Callable[[int], None] = lambda _done: None) -> Simulation:
+        """The report. Raises as `check` does, and RecordUnusable."""
+        before, after = self.check()
         question = Question(
             policy=self.policy, before=before, after=after, without=self.without, unavailable=self.unavailable
         )

@@ -11,7 +11,8 @@ from gateway.config.policies import PolicyBook, Sources, assemble
 from gateway.control.independence import DIMENSIONS
 from gateway.control.portability import portability
 from gateway.control.recorded import Features
-from gateway.control.simulate import Question, Simulation, simulate
+from gateway.control.simulate import Question, simulate
+from gateway.control.simulated import Simulation
 from gateway.domain.backend import Capability
 
 MODES = ("priority", "weighted", "latency", "least_busy", "cost")

@@ -65,10 +65,11 @@ def test_a_draft_from_a_file(shell: Shell, tmp_path: Path) -> None:
     [
         (["nobody"], 1, "no policy `nobody`"),
         (["acme", "--without", "planet=earth"], 2, "is not any of provider"),
+        (["acme", "--without", "provider=won"], 1, "there is one, two"),
         (["acme", "--min-served", "99"], 2, "is not a part"),
         (["acme", "--offline", "--revision", "1"], 1, "--offline knows files only"),
     ],
-    ids=["unknown policy", "unknown domain", "percent", "revision without a gateway"],
+    ids=["unknown policy", "unknown domain", "unknown value", "percent", "revision without a gateway"],
 )
 def test_what_cannot_be_simulated(shell: Shell, words: list[str], code: int, told: str) -> None:
     """Says why."""

@@ -16,13 +16,12 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 
 from gateway.api.admin.auth import needs
 from gateway.api.admin.office import AdminRequest, Office, office
-from gateway.config.policies import assemble
 from gateway.config.settings import decisions_beside
 from gateway.config.yaml_file import Tree
 from gateway.control.desk import Desk
 from gateway.control.portability import ModelPortability
-from gateway.control.simulate import Simulation
-from gateway.control.simulation import DAY_S, YEAR_S, Job, SimulationWanted, drafted, portability_apart, run_apart
+from gateway.control.simulated import Simulation
+from gateway.control.simulation import DAY_S, YEAR_S, Job, NoSuchDomain, SimulationWanted, portability_apart, run_apart
 from gateway.control.verbs import Missing
 from gateway.domain.errors import InvalidRequest, Overloaded
 
@@ -52,9 +51,11 @@ async def simulate_policy(request: AdminRequest, name: FromPath[str], data: JSON
         unavailable=dict(made.machinery.house.fleet.unavailable),
         since=made.wall() - data.window_s,
     )
-    if job.draft is not None:  # Here, where its mistakes are told.
-        await anyio.to_thread.run_sync(assemble, job.sources, drafted(job.overlay, name, job.draft))
-    elif name not in desk.now.book.policies:
+    try:
+        _, after = await anyio.to_thread.run_sync(job.check)  # Here, where mistakes are told.
+    except NoSuchDomain as error:
+        raise InvalidRequest(str(error), param="without") from error
+    if name not in after.policies:
         raise Missing(f"There is no policy `{name}` that holds.")
     return msgspec.json.decode(await _apart(made, run_apart, job), type=Simulation)
 
