@@ -138,8 +138,10 @@ def profile_for_build(name: str, devices: int) -> Backend:
     As many CPU devices are shown to JAX as the model is to be split over.
     """
     backend = _NEURON if name == "neuron" else _CPU
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}".strip()
-    return replace(backend, platform="cpu", environment={**_CPU.environment, "XLA_FLAGS": flags})
+    # Beside the user's own flags, which would otherwise stand alone.
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    os.environ["XLA_FLAGS"] = flags.strip()
+    return replace(backend, platform="cpu", environment=_CPU.environment)
 
 
 def prepare_environment(backend: Backend) -> None:
