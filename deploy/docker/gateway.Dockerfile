@@ -34,8 +34,8 @@ ENV PATH=/opt/llm-gateway/bin:$PATH \
     HOME=/var/lib/llm-gateway \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
-    GATEWAY_CONFIG=/etc/llm-gateway \
-    GATEWAY_JOURNAL=/var/lib/llm-gateway/gateway.sqlite
+    XDG_STATE_HOME=/var/lib \
+    GATEWAY_CONFIG=/etc/llm-gateway
 USER 10001:10001
 WORKDIR /var/lib/llm-gateway
 VOLUME /var/lib/llm-gateway

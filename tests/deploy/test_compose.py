@@ -1,16 +1,20 @@
 """The composition for one machine: whole, hardened, and with nothing that has to be guessed."""
 
+import os
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 import yaml
 
 from gateway.config import policies
 from tests.deploy.reading import DEPLOY, load_yaml, substituted, variables
+from tests.running.gateway import free_port
 
 FILE = DEPLOY / "compose.yaml"
 EXAMPLE = DEPLOY / "compose" / ".env.example"
@@ -115,6 +119,42 @@ def test_every_gateway_is_scraped_and_balanced(services: dict[str, Any]) -> None
     assert set(jobs["llm-worker"]) == {"worker:8090"}
     balanced = re.findall(r"server ([\w-]+):8080", (DEPLOY / "compose/nginx.conf").read_text("utf-8"))
     assert set(balanced) == gateways
+
+
+@pytest.mark.skipif(shutil.which("redis-server") is None, reason="needs redis-server")
+def test_redis_takes_its_configuration_and_password_from_stdin(services: dict[str, Any], tmp_path: Path) -> None:
+    """The shell is gone, so that a stop reaches Redis. No argument has the password."""
+    config = (DEPLOY / "compose/redis.conf").read_text("utf-8").replace("dir /data", f"dir {tmp_path}")
+    port = free_port()
+    (tmp_path / "redis.conf").write_text(f"{config}\nbind 127.0.0.1\nport {port}\n", "utf-8")
+    shell, option, script = services["redis"]["command"]
+    script = script.replace("/etc/redis.conf", str(tmp_path / "redis.conf"))
+    process = subprocess.Popen(
+        [shell, option, script], env={"PATH": os.environ["PATH"], "REDIS_PASSWORD": "canary"}, stdout=subprocess.DEVNULL
+    )
+    try:
+        with redis.Redis(port=port, password="canary", protocol=2) as client:
+            eventually_answers(client)
+            assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+        arguments = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        assert arguments.startswith(b"redis-server")
+        assert b"canary" not in arguments
+    finally:
+        process.terminate()
+        assert process.wait(10) == 0
+
+
+def eventually_answers(client: "redis.Redis", patience_s: float = 10.0) -> None:
+    """Return once it does."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            client.ping()
+        except redis.ConnectionError:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        else:
+            return
 
 
 def test_limits_are_neither_evicted_nor_lost() -> None:

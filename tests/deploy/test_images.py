@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.config import settings
 from tests.deploy.reading import DEPLOY, ROOT
 
 FILES = sorted((DEPLOY / "docker").glob("*.Dockerfile"))
@@ -64,6 +65,15 @@ def test_only_locked_wheels_are_installed(image: list[tuple[str, str]]) -> None:
 def test_it_runs_as_a_user_with_a_number(image: list[tuple[str, str]]) -> None:
     """A number, so that an orchestrator can tell that it is not root."""
     assert [rest for word, rest in image if word == "USER"][-1] == "10001:10001"
+
+
+@pytest.mark.parametrize("more", [{}, {"GATEWAY_STORE": "redis://redis:6379"}], ids=["alone", "with a Redis"])
+def test_the_ledger_is_on_the_volume(more: dict[str, str]) -> None:
+    """In the same place whether a Redis keeps the limits or not, so that one may be added later."""
+    image = instructions(DEPLOY / "docker/gateway.Dockerfile")
+    given = dict(pair.split("=", 1) for word, rest in image if word == "ENV" for pair in shlex.split(rest))
+    volume = next(rest for word, rest in image if word == "VOLUME")
+    assert settings.read(given | more).store == Path(volume) / "gateway.sqlite"
 
 
 def test_it_says_when_it_is_well(image: list[tuple[str, str]]) -> None:
