@@ -10,6 +10,7 @@ lost; serving never waits for it.
 import os
 import sqlite3
 import threading
+import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -30,6 +31,8 @@ MOST_WAITING: Final = 20_000
 """Requests that may wait for the writer; some 40 MB."""
 FORMAT: Final = 1
 """SQLite's `user_version` of the file. One of another version is begun anew: nothing else depends on it."""
+_TURN: Final = 64
+"""Requests, a fraction of a millisecond's work, after which the interpreter is offered to others."""
 _WAIT_S: Final = 1.0
 _CLOSE_S: Final = 3.0
 _LEVEL: Final = 1
@@ -126,9 +129,11 @@ class Recorder:
             self._flushed.set()
 
     def _taken(self) -> Iterator[Features]:
-        for _ in range(BATCH):
+        for taken in range(BATCH):
             if not self._waiting:
                 return
+            if taken % _TURN == 0:
+                time.sleep(0)  # The event loop's turn: it would wait 5 ms for a thread that only computes.
             features = features_of(self._waiting.popleft())
             if features is not None:
                 yield features

@@ -12,6 +12,7 @@ from tests.running.configuration import Tree, configuration
 from tests.running.gateway import RunningGateway
 
 FIRST = {"targets": [{"backend": "first", "model": "small"}, {"backend": "second", "model": "small"}]}
+MODELS = ["assistant"] * 5 + ["helper"] * 3
 SECOND = {"targets": list(reversed(FIRST["targets"]))}
 
 
@@ -58,14 +59,20 @@ async def test_a_simulation_comes_true(running: RunningGateway, owner: httpx.Asy
     assert sum(cost for _, cost in served) == told["after"]["cost_nano_usd"]
 
 
-async def test_an_outage_is_rehearsed(running: RunningGateway, owner: httpx.AsyncClient) -> None:
-    """Without the second provider the model that has no other is refused."""
+async def test_a_rehearsed_outage_comes_true(running: RunningGateway, owner: httpx.AsyncClient) -> None:
+    """Without the second provider the model that has no other is refused: so it is told, and so it goes."""
     await traffic(running)
     told = (await owner.post("/policies/acme/simulate", json={"without": {"provider": "two"}})).json()
     assert by_backend(told["after"]).keys() == {"first"}
     (refused,) = told["refusals"]
     assert (refused["model"], refused["because"], refused["before"]) == ("helper", "outage", 0)
     assert told["after"]["served_share"] == pytest.approx(5 / 8)
+
+    assert (await owner.post("/backends/second/drain")).status_code == 204
+    answers = [await ask(running, running.keys["acme"], model) for model in MODELS]
+    assert (await owner.post("/backends/second/undrain")).status_code == 204
+    assert [answer.status_code for answer in answers] == [200] * 5 + [503] * 3
+    assert {answer.json()["error"]["code"] for answer in answers[5:]} == {refused["code"]}
 
 
 async def test_portability_is_reported(running: RunningGateway, owner: httpx.AsyncClient) -> None:
@@ -101,7 +108,7 @@ async def test_what_cannot_be_simulated(running: RunningGateway, name: str, body
 
 async def traffic(running: RunningGateway) -> list[str]:
     """Eight requests; their ids."""
-    answers = [await ask(running, running.keys["acme"], model) for model in ["assistant"] * 5 + ["helper"] * 3]
+    answers = [await ask(running, running.keys["acme"], model) for model in MODELS]
     assert {answer.status_code for answer in answers} == {200}
     return [answer.headers["x-request-id"] for answer in answers]
 
