@@ -208,6 +208,19 @@ def _print(report: "Simulation") -> None:
         ),
         right=3,
     )
+    _table(
+        ("MODEL", "COULD GO TO", "PART", "WHAT BLOCKS THE REST"),
+        (
+            (
+                model.model,
+                target.target,
+                f"{target.share:.1%}",
+                ", ".join(f"{each.reason} {each.requests}" for each in target.blocked_by),
+            )
+            for model in report.portability
+            for target in model.targets
+        ),
+    )
     print("What this cannot know:")
     for sentence in report.cannot_tell:
         print(f"- {sentence}")

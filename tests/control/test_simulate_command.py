@@ -40,6 +40,7 @@ def test_an_outage_is_a_check(shell: Shell) -> None:
     assert "within the bound" in done.stderr
     row = next(line.split() for line in done.stdout.splitlines() if line.startswith("second/small"))
     assert row[1:3] == ["0", "4"]
+    assert "outage 4" in done.stdout
     both = ["--without", "provider=one", "--without", "cloud=unlabelled"]
     told = shell("policy", "simulate", "acme", *both, "--min-served", "0.99", code=1)
     assert "0.0000%, below the bound of 99.00%" in told.stderr
