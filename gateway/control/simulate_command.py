@@ -244,6 +244,7 @@ def _sides(report: "Simulation") -> None:
     rows.append(("served", *(f"{side.served_share:.2%}" for side in sides), "", ""))
     rows.append(("first token, median, ms", *(_ms(side.ttft_p50_ms) for side in sides), "", ""))
     rows.append(("first token, 95 %, ms", *(_ms(side.ttft_p95_ms) for side in sides), "", ""))
+    rows.append(("known of so many streams", *(f"{side.ttft_known_share:.1%}" for side in sides), "", ""))
     print_table(rows, right=4)
     print()
 
