@@ -19,7 +19,7 @@ from gateway.domain.plan import Target
 from gateway.domain.policy import Timeouts
 from gateway.routing.concurrency import MOST, Limit, is_ours
 from gateway.routing.headroom import Ebb
-from gateway.routing.health import Draw, Ejection, State
+from gateway.routing.health import WELL_FAILED, Draw, Ejection, State
 from gateway.routing.hints import MOST as MOST_HINTS
 from gateway.routing.hints import Hint, Hinted
 from gateway.routing.tally import Standing, Tally, most_at_once
@@ -96,9 +96,12 @@ class Fleet:
         return barred is None or (panics and barred in BREAKER_HOLDS and not standing.is_full)
 
     def is_well(self, target: Target, now: float) -> bool:
-        """Whether nothing lately speaks against it: what failed elsewhere may be made good there without counting."""
+        """Whether nothing lately speaks against it: what failed elsewhere may be made good there without counting.
+
+        Neither in the last seconds nor in the last minute: who was left to its peers is not well for being idle.
+        """
         tally = self._tally(target)
-        return tally.breaker.is_well(now) and not tally.is_hinted(now)
+        return tally.breaker.is_well(now) and tally.record.part(now) <= WELL_FAILED and not tally.is_hinted(now)
 
     def is_idle(self, target: Target, now: float, *, part: float) -> bool:
         """Whether it is well and would work on no more than that part of what it bears, with one more try."""

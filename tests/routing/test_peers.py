@@ -86,3 +86,12 @@ def test_where_all_fail_alike_nobody_is_an_outlier() -> None:
             fails(fleet, each, fault(FaultKind.SERVER_ERROR), now=T) if is_bad else answers(fleet, each, T)
     _, decision = decided(one, fleet=fleet.view(one.leaves, T))
     assert not any(each.is_outlier for each in decision.candidates)
+
+
+def test_who_was_left_to_its_peers_is_no_place_for_spare_tries_though_it_is_idle() -> None:
+    fleet = Fleet({}, draw=lambda: 0.5)
+    for number in range(90):
+        is_bad = number % 3 == 0
+        fails(fleet, A, fault(FaultKind.SERVER_ERROR), now=T) if is_bad else answers(fleet, A, T)
+    assert not fleet.is_well(A, T + 15)
+    assert fleet.is_well(A, T + OVER_S)
