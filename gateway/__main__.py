@@ -73,6 +73,7 @@ def _add_demo(commands: Commands) -> None:
         "both.",
     )
     parser.add_argument("--port", type=int, default=8080, help="the gateway's port (default: %(default)s)")
+    parser.add_argument("--admin-port", type=int, help="the admin API's port (default: the one after --port)")
     parser.add_argument("--worker-port", type=int, default=8090, help="the worker's port (default: %(default)s)")
     parser.add_argument(
         "--state", type=Path, default=Path(".demo"), help="folder for ledger, keys and logs (default: %(default)s)"
@@ -84,7 +85,12 @@ def _demo(arguments: argparse.Namespace) -> int:
     from gateway import demo
 
     try:
-        demo.run(port=arguments.port, worker_port=arguments.worker_port, state=arguments.state)
+        demo.run(
+            port=arguments.port,
+            admin_port=arguments.admin_port,
+            worker_port=arguments.worker_port,
+            state=arguments.state,
+        )
     except demo.DemoFailed as error:
         raise CommandError(str(error)) from error
     return 0

@@ -52,29 +52,23 @@ class _Progress(msgspec.Struct):
     detail: str
 
 
-def run(*, port: int, worker_port: int, state: Path) -> None:
+def run(*, port: int, admin_port: int | None, worker_port: int, state: Path) -> None:
     """Start both, print how to use them, and stop both on Ctrl-C. Raises DemoFailed.
 
-    `state` is a folder for the ledger, the keys and the logs; it stays when the demo ends.
+    Without an `admin_port`, the one after `port`. `state` is a folder for the ledger, the keys and the logs; it stays
+    when the demo ends.
     """
     state.mkdir(parents=True, exist_ok=True)
     require_free(port, f"make demo uses it for the gateway; try: gateway demo --port {port + 1}")
-    require_free(port + 1, f"make demo uses it for the admin API; try: gateway demo --port {port + 2}")
+    beside = port + 1 if admin_port is None else admin_port
+    require_free(beside, f"make demo uses it for the admin API; try: gateway demo --admin-port {beside + 1}")
     require_free(worker_port, f"make demo uses it for the worker; try: gateway demo --worker-port {worker_port + 1}")
     store = state / "gateway.sqlite"
     key = _fresh_key(store.with_name("gateway-keys.sqlite"))
     serve = [
         *("-m", "gateway", "serve", "--config", str(_configuration(worker_port, state))),
-        *(
-            "--port",
-            str(port),
-            "--admin-port",
-            str(port + 1),
-            "--store",
-            f"sqlite://{store.resolve()}",
-            "--drain",
-            str(_DRAIN_S),
-        ),
+        *("--port", str(port), "--admin-port", str(beside)),
+        *("--store", f"sqlite://{store.resolve()}", "--drain", str(_DRAIN_S)),
     ]
     work = ["-m", "workers.trainium", "serve", "--port", str(worker_port), "--drain-timeout", str(_DRAIN_S)]
     signal.signal(signal.SIGTERM, _interrupt)

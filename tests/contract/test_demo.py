@@ -77,10 +77,10 @@ class Demo:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     """Started once; ended by the last test, or here."""
     folder = tmp_path_factory.mktemp("demo")
-    port, worker_port = free_port(), free_port()
+    port, admin_port, worker_port = free_port(), free_port(), free_port()
     output = folder / "output"
     words = [sys.executable, "-m", "gateway", "demo", "--state", str(folder / "state")]
-    words += ["--port", str(port), "--worker-port", str(worker_port)]
+    words += ["--port", str(port), "--admin-port", str(admin_port), "--worker-port", str(worker_port)]
     environment = {name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")}
     with output.open("wb") as stdout:
         process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=stdout, stderr=stdout)

@@ -55,8 +55,8 @@ async def test_the_session_of_the_readme_is_true(
     async with openai_backend() as backend:
         served = {"small": {"prices": {"input": 1, "output": 2}, "accepts": ["tools"]}}
         house = configuration(
-            backends={"nim": {"base_url": backend.base_url, "models": served}},
-            models={"assistant": ["nim"]},
+            backends={name: {"base_url": backend.base_url, "models": served} for name in ("nim", "openai")},
+            models={"assistant": ["nim", "openai"]},
             tenants={"standard": {}},
         )
         house["tenants"] = {"acme": {"policy": "standard"}}
@@ -72,6 +72,8 @@ async def test_the_session_of_the_readme_is_true(
             tighten(Path("standard.yaml"))
             assert "+limits: {requests_per_minute: 2}" in typed(shell, next(session)).stdout
             assert other("policy", "diff", "standard", tmp_path / "standard.yaml", "--exit-code", code=3).stdout
+            assert "1 requests replayed, 0 would go elsewhere" in typed(shell, next(session)).stdout
+            assert "served: 100.0000%" in typed(shell, next(session)).stderr
             assert "revision 1 holds" in typed(shell, next(session)).stderr
             assert "all run the same" in typed(shell, next(session)).stderr
             assert other("policy", "diff", "standard", tmp_path / "standard.yaml").stdout == ""

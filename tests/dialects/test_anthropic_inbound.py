@@ -363,7 +363,7 @@ def test_a_wrong_field_is_named(fields: dict[str, Any], param: str) -> None:
     assert (caught.value.http_status, caught.value.param) == (400, param)
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"messages":' + b"[" * 100_000, b'{"max_tokens":1,"\xff":1}'])
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"messages":' + b"[" * 90_000, b'{"max_tokens":1,"\xff":1}'])
 def test_no_body_crashes_the_reader(body: bytes) -> None:
     with pytest.raises(GatewayError) as caught:
         MESSAGES.decode_request(body)

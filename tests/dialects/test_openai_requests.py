@@ -30,8 +30,8 @@ def refused(body: bytes) -> GatewayError:
 NOT_JSON = [
     b"", b"null", b"[]", b'"x"', b"7", b'{"model":"m",}', b"{}{}", ask() + b" {}",
     b"{'model':'m'}", b'{"model":"m"/**/}',
-    b"\xef\xbb\xbf" + ask(), ask().decode().encode("utf-16"), b"[" * 100_000, b'{"a":' * 100_000,
-    b'{"model":"m","messages":' + b"[" * 100_000, ask()[:-1], ask().replace(b"Say", b"\xff"),
+    b"\xef\xbb\xbf" + ask(), ask().decode().encode("utf-16"), b"[" * 90_000, b'{"a":' * 90_000,
+    b'{"model":"m","messages":' + b"[" * 90_000, ask()[:-1], ask().replace(b"Say", b"\xff"),
     ask().replace(b"Say", b"\xc0\xaf"), b'{"\xff":1,' + ask()[1:], ask(temperature=float("nan")),
     ask(temperature=float("inf")), ask()[:-1] + b',"x":-}', ask()[:-1] + b',"x":01}', ask()[:-1] + b',"x":tru}',
 ]  # fmt: skip
