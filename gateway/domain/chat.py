@@ -37,7 +37,7 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the client asked for a usage chunk at the end of the stream."""
     max_output_tokens: int | None
     choices: int
-    """How many answers are asked for (`n`)."""
+    """How many answers are asked for: `n`, of each prompt where there are many."""
     needs: frozenset[Capability]
     prompt_bytes: int
     """Bytes of the fields that become the prompt, as they came."""

@@ -22,9 +22,11 @@ _UNMEASURED: Final = frozenset({"vision", "audio"})
 
 
 def most_output(request: ChatRequest) -> int | None:
-    """Tokens that all choices together may have; None where the client set no limit."""
+    """Tokens that all choices together may have; None where nothing sets a limit to the answer's text."""
     limit = request.max_output_tokens
-    return None if limit is None else int(limit * _OUTPUT_TIMES + _OUTPUT_MORE) * request.choices
+    if limit is None or (request.endpoint == "completions" and _repeats_prompt(request)):
+        return None
+    return int(limit * _OUTPUT_TIMES + _OUTPUT_MORE) * request.choices
 
 
 def is_credible(usage: Usage, request: ChatRequest, estimate: Estimate, *, begun: int) -> bool:
@@ -53,6 +55,10 @@ def _is_long(usage: Usage, request: ChatRequest) -> bool:
 def _is_wide(usage: Usage, request: ChatRequest, estimate: Estimate, begun: int) -> bool:
     most = _PROMPT_TIMES * estimate.prompt_tokens + _PROMPT_MORE
     return usage.prompt_tokens - begun > most and _is_measured(request)
+
+
+def _repeats_prompt(request: ChatRequest) -> bool:
+    return bytes(request.fields.get("echo", b"")) == b"true"
 
 
 def _is_measured(request: ChatRequest) -> bool:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.dialects.openai import CHAT, COMPLETIONS, UPSTREAM
 from gateway.domain.backend import Quirks, ServedModel
+from gateway.domain.chat import ChatRequest
 from gateway.domain.errors import GatewayError, InvalidRequest, UnknownModel
 from gateway.domain.plan import Target
 from tests.pipeline.wire import ask
@@ -242,13 +243,25 @@ def test_the_tighter_output_limit_counts() -> None:
     assert (request.max_output_tokens, request.choices, request.stream, request.wants_usage) == (20, 3, True, False)
 
 
-@pytest.mark.parametrize("prompt", ["Once", ["a", "b"], [1, 2, 3], [[1], [2]]])
-def test_a_completion_has_a_prompt_of_any_form(prompt: object) -> None:
-    body = json.dumps({"model": "m", "prompt": prompt, "max_tokens": 5}).encode()
-    request = COMPLETIONS.decode_request(body)
+@pytest.mark.parametrize(
+    ("prompt", "texts", "answers"),
+    [
+        ("Once", ["Once"], 1), (["a", "b"], ["a", "b"], 2), ([1, 2, 3], [" a a a"], 1),
+        ([[1], [2, 3]], [" a a a"], 2), ([], [], 1), ({"a": 1}, ['{"a": 1}'], 1),
+    ],
+)  # fmt: skip
+def test_a_completion_has_prompts_of_any_form(prompt: object, texts: list[str], answers: int) -> None:
+    """Each of them is gone on with `n` times; what is written and not shown counts too, where nothing is streamed."""
+
+    def asked(**more: object) -> ChatRequest:
+        return COMPLETIONS.decode_request(json.dumps({"model": "m", "prompt": prompt, "max_tokens": 5} | more).encode())
+
+    request = asked()
     assert (request.endpoint, request.prompt_bytes) == ("completions", len(json.dumps(prompt)))
     assert UPSTREAM.encode_request(request, target()).path == "/completions"
-    assert COMPLETIONS.prompt_texts(request) == [json.dumps(prompt)]
+    assert COMPLETIONS.prompt_texts(request) == texts
+    assert (request.choices, asked(n=2).choices) == (answers, 2 * answers)
+    assert (asked(best_of=3).choices, asked(best_of=3, stream=True).choices) == (3 * answers, answers)
 
 
 @given(messages=st.lists(JSON, min_size=1, max_size=4), tools=JSON)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from gateway.dialects.openai import COMPLETIONS
 from gateway.domain.fault import FaultKind
 from gateway.domain.ledger import Outcome
 from gateway.domain.usage import UsageSource
@@ -204,3 +205,30 @@ def test_without_a_limit_of_the_clients_nothing_is_cut() -> None:
     for _ in range(60):
         play.data(*[chunk(" word") for _ in range(50)])
     assert not play.finished
+
+
+def text(index: int, said: str, reason: str | None = None) -> bytes:
+    """A piece of a legacy completion."""
+    return event({"choices": [{"index": index, "text": said, "finish_reason": reason}]})
+
+
+def test_many_prompts_in_one_stream_are_whole_when_all_of_them_are() -> None:
+    """The end of one is the end of nothing, and each may be as long as it was allowed."""
+    body = ask(messages=None, prompt=["a", "b", "c"], max_tokens=20)
+    pieces = [text(each, " word") for _ in range(50) for each in range(3)]
+    begun = Play(body=body, endpoint=COMPLETIONS).head().data(*pieces, text(0, "", "stop"))
+    begun.ended()
+    assert begun.error is not None
+    assert begun.error.code == "upstream_interrupted"
+    whole = (
+        Play(body=body, endpoint=COMPLETIONS).head().data(*pieces, *(text(each, "", "stop") for each in range(3)), DONE)
+    )
+    assert whole.body.endswith(DONE)
+    assert whole.body.count(b" word") == 150
+    assert whole.rows[0].outcome is Outcome.OK
+
+
+def test_a_prompt_that_is_repeated_in_front_of_the_answer_is_no_endless_answer() -> None:
+    body = ask(messages=None, prompt="word " * 200, max_tokens=1, echo=True)
+    play = Play(body=body, endpoint=COMPLETIONS).head().data(*[text(0, " word")] * 201, text(0, "", "length"), DONE)
+    assert play.body.count(b" word") == 201

@@ -31,6 +31,8 @@ _FORM: Final = msgspec.json.Decoder(_Form | None)
 _STREAM_OPTIONS: Final = msgspec.json.Decoder(_StreamOptions | None)
 _INPUT: Final = msgspec.json.Decoder(str | list[str | int | list[int]])
 _EMBEDDINGS: Final[frozenset[Capability]] = frozenset({"embeddings"})
+_TEXTS: Final = frozenset({"input", "prompt"})
+"""Fields that hold a text or many, or their tokens."""
 _NO_MESSAGES: Final = re.compile(rb"[^\[]|\[\s*\]")
 """Matches where a prompt is not a list, or an empty one. The messages themselves are the backend's to judge."""
 
@@ -115,6 +117,9 @@ class OpenAIEndpoint:
             raw = request.fields.get(name)
             if raw is None:
                 continue
+            if name in _TEXTS:
+                texts += _given(raw)
+                continue
             if name != "messages":
                 texts.append(bytes(raw).decode("utf-8", "replace"))
                 continue
@@ -178,18 +183,44 @@ class EmbeddingsEndpoint(OpenAIEndpoint):
             raise InvalidRequest("Embeddings cannot be streamed.", param="stream")
         return msgspec.structs.replace(request, max_output_tokens=0, choices=1, needs=_EMBEDDINGS)
 
-    def prompt_texts(self, request: ChatRequest) -> Sequence[str]:
-        """The texts; of texts given as tokens, a word for each token."""
-        raw = request.fields["input"]
-        try:
-            given = _INPUT.decode(raw)
-        except (msgspec.DecodeError, RecursionError):
-            return [bytes(raw).decode("utf-8", "replace")]
-        if isinstance(given, str):
-            return [given]
-        texts = [each for each in given if isinstance(each, str)]
-        tokens = sum(1 if isinstance(each, int) else len(each) for each in given if not isinstance(each, str))
-        return [*texts, " a" * tokens] if tokens else texts
+
+class CompletionsEndpoint(OpenAIEndpoint):
+    """Legacy completions: of one prompt or of many, each of which is gone on with `n` times."""
+
+    def __init__(self) -> None:
+        super().__init__("completions", operation="text_completion", prompt_fields=("prompt", "suffix"))
+
+    def decode_request(self, body: bytes, headers: Headers = ()) -> ChatRequest:
+        """The request, its answers counted over all prompts: a stream is whole only when all of them are."""
+        request = super().decode_request(body, headers)
+        each = request.choices
+        if not request.stream:  # What is written and not shown is paid all the same.
+            each = max(each, read(request.fields, "best_of", _CHOICES) or 1)
+        return msgspec.structs.replace(request, choices=each * _prompts(request.fields["prompt"]))
+
+
+def _prompts(raw: msgspec.Raw) -> int:
+    """How many prompts there are: tokens in a list are one, lists and texts in it are as many."""
+    if bytes(raw).startswith(b'"'):
+        return 1
+    try:
+        given = _INPUT.decode(raw)
+    except (msgspec.DecodeError, RecursionError):
+        return 1  # No prompt of a known form: the backend's to judge.
+    return max(1, sum(not isinstance(each, int) for each in given))
+
+
+def _given(raw: msgspec.Raw) -> list[str]:
+    """Texts as they are given; of texts given as tokens, a word for each token."""
+    try:
+        given = _INPUT.decode(raw)
+    except (msgspec.DecodeError, RecursionError):
+        return [bytes(raw).decode("utf-8", "replace")]
+    if isinstance(given, str):
+        return [given]
+    texts = [each for each in given if isinstance(each, str)]
+    tokens = sum(1 if isinstance(each, int) else len(each) for each in given if not isinstance(each, str))
+    return [*texts, " a" * tokens] if tokens else texts
 
 
 def _wants_usage(fields: dict[str, msgspec.Raw], *, stream: bool) -> bool:
@@ -232,5 +263,5 @@ def _present(fields: dict[str, msgspec.Raw], name: str) -> bool:
 CHAT: Final = OpenAIEndpoint(
     "chat", operation="chat", prompt_fields=("messages", "tools", "functions", "response_format")
 )
-COMPLETIONS: Final = OpenAIEndpoint("completions", operation="text_completion", prompt_fields=("prompt",))
+COMPLETIONS: Final = CompletionsEndpoint()
 EMBEDDINGS: Final = EmbeddingsEndpoint()
