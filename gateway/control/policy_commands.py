@@ -1,7 +1,7 @@
 """The commands `policy list | show | diff | apply | activate | rollback`: policies of a fleet, through the admin API.
 
 What holds is asked, what is wanted is read from files, the difference is shown; the API checks and keeps.
-`simulate` stands in a module of its own.
+`simulate` and `portability` stand in a module of their own.
 """
 
 # ruff: noqa: T201  # printing is the job
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from gateway.control.commands import CommandError, Commands, print_table
 from gateway.control.connection import add_connection, connected, moment, print_json
-from gateway.control.simulate_command import add_simulate
+from gateway.control.simulate_command import add_portability, add_simulate
 
 if TYPE_CHECKING:
     from gateway.config.yaml_file import Tree
@@ -97,6 +97,7 @@ def add_policy(commands: Commands) -> None:
     for verb in (diff, apply, activate, rollback):
         add_connection(verb)
     add_simulate(verbs)
+    add_portability(verbs)
 
 
 def _list(arguments: argparse.Namespace) -> int:
@@ -183,13 +184,16 @@ def _apply(arguments: argparse.Namespace) -> int:
 
 
 def _check(api: "AdminApi", wanted: "dict[str, Tree]") -> None:
-    """Raises CommandError with every mistake of all of them."""
+    """Tell the warnings. Raises CommandError with every mistake of all of them."""
     from gateway.control.remote import Refused, step
+    from gateway.control.shown import Checked
 
     refusals = []
     for name, tree in wanted.items():
         try:
-            api.post(f"/policies{step(name)}/check", tree)
+            checked = api.post(f"/policies{step(name)}/check", tree).read(Checked)
+            for each in checked.warnings:
+                print(f"warning: {each.path}: {each.message}", file=sys.stderr)
         except Refused as refused:
             if not refused.is_about_content:
                 raise
@@ -203,16 +207,17 @@ def _write(api: "AdminApi", changed: "dict[str, tuple[Tree, str | None]]", *, ac
     from gateway.control.remote import step
 
     revisions = {name: _written(api, name, tree, etag) for name, (tree, etag) in changed.items()}
-    for name, number in revisions.items():
+    for name, (number, etag) in revisions.items():
         if activate:
-            api.post(f"/policies{step(name)}/revisions/{number}/activate")
+            # Not if somebody let another one hold since the difference was shown.
+            api.post(f"/policies{step(name)}/revisions/{number}/activate", etag=etag)
             print(f"{name}: revision {number} holds, on every gateway within seconds", file=sys.stderr)
         else:
             print(f"{name}: revision {number} is written; gateway policy activate {name} {number}", file=sys.stderr)
 
 
-def _written(api: "AdminApi", name: str, tree: "Tree", etag: str | None) -> int:
-    """The number of the revision with this content: the one that has it already, or a new one."""
+def _written(api: "AdminApi", name: str, tree: "Tree", etag: str | None) -> tuple[int, str | None]:
+    """The number of the revision with this content, the one that has it already or a new one; and the ETag since."""
     import msgspec
 
     from gateway.control.remote import step
@@ -222,8 +227,9 @@ def _written(api: "AdminApi", name: str, tree: "Tree", etag: str | None) -> int:
     digest = digest_of(msgspec.json.encode(tree))
     known = [each.number for each in _revisions(api, name) if each.digest == digest]
     if known:
-        return known[-1]
-    return api.put(f"/policies{step(name)}", tree, etag=etag).read(RevisionShown).number
+        return known[-1], etag
+    answer = api.put(f"/policies{step(name)}", tree, etag=etag)
+    return answer.read(RevisionShown).number, answer.etag
 
 
 def _activate(arguments: argparse.Namespace) -> int:

@@ -166,16 +166,35 @@ def recorded(path: Path, *, since: float = 0.0) -> Iterator[list[Features]]:
 
     Beside a gateway that writes: what comes meanwhile is not among them. Raises RecordUnusable.
     """
+    return _batches(path, since)
+
+
+def _batches(path: Path, since: float, *, newest_first: bool = False) -> Iterator[list[Features]]:
+    query = f"SELECT packed FROM batches WHERE until >= ? ORDER BY seq{' DESC' * newest_first}"  # noqa: S608  # ours
     if not path.exists():
         return
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_WAIT_S)) as connection:
             _check_format(connection, path)
-            for (packed,) in connection.execute("SELECT packed FROM batches WHERE until >= ? ORDER BY seq", (since,)):
+            for (packed,) in connection.execute(query, (since,)):
                 batch = _unpacking.decode(zlib.decompress(packed))
                 yield batch if batch[0].at >= since else [each for each in batch if each.at >= since]
     except (sqlite3.Error, OSError, zlib.error, msgspec.DecodeError) as error:
         raise RecordUnusable(f"{path} cannot be read as recorded decisions ({error})") from error
+
+
+def latest(path: Path, most: int, *, since: float = 0.0) -> list[list[Features]]:
+    """The last batches that were written, the newest first, with as many requests as asked or some more.
+
+    Raises RecordUnusable, as `recorded` does.
+    """
+    found: list[list[Features]] = []
+    for batch in _batches(path, since, newest_first=True):
+        found.append(batch)
+        most -= len(batch)
+        if most <= 0:
+            break
+    return found
 
 
 def count(path: Path) -> int:

@@ -85,17 +85,21 @@ class AdminApi:
     ) -> None:
         self._client.close()
 
-    def get(self, path: str, **query: str | int | None) -> Answer:
-        """Read something. Raises CommandError, as all of these do."""
-        return self._asked("GET", path, query={name: each for name, each in query.items() if each is not None})
+    def get(self, path: str, *, patience_s: float = ANSWER_S, **query: str | int | None) -> Answer:
+        """Read something, which may take so long without a word. Raises CommandError, as all of these do."""
+        wanted = {name: each for name, each in query.items() if each is not None}
+        return self._asked("GET", path, query=wanted, patience_s=patience_s)
 
     def put(self, path: str, document: object, *, etag: str | None) -> Answer:
         """Write something, of which `etag` names the state that was seen; None when there was nothing."""
         return self._asked("PUT", path, document=document, headers={} if etag is None else {"if-match": etag})
 
-    def post(self, path: str, document: object = None, *, patience_s: float = ANSWER_S) -> Answer:
-        """Have something done, which may take so long without a word."""
-        return self._asked("POST", path, document=document, patience_s=patience_s)
+    def post(
+        self, path: str, document: object = None, *, etag: str | None = None, patience_s: float = ANSWER_S
+    ) -> Answer:
+        """Have something done, which may take so long without a word; only if it is still as `etag` says."""
+        headers = {} if etag is None else {"if-match": etag}
+        return self._asked("POST", path, document=document, headers=headers, patience_s=patience_s)
 
     def delete(self, path: str) -> Answer:
         """Let something hold no longer."""

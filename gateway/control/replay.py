@@ -31,6 +31,7 @@ OUTAGE: Final = "outage"
 """Why a target is barred that belongs to what is taken away."""
 _CONTEXT_MARGIN: Final = 1.25
 _UNSUPPORTED: Final = "unsupported:"
+_NOTHING: Final[Mapping[str, str]] = {}
 
 Without = Mapping[Dimension, str]
 """What is taken away: values of failure domains."""
@@ -161,7 +162,7 @@ class Replay:
             # A group of which a part is gone leaves some requests to the next entry, by chance.
             or (not route.is_plain and any(self._barred(leaf) is not None for leaf in route.leaves))
         )
-        way = _Way(route, sorted(lengths), any(when.tenants for when in whens), is_drawn)
+        way = _Way(route, sorted(lengths), any(when.tenants or when.metadata for when in whens), is_drawn)
         self._ways[model] = way
         return way
 
@@ -183,7 +184,7 @@ class Replay:
         )
 
     def _choose(self, each: Features, way: _Way, request: ChatRequest, view: FleetView) -> tuple[Plan | None, Decision]:
-        policy = self.book.policies[self.name]
+        policy, tenant = self.book.policies[self.name], self.book.tenants.get(each.tenant)
         if way.route.has_affinity:  # Each is taken to begin as no other does.
             request = _request(each, belongs_to=str(each.seed))
         asked = policy.policy.independence
@@ -199,6 +200,7 @@ class Replay:
             seed=each.seed,
             decision_id="",
             used=used,
+            metadata=_NOTHING if tenant is None else tenant.metadata,
         )
 
     def _standing(self, each: Features, target: Target, request: ChatRequest, route: Route) -> Standing:

@@ -12,6 +12,21 @@ from gateway.control.replicas import Replica
 from gateway.domain.tenant import ApiKey
 
 
+class Mistake(msgspec.Struct, frozen=True):
+    """One mistake in a document."""
+
+    path: str
+    """As in JSON Path: `$.policies.standard.models.assistant.targets[0]`."""
+    message: str
+
+
+class Checked(msgspec.Struct, frozen=True, kw_only=True):
+    """What was checked has no mistakes."""
+
+    warnings: tuple[Mistake, ...]
+    """What works, but perhaps not as the operator thinks."""
+
+
 class PolicyLine(msgspec.Struct, frozen=True, kw_only=True):
     """One policy in a list."""
 
@@ -38,6 +53,13 @@ class RevisionShown(msgspec.Struct, frozen=True, kw_only=True):
     by: str
     is_active: bool
     document: dict[str, Any] | None = None
+
+
+class Drafted(RevisionShown, frozen=True, kw_only=True):
+    """A revision just written."""
+
+    warnings: tuple[Mistake, ...]
+    """What works, but perhaps not as the operator thinks: `Checked` has the same."""
 
 
 class TenantLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,14 +191,6 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     """`model` → what is wrong with it; empty for none."""
     hints: dict[str, HintShown]
     """`model` → what another gateway says of it, while this one has not found it to work."""
-
-
-class Mistake(msgspec.Struct, frozen=True):
-    """One mistake in a document."""
-
-    path: str
-    """As in JSON Path: `$.policies.standard.models.assistant.targets[0]`."""
-    message: str
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

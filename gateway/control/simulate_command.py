@@ -1,4 +1,4 @@
-"""The command `policy simulate`: a draft or an outage on recorded traffic, asked of a gateway or reckoned here.
+"""The commands `policy simulate | portability`: what recorded traffic tells, asked of a gateway or reckoned here.
 
 Prints what `simulate` finds. With a bound it is a check: exits with 1 where too few requests would be served.
 """
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from gateway.config.yaml_file import Tree
     from gateway.control.independence import Dimension
+    from gateway.control.portability import ModelPortability
     from gateway.control.simulated import Simulation
 
 PATIENCE_S: Final = 330.0
@@ -73,6 +74,40 @@ def add_simulate(verbs: Commands) -> None:
     parser.add_argument("--journal", type=Path, metavar="PATH", help=f"with --offline: {JOURNAL_HELP}")
     add_connection(parser, reads=True)
     parser.set_defaults(run=_simulate)
+
+
+def add_portability(verbs: Commands) -> None:
+    """Add `portability` to the verbs of `gateway policy`."""
+    parser = verbs.add_parser(
+        "portability",
+        help="see which part of recorded traffic could go to which target",
+        description="For each model of each policy: the part of the requests that each of its targets could serve, by "
+        "what they asked for and how long they were, and what blocks the rest. Asks a running gateway for its own "
+        "requests.",
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", help="of this policy only")
+    parser.add_argument(
+        "--hours", type=_hours, default=24.0, metavar="H", help="requests of so many last hours (default: 24)"
+    )
+    add_connection(parser, reads=True)
+    parser.set_defaults(run=_portability)
+
+
+def _portability(arguments: argparse.Namespace) -> int:
+    from gateway.control.portability import ModelPortability
+
+    with connected(arguments) as api:
+        answer = api.get("/portability", patience_s=PATIENCE_S, window_s=str(arguments.hours * _HOUR_S))
+    models = [each for each in answer.read(list[ModelPortability]) if arguments.name in {None, each.policy}]
+    if arguments.json:
+        print_json(models)
+        return 0
+    for policy in dict.fromkeys(each.policy for each in models):
+        print(f"policy {policy}\n")
+        _print_portability(each for each in models if each.policy == policy)
+    if not models:
+        print("no requests were recorded", file=sys.stderr)
+    return 0
 
 
 def _simulate(arguments: argparse.Namespace) -> int:
@@ -208,22 +243,27 @@ def _print(report: "Simulation") -> None:
         ),
         right=3,
     )
+    _print_portability(report.portability)
+    print("What this cannot know:")
+    for sentence in report.cannot_tell:
+        print(f"- {sentence}")
+
+
+def _print_portability(models: "Iterable[ModelPortability]") -> None:
     _table(
-        ("MODEL", "COULD GO TO", "PART", "WHAT BLOCKS THE REST"),
+        ("MODEL", "REQUESTS", "COULD GO TO", "PART", "WHAT BLOCKS THE REST"),
         (
             (
                 model.model,
+                str(model.requests),
                 target.target,
                 f"{target.share:.1%}",
                 ", ".join(f"{each.reason} {each.requests}" for each in target.blocked_by),
             )
-            for model in report.portability
+            for model in models
             for target in model.targets
         ),
     )
-    print("What this cannot know:")
-    for sentence in report.cannot_tell:
-        print(f"- {sentence}")
 
 
 def _sides(report: "Simulation") -> None:

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from gateway.auth.keys import digest, mint, public_id_of
+from gateway.config.policies import PolicyBook
 from gateway.control.desk import Desk, raw
 from gateway.control.events import NOTHING, Action, Event
 from gateway.control.keys import MAX_NAME, KeyRefused, NewKey, check_models
@@ -87,17 +88,20 @@ async def draft_policy(desk: Desk, actor: str, name: str, document: bytes, seen:
     return desk.now.state.policies[name].revisions[-1]
 
 
-def check_policy(desk: Desk, name: str, document: bytes) -> None:
-    """Nothing, where this could hold under that name. Raises ConfigurationError with all that is wrong with it."""
-    _try(desk, desk.now.state, name, _object(document))
+def check_policy(desk: Desk, name: str, document: bytes) -> PolicyBook:
+    """What would be, if this held under that name. Raises ConfigurationError with all that is wrong with it."""
+    return _try(desk, desk.now.state, name, _object(document))
 
 
-async def activate(desk: Desk, actor: str, name: str, number: int) -> Revision:
-    """Let this revision hold, on every gateway; 0 is the files' own. Raises Missing, ConfigurationError."""
-    return await _activate(desk, actor, name, lambda _life: number)
+async def activate(desk: Desk, actor: str, name: str, number: int, seen: str | None = None) -> Revision:
+    """Let this revision hold, on every gateway; 0 is the files' own. `seen` is the ETag that the caller relies on.
+
+    Raises Missing, Stale, ConfigurationError.
+    """
+    return await _activate(desk, actor, name, lambda _life: number, seen)
 
 
-async def step_back(desk: Desk, actor: str, name: str) -> Revision:
+async def step_back(desk: Desk, actor: str, name: str, seen: str | None = None) -> Revision:
     """Let that hold which held before what holds now; twice in a row changes nothing. Raises as `activate` does."""
 
     def before(life: PolicyLife) -> int:
@@ -105,12 +109,16 @@ async def step_back(desk: Desk, actor: str, name: str) -> Revision:
             raise Missing(f"Nothing held before what holds of the policy `{name}` now.")
         return life.before
 
-    return await _activate(desk, actor, name, before)
+    return await _activate(desk, actor, name, before, seen)
 
 
-async def _activate(desk: Desk, actor: str, name: str, choose: Callable[[PolicyLife], int]) -> Revision:
+async def _activate(
+    desk: Desk, actor: str, name: str, choose: Callable[[PolicyLife], int], seen: str | None
+) -> Revision:
     def decide(state: State) -> tuple[msgspec.Raw, msgspec.Raw]:
         life = state.policies.get(name, PolicyLife())
+        if seen is not None:  # Not asked for: going back in a hurry has to be one call.
+            _check_seen(policy_etag(life), seen)
         number = choose(life)
         if revision_of(desk, name, life, number) is None:
             raise Missing(f"The policy `{name}` has no revision {number}.")
@@ -342,8 +350,8 @@ def _object(document: bytes) -> msgspec.Raw:
     return msgspec.Raw(document)
 
 
-def _try(desk: Desk, state: State, name: str, document: msgspec.Raw) -> None:
-    """See what would be if the policy held as this document says. Raises ConfigurationError."""
+def _try(desk: Desk, state: State, name: str, document: msgspec.Raw) -> PolicyBook:
+    """What would be if the policy held as this document says. Raises ConfigurationError."""
     number = len(state.policies.get(name, PolicyLife()).revisions) + 1
     steps: tuple[tuple[Action, msgspec.Raw], ...] = (
         ("policy.draft", document),
@@ -353,7 +361,7 @@ def _try(desk: Desk, state: State, name: str, document: msgspec.Raw) -> None:
         Event(seq=0, at=0.0, actor="", action=action, resource=name, after=content, previous="")
         for action, content in steps
     ]
-    desk.tried(after(state, events))
+    return desk.tried(after(state, events))
 
 
 def _tenant_document(desk: Desk, state: State, name: str) -> msgspec.Raw | None:

@@ -111,6 +111,8 @@ async def test_lost_updates_cannot_happen(owner: httpx.AsyncClient, document: tu
     stale = await written(owner, tree, etag)
     assert stale.status_code == 412
     assert "changed since" in stale.json()["detail"]
+    for verb in ("revisions/1/activate", "rollback"):
+        assert (await owner.post(f"/policies/acme/{verb}", headers={"if-match": etag})).status_code == 412
 
 
 async def test_a_policy_that_tenants_have_cannot_be_deleted(

@@ -82,6 +82,19 @@ async def test_portability_is_reported(running: RunningGateway, owner: httpx.Asy
     assert shares == {"assistant": 1.0, "helper": 0.0}
 
 
+async def test_a_draft_is_held_against_what_was_asked(running: RunningGateway, owner: httpx.AsyncClient) -> None:
+    """When it is checked and when it is written: what its targets could not serve is a warning with its place."""
+    await traffic(running)
+    policy = (await owner.get("/policies/acme")).json()
+    draft = policy | {"models": {"assistant": FIRST}}
+    checked = await owner.post("/policies/acme/check", json=draft)
+    saved = await owner.put("/policies/acme", json=draft, headers={"if-match": "*"})
+    assert checked.json()["warnings"] == saved.json()["warnings"]
+    (warning,) = saved.json()["warnings"]
+    assert warning["path"] == "$.policies.acme.models"
+    assert "no model 'helper'" in warning["message"]
+
+
 async def test_a_draft_with_mistakes_is_refused_with_all_of_them(owner: httpx.AsyncClient) -> None:
     """As when it is written."""
     document = {"models": {"assistant": {"targets": [{"backend": "nobody", "model": "small"}]}}}

@@ -1,6 +1,7 @@
 """Recorded traffic under what holds and under a draft: what a simulation says of it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -23,8 +24,9 @@ Tree = dict[str, Any]
 def book(
     *order: str,
     mode: str = "priority",
-    models: Sequence[str] = ("assistant",),
+    models: Sequence[str] | Tree = ("assistant",),
     midstream: str = "error",
+    tenants: Mapping[str, str] = MappingProxyType({}),
     **policy: object,
 ) -> PolicyBook:
     """Three providers behind each model, of different dialects, abilities and prices."""
@@ -47,7 +49,9 @@ def book(
         },
         "policies": {
             "standard": {
-                "models": {
+                "models": models
+                if isinstance(models, dict)
+                else {
                     model: {
                         "strategy": {"mode": mode},
                         "on_midstream_failure": midstream,
@@ -58,7 +62,8 @@ def book(
             }
             | policy
         },
-        "tenants": {"acme": {"policy": "standard"}},
+        "tenants": {"acme": {"policy": "standard"}}
+        | {name: {"policy": "standard", "metadata": {"region": region}} for name, region in tenants.items()},
     }
     return assemble(Sources((("test.yaml", tree),), complete=True, mistakes=()))
 
@@ -250,6 +255,17 @@ def test_caps_are_replayed() -> None:
     traffic = [asked(at=DAY + index, seed=index) for index in range(200)]
     told = simulated(traffic, book("big", "own"), book("big", "own", independence={"max_share": {"provider": 0.5}}))
     assert {each.name: each.requests for each in told.after.targets} == {"big/m": 100, "own/m": 100}
+
+
+def test_conditions_ask_for_each_tenants_metadata() -> None:
+    """Each tenant's requests go where its own metadata sends them."""
+    of_europe = {"backend": "own", "model": "m", "when": {"metadata": {"region": "eu"}}}
+    targets = [of_europe, {"backend": "big", "model": "m"}]
+    held = book(
+        models={"assistant": {"strategy": {"mode": "conditional"}, "targets": targets}}, tenants={"other": "eu"}
+    )
+    told = simulated([asked("acme"), asked("other"), asked("other"), asked("stranger")], held)
+    assert {each.name: each.requests for each in told.before.targets} == {"big/m": 2, "own/m": 2}
 
 
 def test_portability_tells_what_keeps_traffic_from_a_target() -> None:

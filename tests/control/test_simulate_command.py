@@ -61,6 +61,17 @@ def test_a_draft_from_a_file(shell: Shell, tmp_path: Path) -> None:
     assert shell.json("policy", "simulate", "acme", "--file", draft, *offline) == asked
 
 
+def test_portability_is_told_as_a_report_and_when_a_draft_is_applied(shell: Shell, tmp_path: Path) -> None:
+    """In what blocks each target, and in a warning with its place."""
+    (model,) = shell.json("policy", "portability", "acme")
+    assert (model["requests"], model["with_alternative"]) == (4, 4)
+    assert "second/small  100.0%" in shell("policy", "portability").stdout
+    assert "no requests" in shell("policy", "portability", "nobody").stderr
+    draft = tmp_path / "draft.yaml"
+    draft.write_text(shell("policy", "show", "acme").stdout.replace("assistant:", "helper:"), "utf-8")
+    assert "warning: $.policies.acme.models: has no model" in shell("policy", "apply", draft, "--dry-run").stderr
+
+
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [

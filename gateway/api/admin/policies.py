@@ -3,17 +3,26 @@
 A draft is checked as if it held already. Revision 0 is what the files say.
 """
 
-from typing import Any
+from typing import Any, Final
 
+import anyio.to_thread
+import msgspec
 from litestar import Response, delete, get, post, put
 from litestar.params import FromPath
 
 from gateway.api.admin.auth import needs
-from gateway.api.admin.office import AdminRequest, IfMatch, actor, office
+from gateway.api.admin.office import AdminRequest, IfMatch, Office, actor, office
+from gateway.config.policies import PolicyBook
+from gateway.config.settings import decisions_beside
 from gateway.control import verbs
-from gateway.control.shown import PolicyLine, RevisionShown
+from gateway.control.desk import Desk
+from gateway.control.lint import RECENT, warnings_of
+from gateway.control.recorder import RecordUnusable, latest
+from gateway.control.shown import Checked, Drafted, Mistake, PolicyLine, RevisionShown
 from gateway.control.state import PolicyLife, Revision
 from gateway.control.verbs import Missing
+
+_FLUSH_S: Final = 0.5
 
 
 @get("/policies", opt=needs("viewer"), sync_to_thread=False)
@@ -64,16 +73,36 @@ async def put_policy(request: AdminRequest, name: FromPath[str], if_match: IfMat
 
     422 with every mistake at once. `If-Match` is needed for a policy that exists: 428 without, 412 when it is stale.
     """
-    made = office(request)
-    revision = await verbs.draft_policy(made.desk, actor(request), name, await request.body(), if_match)
+    made, body = office(request), await request.body()
+    revision = await verbs.draft_policy(made.desk, actor(request), name, body, if_match)
     life = made.desk.now.state.policies[name]
-    return Response(_shown(revision, life, content=False), headers={"etag": verbs.policy_etag(life)}, status_code=201)
+    written = Drafted(
+        **msgspec.structs.asdict(_shown(revision, life, content=False)), warnings=await _warnings(made, name, body)
+    )
+    return Response(written, headers={"etag": verbs.policy_etag(life)}, status_code=201)
 
 
-@post("/policies/{name:str}/check", opt=needs("viewer"), status_code=204)
-async def check_policy(request: AdminRequest, name: FromPath[str]) -> None:
-    """Check the body as if it held under that name: 422 with every mistake at once. Nothing is written."""
-    verbs.check_policy(office(request).desk, name, await request.body())
+@post("/policies/{name:str}/check", opt=needs("viewer"), status_code=200)
+async def check_policy(request: AdminRequest, name: FromPath[str]) -> Checked:
+    """Check the body as if it held under that name: 422 with every mistake at once. Nothing is written.
+
+    Warnings name what recent requests of the policy use and a target could not serve, each with its place.
+    """
+    return Checked(warnings=await _warnings(office(request), name, await request.body()))
+
+
+async def _warnings(made: Office, name: str, body: bytes) -> tuple[Mistake, ...]:
+    """What is worth a warning of this draft. Raises ConfigurationError where it has mistakes."""
+    book = verbs.check_policy(made.desk, name, body)
+    return await anyio.to_thread.run_sync(_warned, made, name, book)
+
+
+def _warned(made: Office, name: str, book: PolicyBook) -> tuple[Mistake, ...]:
+    made.recorder.flush(_FLUSH_S)
+    try:
+        return warnings_of(book, name, latest(decisions_beside(made.ledger), RECENT))
+    except RecordUnusable:  # A file for looking back must not keep anybody from saving; `simulate` says what it is.
+        return warnings_of(book, name, ())
 
 
 @delete("/policies/{name:str}", opt=needs("owner"), status_code=204)
@@ -101,19 +130,32 @@ def get_revision(request: AdminRequest, name: FromPath[str], number: FromPath[in
 
 
 @post("/policies/{name:str}/revisions/{number:int}/activate", opt=needs("operator"), status_code=200)
-async def activate_revision(request: AdminRequest, name: FromPath[str], number: FromPath[int]) -> RevisionShown:
-    """Let this revision hold, on every gateway within seconds; 0 is the files' own entry."""
+async def activate_revision(
+    request: AdminRequest, name: FromPath[str], number: FromPath[int], if_match: IfMatch = None
+) -> Response[RevisionShown]:
+    """Let this revision hold, on every gateway within seconds; 0 is the files' own entry.
+
+    With `If-Match`: 412 when the policy is not what the caller saw.
+    """
     desk = office(request).desk
-    revision = await verbs.activate(desk, actor(request), name, number)
-    return _shown(revision, desk.now.state.policies[name], content=False)
+    revision = await verbs.activate(desk, actor(request), name, number, if_match)
+    return _held(desk, name, revision)
 
 
 @post("/policies/{name:str}/rollback", opt=needs("operator"), status_code=200)
-async def roll_back(request: AdminRequest, name: FromPath[str]) -> RevisionShown:
-    """Let that hold again which held before what holds now, on every gateway within seconds."""
+async def roll_back(request: AdminRequest, name: FromPath[str], if_match: IfMatch = None) -> Response[RevisionShown]:
+    """Let that hold again which held before what holds now, on every gateway within seconds.
+
+    With `If-Match`: 412 when the policy is not what the caller saw.
+    """
     desk = office(request).desk
-    revision = await verbs.step_back(desk, actor(request), name)
-    return _shown(revision, desk.now.state.policies[name], content=False)
+    revision = await verbs.step_back(desk, actor(request), name, if_match)
+    return _held(desk, name, revision)
+
+
+def _held(desk: Desk, name: str, revision: Revision) -> Response[RevisionShown]:
+    life = desk.now.state.policies[name]
+    return Response(_shown(revision, life, content=False), headers={"etag": verbs.policy_etag(life)})
 
 
 def _life(request: AdminRequest, name: str) -> PolicyLife:
