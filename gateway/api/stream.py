@@ -315,8 +315,8 @@ class Driver:
 
     def _dispatch(self, action: Dispatch) -> None:
         request = action.request
-        if action.traceparent is not None:
-            headers: Headers = (*request.headers, (b"traceparent", action.traceparent))
+        if action.further:
+            headers: Headers = (*request.headers, *action.further)
             request = WireRequest(method=request.method, path=request.path, headers=headers, body=request.body)
         self._machinery.journal.intend(action.intent, after=action.after)
         line = _Line(self, action.attempt)

@@ -37,7 +37,8 @@ class Domains(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     provider: str | None = None
     """Who runs or licenses the model, for example `openai`. Azure's OpenAI models have the provider `openai` too.
-    `in-house` says that we do: the latency then tells how much it bears at once."""
+    `in-house` says that we do: the latency then tells how much it bears at once, and it is told of a request's caller
+    how urgent it is and which prompts it may see cached."""
     cloud: str | None = None
     """Whose data centre, for example `aws`."""
     accelerator: str | None = None

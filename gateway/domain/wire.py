@@ -20,8 +20,11 @@ CONTENT_HEADERS: Final = frozenset(
         b"openai-beta",
         b"traceparent",
         b"tracestate",
+        b"x-cache-salt",
         b"x-gateway-hop",
+        b"x-request-deadline-ms",
         b"x-request-id",
+        b"x-request-priority",
     }
 )
 """The fields a `WireRequest` may carry. Everything else is the transport's own."""

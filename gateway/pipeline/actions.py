@@ -11,7 +11,7 @@ from gateway.domain.errors import GatewayError
 from gateway.domain.ledger import Intent, LedgerEntry
 from gateway.domain.plan import Target
 from gateway.domain.usage import Usage
-from gateway.domain.wire import WireRequest
+from gateway.domain.wire import Headers, WireRequest
 
 
 class Reserve(msgspec.Struct, frozen=True):
@@ -77,8 +77,9 @@ class Dispatch(msgspec.Struct, frozen=True):
     attempt: int
     target: Target
     request: WireRequest
-    traceparent: bytes | None
-    """For the backend, when it is one that our traces go on in."""
+    further: Headers
+    """Fields for the backend where it is a machine of ours: the trace that goes on there, and what it is told of the
+    caller."""
     intent: Intent
     """To be noted before anything is sent: what stands for the try in the ledger until it is settled."""
     after: tuple[int, Usage] | None = None

@@ -131,8 +131,10 @@ class Exchange(Intake):
             wall_offset_s=self.wall_started - self.started_at,
         )
         deposit = 0.0 if self.head.is_retry else job.plan.deposit  # The SDK's own retries buy no further ones of ours.
-        ends_by = self.total_by + LEASE_MARGIN_S
-        self.tries = Tries(self._house, job, self._account, self.trace, ends_by=ends_by, deposit=deposit)
+        total_by, ends_by = self.total_by, self.total_by + LEASE_MARGIN_S
+        self.tries = Tries(
+            self._house, job, self._account, self.trace, total_by=total_by, ends_by=ends_by, deposit=deposit
+        )
         self.attempts = self.tries.all
         if job.request.stream:
             self._comment_at = self.started_at + _COMMENT_EVERY_S

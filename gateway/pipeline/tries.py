@@ -8,12 +8,14 @@ import math
 
 from gateway.admission.reservation import place_claim
 from gateway.dialects import upstream_dialect
+from gateway.dialects.caller_headers import told_of
 from gateway.dialects.protocols import UpstreamDialect
 from gateway.domain.chat import ChatRequest
 from gateway.domain.fault import Fault
 from gateway.domain.ledger import Outcome
 from gateway.domain.plan import Target
 from gateway.domain.usage import Usage
+from gateway.domain.wire import Headers
 from gateway.pipeline.account import Account
 from gateway.pipeline.actions import Dispatch, ReservePlace
 from gateway.pipeline.attempt import Attempt, AttemptReason, Gate
@@ -36,6 +38,7 @@ class Tries:
         "_hedging",
         "_house",
         "_job",
+        "_total_by",
         "_trace",
         "all",
         "current",
@@ -54,6 +57,7 @@ class Tries:
         account: Account,
         trace: TraceContext | None,
         *,
+        total_by: float,
         ends_by: float,
         deposit: float,
     ) -> None:
@@ -62,6 +66,8 @@ class Tries:
         self._job = job
         self._account = account
         self._trace = trace
+        self._total_by = total_by
+        """When its time is over."""
         self._ends_by = ends_by
         """When the request is over at the latest, and its reservation with it."""
         self._hedging = budget.hedging
@@ -208,16 +214,21 @@ class Tries:
         self, attempt: Attempt, request: ChatRequest, now: float, *, after: tuple[int, Usage] | None = None
     ) -> Sending:
         """What sends it: at once, or when its backend's limits have let it pass."""
-        target, traceparent = attempt.target, None
+        target = attempt.target
+        further: Headers = ()
         if self._trace is not None and attempt.span_id is not None and target.place.allow_private:
             # Only for machines of our own: third parties learn no ids.
-            traceparent = self._house.tracing.traceparent_for(self._trace, attempt.span_id)
+            further = ((b"traceparent", self._house.tracing.traceparent_for(self._trace, attempt.span_id)),)
+        if target.is_in_house:
+            caller = self._job.caller
+            left_s = self._total_by - now
+            further = (*further, *told_of(caller.tenant.id, caller.policy.policy.priority, target.backend, left_s))
         wire = dialect_of(attempt).encode_request(request, target)
         attempt.dropped = wire.dropped
         if (native := request.native) is not None and not is_native(request, attempt):
             attempt.dropped = tuple(dict.fromkeys((*wire.dropped, *request.beyond_hub, *native.hints)))
         intent = self._account.intent(attempt, now, self._ends_by)
-        dispatch = Dispatch(attempt.number, target, wire, traceparent, intent, after)
+        dispatch = Dispatch(attempt.number, target, wire, further, intent, after)
         if target.place.limits is None:
             return dispatch
         claim = place_claim(target.backend, target.place.limits, self._job.estimate)

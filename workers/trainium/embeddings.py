@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
+from workers.trainium.caller import caller_of, in_time
 from workers.trainium.errors import ContextTooLong, InvalidRequest, UnsupportedParameter
 from workers.trainium.exchange import Exchange
 from workers.trainium.inference import require_model
@@ -25,9 +26,9 @@ class Embeddings:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
 
-    async def answer(self, exchange: Exchange, body: bytes, headers: Mapping[str, str]) -> None:  # noqa: ARG002  # an `Answer`
+    async def answer(self, exchange: Exchange, body: bytes, headers: Mapping[str, str]) -> None:
         """Answer one request. Raises `RequestError`."""
-        started = time.monotonic()
+        started, caller = time.monotonic(), caller_of(headers)
         request = parse_embeddings(body)
         serving = self._worker.require_embedding()
         require_model(request.model, serving.loaded.model)
@@ -36,7 +37,8 @@ class Embeddings:
         with self._worker.tracing.generate() as span:
             span.set("gen_ai.request.model", serving.loaded.model)
             span.set("gen_ai.usage.input_tokens", tokens)
-            vectors = await serving.engine.embed(texts)
+            with in_time(caller):
+                vectors = await serving.engine.embed(texts)
         reply = {
             "object": "list",
             "data": [

@@ -3,16 +3,17 @@
 import time
 from collections.abc import AsyncIterator, Mapping
 from functools import partial
-from typing import Final, Literal
+from typing import Literal
 
 import anyio
 import msgspec
 import structlog
 from anyio.streams.memory import MemoryObjectReceiveStream
 
+from workers.trainium.caller import Caller, caller_of, in_time
 from workers.trainium.conversation import Conversation
 from workers.trainium.engine.sequences import Emitted, Sequence
-from workers.trainium.errors import DeadlineExceeded, EngineFailed, InvalidRequest, Overloaded, UnknownModel
+from workers.trainium.errors import EngineFailed, InvalidRequest, Overloaded, UnknownModel
 from workers.trainium.exchange import Exchange
 from workers.trainium.loading import Loaded
 from workers.trainium.prepare import prepare, tokenize
@@ -21,8 +22,6 @@ from workers.trainium.tools import Call, CallReader, Part, PlainReader, format_o
 from workers.trainium.tracing import Span
 from workers.trainium.wire import Generate, parse_chat, parse_completion, parse_tokenize
 from workers.trainium.worker import Worker
-
-_REQUEST_S: Final = 600.0
 
 log = structlog.get_logger()
 
@@ -42,17 +41,16 @@ class Inference:
 
     async def answer(self, exchange: Exchange, body: bytes, headers: Mapping[str, str]) -> None:
         """Answer one request. Raises `RequestError`."""
-        started, salt = time.monotonic(), headers.get("authorization", "")
-        deadline = _deadline(headers.get("x-request-deadline-ms"))
+        started, caller = time.monotonic(), caller_of(headers)
         request = parse_chat(body) if self._endpoint == "chat" else parse_completion(body)
         serving = self._worker.require_serving()
         loaded = serving.loaded
         require_model(request.model, loaded.model)
         if request.needs_grammar:
             # In a thread: a schema can be as hard to compile as its author likes.
-            sequences = await anyio.to_thread.run_sync(partial(prepare, request, loaded, default_salt=salt))
+            sequences = await anyio.to_thread.run_sync(partial(prepare, request, loaded, caller))
         else:
-            sequences = prepare(request, loaded, default_salt=salt)
+            sequences = prepare(request, loaded, caller)
         if len(sequences) > serving.engine.limit:
             raise InvalidRequest(f"`n` must be at most {serving.engine.limit} here", param="n")
         replies = Replies(
@@ -67,7 +65,7 @@ class Inference:
             span.set("gen_ai.request.model", serving.loaded.model)
             span.set("gen_ai.usage.input_tokens", len(sequences[0].prompt))
             answer = _stream if request.is_stream else _whole
-            finished = _until_finished(items, span, len(sequences), deadline)
+            finished = _until_finished(items, span, len(sequences), caller)
             await answer(exchange, replies, sequences, _read(finished, _readers(request, sequences, loaded)))
             produced = sum(sequence.produced for sequence in sequences)
             span.set("gen_ai.usage.output_tokens", produced)
@@ -143,18 +141,15 @@ def _readers(request: Generate, sequences: list[Sequence], loaded: Loaded) -> di
 
 
 async def _until_finished(
-    items: MemoryObjectReceiveStream[Emitted], span: Span, count: int, deadline: float
+    items: MemoryObjectReceiveStream[Emitted], span: Span, count: int, caller: Caller
 ) -> AsyncIterator[Emitted]:
     """The items up to the last one of `count` sequences.
 
     Raises `DeadlineExceeded`, or `Overloaded` or `EngineFailed` when a sequence did not end by itself.
     """
     while count:
-        try:
-            with anyio.fail_after(deadline - anyio.current_time()):
-                item = await items.receive()
-        except TimeoutError as error:
-            raise DeadlineExceeded("the answer was not finished before the request's deadline") from error
+        with in_time(caller):
+            item = await items.receive()
         if item.finish is not None:
             count -= 1
             span.set("gen_ai.response.finish_reason", item.finish)
@@ -163,15 +158,6 @@ async def _until_finished(
         if item.finish == "error":
             raise EngineFailed("the device failed while the request was running")
         yield item
-
-
-def _deadline(given: str | None) -> float:
-    """When the answer must be finished, on anyio's clock: what the caller's header leaves, and never more than we do.
-
-    Whoever waits no longer must not cost a slot; a number that is none is no wish.
-    """
-    left = int(given) / 1000 if given is not None and given.isdecimal() else _REQUEST_S
-    return anyio.current_time() + min(left, _REQUEST_S)
 
 
 class Tokenize:

@@ -10,6 +10,7 @@ from typing import Final
 
 import numpy as np
 
+from workers.trainium.caller import Caller
 from workers.trainium.conversation import Conversation
 from workers.trainium.engine.sequences import Sampling, Sequence
 from workers.trainium.errors import ContextTooLong, InvalidRequest
@@ -39,10 +40,10 @@ class _Prompt:
     """The parameter the tokens came from."""
 
 
-def prepare(request: Generate, loaded: Loaded, *, default_salt: str) -> list[Sequence]:
+def prepare(request: Generate, loaded: Loaded, caller: Caller) -> list[Sequence]:
     """The `n` sequences that answer the request. Raises `InvalidRequest` or `ContextTooLong`, naming the parameter.
 
-    Cached prompts are shared within the request's `cache_salt`, else among callers with the same `default_salt`.
+    Its place in the line is the gateway's to say, where it does: a tenant's word does not move it before another's.
     """
     prompt = _read_prompt(request.prompt, loaded)
     limit = loaded.runner.capacity.max_len
@@ -61,8 +62,6 @@ def prepare(request: Generate, loaded: Loaded, *, default_salt: str) -> list[Seq
     grammar = _grammar(request, loaded)
     # A grammar allows nothing but the end once the text is whole.
     goes_on = request.ignore_eos and grammar is None
-    # The two kinds must not meet: a caller could otherwise name another's credential as its salt.
-    salt = f"salt {request.cache_salt}" if request.cache_salt is not None else f"caller {default_salt}"
 
     def sequence(index: int) -> Sequence:
         return Sequence(
@@ -80,8 +79,8 @@ def prepare(request: Generate, loaded: Loaded, *, default_salt: str) -> list[Seq
             ),
             reader=StreamReader(loaded.vocabulary, request.stop),
             end_tokens=frozenset() if goes_on else loaded.vocabulary.end_tokens,
-            salt=salt,
-            priority=request.priority,
+            salt=caller.salt(request.cache_salt),
+            priority=request.priority if caller.priority is None else caller.priority,
         )
 
     return [sequence(index) for index in range(request.n)]

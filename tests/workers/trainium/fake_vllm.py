@@ -62,7 +62,10 @@ def main(behaviour: str, notes: Path, arguments: list[str]) -> None:
                 os._exit(9)
             if not body.get("stream"):
                 seen = {name.lower(): value for name, value in self.headers.items()}
-                self._reply(400 if body.get("bad") else 200, json.dumps({"path": self.path, "headers": seen}).encode())
+                self._reply(
+                    400 if body.get("bad") else 200,
+                    json.dumps({"path": self.path, "headers": seen, "body": body}).encode(),
+                )
                 return
             self.send_response(200)
             self.send_header("content-type", "text/event-stream")

@@ -14,10 +14,12 @@ import pytest
 
 from tests.workers.trainium import fake_vllm
 from tests.workers.trainium.process import WorkerProcess, events_of, eventually
+from workers.trainium.caller import Caller
 from workers.trainium.config import Settings
 from workers.trainium.errors import WorkerError
 from workers.trainium.neuron import explain_failure
 from workers.trainium.vllm.command import check_command
+from workers.trainium.vllm.proxy import for_child
 from workers.trainium.vllm.supervisor import Patience
 
 CHAT = "/v1/chat/completions"
@@ -54,6 +56,13 @@ def test_a_child_that_serves_is_spoken_for(tmp_path: Path) -> None:
         seen = reply.json()["headers"]
         assert (seen["traceparent"], seen["x-request-id"]) == ("00-a-b-01", "r-1")
         assert not {"authorization", "cookie"} & set(seen)
+        assert reply.json()["body"] == {"model": "big"}
+        told = {"x-cache-salt": "acme's", "x-request-priority": "2"}
+        salts = [worker.http.post(CHAT, json=asked, headers=told).json()["body"] for asked in ({}, {"cache_salt": "s"})]
+        assert len({body.pop("cache_salt") for body in salts} | {"acme's", "s"}) == 4
+        assert salts == [{}, {}], "this vLLM does not schedule by priority and would refuse one"
+        late = worker.http.post(CHAT, json={"stream": 1, "pause": 5}, headers={"x-request-deadline-ms": "1"})
+        assert late.status_code == 504
         with worker.http.stream("POST", CHAT, json={"stream": 3}) as stream:
             assert stream.headers["content-type"].startswith("text/event-stream")
             *chunks, done = events_of(stream.iter_lines())
@@ -185,6 +194,21 @@ def test_real_packages_pass_the_check(tmp_path: Path) -> None:
     }
     command = check_command(settings_of(tmp_path), ["sh"], [], version_of=real.get, find=lambda _: "/bin/sh")
     assert command.at(7)[-2:] == ["--port", "7"]
+
+
+@pytest.mark.parametrize("said", [["--scheduling-policy", "priority"], ["--scheduling-policy=priority"]])
+def test_a_vllm_that_schedules_by_priority_is_told_the_callers(tmp_path: Path, said: list[str]) -> None:
+    """In its own field, over whatever the client asked for."""
+    command = check_command(settings_of(tmp_path), ["sh"], said, version_of=lambda _: None, find=lambda _: "/bin/sh")
+    caller = Caller(deadline=0.0, priority=2, cache_salt="", credential="")
+    assert command.is_by_priority
+    assert json.loads(for_child(b'{"priority": -9, "n": 1}', caller, by_priority=True)) == {"priority": 2, "n": 1}
+
+
+@pytest.mark.parametrize("body", [b"[1]", b"{", b'{"cache_salt": 7}'])
+def test_what_vllm_would_refuse_is_left_to_it(body: bytes) -> None:
+    caller = Caller(deadline=0.0, priority=2, cache_salt="s", credential="")
+    assert for_child(body, caller, by_priority=True) == body
 
 
 def test_waits_between_starts_double_up_to_a_limit() -> None:

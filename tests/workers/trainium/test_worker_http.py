@@ -6,7 +6,7 @@ import re
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +251,43 @@ def test_a_prompt_seen_before_is_not_computed_again(tiny_worker: WorkerProcess) 
     assert [cached for cached, _ in salted] == [0, size - 1, 0, size - 1]
     assert len({text for _, text in (first, again, other, *salted)}) == 1
     assert tiny_worker.metric("vllm:prefix_cache_hits_total") == hits + 3 * (size - 1)
+
+
+def test_behind_a_gateway_a_tenants_prompts_are_cached_for_the_tenant_alone(tiny_worker: WorkerProcess) -> None:
+    """All come with the gateway's credential; what the body calls its salt divides a tenant further, and joins none."""
+
+    def cached(salt: str, wanted: str | None = None, key: str = "gateway's") -> int:
+        headers = {"authorization": f"Bearer {key}"} | ({"x-cache-salt": salt} if salt else {})
+        body = completion(prompt="abcdefghijklmnop" * 9, max_tokens=1) | ({"cache_salt": wanted} if wanted else {})
+        reply = tiny_worker.http.post(COMPLETION, json=body, headers=headers).raise_for_status().json()
+        found: int = reply["usage"]["prompt_tokens_details"]["cached_tokens"]
+        return found
+
+    # No more than the worker has slots to remember, each time.
+    assert [cached("acme"), cached("umbrella"), cached("umbrella", "acme")] == [0, 0, 0]
+    assert min(cached("acme"), cached("umbrella", "acme")) > 0
+    assert [cached("", "acme"), cached("acme", key="a guess"), cached("")] == [0, 0, 0]
+
+
+def test_the_gateways_word_on_urgency_goes_before_the_clients(tiny_worker: WorkerProcess) -> None:
+    """A tenant that calls itself urgent waits behind one that is."""
+    answers = {"modest": ("0", 9), "pushing": ("1", -9)}
+    with ExitStack() as busy, ThreadPoolExecutor(2) as pool:
+        first = busy.enter_context(ExitStack())
+        for stack in (first, busy, busy, busy):
+            stack.enter_context(asking(tiny_worker, chat(max_tokens=8000)))
+        eventually(lambda: tiny_worker.load()["free_slots"] == 0)
+        for waiting, name in enumerate(("pushing", "modest"), start=1):
+            priority, wanted = answers[name]
+            headers = {"x-request-priority": priority, "x-request-id": name}
+            pool.submit(tiny_worker.http.post, CHAT, json=chat(priority=wanted), headers=headers)
+            eventually(lambda: tiny_worker.load()["waiting"] == waiting)  # noqa: B023  # called at once
+        first.close()
+        done = [f'"request_id": "{name}"' for name in ("modest", "pushing")]
+        eventually(lambda: all(any(one in line for line in tiny_worker.lines) for one in done))
+        ended = [next(at for at, line in enumerate(tiny_worker.lines) if one in line) for one in done]
+        assert ended == sorted(ended)
+    eventually(lambda: tiny_worker.load()["free_slots"] == 4)
 
 
 def test_logprobs_come_with_every_token(tiny_worker: WorkerProcess) -> None:

@@ -20,6 +20,12 @@ class Command:
     program: tuple[str, ...]
     arguments: tuple[str, ...]
 
+    @property
+    def is_by_priority(self) -> bool:
+        """Whether requests may be given a priority; by default vLLM serves them in order, and refuses one."""
+        said = " ".join(self.arguments).replace("=", " ")
+        return "--scheduling-policy priority" in said
+
     def at(self, port: int) -> list[str]:
         """The whole call; it listens on the loopback address only."""
         return [*self.program, *self.arguments, "--host", "127.0.0.1", "--port", str(port)]

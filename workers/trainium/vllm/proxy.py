@@ -1,5 +1,6 @@
 """The worker's HTTP contract in front of a supervised `vllm serve`: relays inference, tells its health and load."""
 
+import hashlib
 import platform
 import re
 import time
@@ -10,10 +11,12 @@ from typing import Any, Final
 
 import anyio
 import httpx
+import msgspec
 import structlog
 from litestar import Litestar, Response, get
 from litestar.exceptions import HTTPException
 
+from workers.trainium.caller import Caller, caller_of, in_time
 from workers.trainium.config import Settings
 from workers.trainium.errors import EngineFailed, Overloaded
 from workers.trainium.exchange import Endpoint, Exchange
@@ -30,6 +33,9 @@ _PASSED_ON: Final = ("content-type", "traceparent", "tracestate", "x-request-id"
 _OLD_NAMES: Final = {"vllm:gpu_cache_usage_perc": "vllm:kv_cache_usage_perc"}
 """Names of older versions, and what they are called now and here."""
 _GAUGES: Final = re.compile(r"^(vllm:num_requests_(?:running|waiting))\{[^}]*\} ([0-9.e+-]+)$", re.MULTILINE)
+
+_SAMPLED: Final = ("/v1/chat/completions", "/v1/completions")
+_fields_of: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 log = structlog.get_logger()
 
@@ -127,26 +133,30 @@ class VllmWorker:
         A child that ends before its reply is 503, so that the gateway asks another backend; one that ends in the middle
         of a reply leaves an error event and no end mark.
         """
-        passed = {name: headers[name] for name in _PASSED_ON if name in headers}
+        passed, caller = {name: headers[name] for name in _PASSED_ON if name in headers}, caller_of(headers)
+        if path in _SAMPLED:
+            body = for_child(body, caller, by_priority=self.command.is_by_priority)
         async with self.admit():
             try:
-                async with self.client.stream(
-                    "POST", self.supervisor.url + path, content=body, headers=passed
-                ) as reply:
-                    kind = reply.headers.get("content-type", "application/json").encode("latin-1")
-                    pieces = reply.aiter_bytes()
-                    # Nothing is said before the child has something to say: until then another backend can answer.
-                    first = await anext(pieces, b"")
-                    await exchange.begin(reply.status_code, kind, [])
-                    await exchange.write(first, more=True)
-                    async for piece in pieces:
-                        await exchange.write(piece, more=True)
-                    await exchange.write(b"", more=False)
+                with in_time(caller):
+                    await self._pass_on(path, exchange, body, passed)
             except httpx.TransportError as error:
                 if exchange.is_started:
                     raise EngineFailed("vllm ended while it was answering") from error
                 self.metrics.refused += 1
                 raise Overloaded("vllm is not there; it is being restarted", retry_after_s=2) from error
+
+    async def _pass_on(self, path: str, exchange: Exchange, body: bytes, passed: Mapping[str, str]) -> None:
+        async with self.client.stream("POST", self.supervisor.url + path, content=body, headers=passed) as reply:
+            kind = reply.headers.get("content-type", "application/json").encode("latin-1")
+            pieces = reply.aiter_bytes()
+            # Nothing is said before the child has something to say: until then another backend can answer.
+            first = await anext(pieces, b"")
+            await exchange.begin(reply.status_code, kind, [])
+            await exchange.write(first, more=True)
+            async for piece in pieces:
+                await exchange.write(piece, more=True)
+            await exchange.write(b"", more=False)
 
     async def render_metrics(self) -> str:
         """The child's metrics under today's names, and ours of it; only ours while it is away."""
@@ -171,6 +181,28 @@ class VllmWorker:
             if new not in theirs:
                 theirs = theirs.replace(old, new)
         return "\n".join(ours) + "\n" + theirs
+
+
+def for_child(body: bytes, caller: Caller, *, by_priority: bool) -> bytes:
+    """The body with what the gateway says of the caller, in vLLM's own fields.
+
+    `by_priority`: only a vLLM that schedules by priority takes one. A body that cannot be read, or whose salt is no
+    text, is left for vLLM to refuse.
+    """
+    if not caller.cache_salt and (caller.priority is None or not by_priority):
+        return body
+    try:
+        fields = _fields_of(body)
+        wanted = msgspec.json.decode(fields["cache_salt"], type=str | None) if "cache_salt" in fields else None
+    except msgspec.DecodeError:
+        return body
+    if caller.cache_salt:
+        # A hash: it holds the credential too, which is nothing for the child.
+        salt = hashlib.sha256(caller.salt(wanted).encode()).hexdigest()
+        fields["cache_salt"] = msgspec.Raw(msgspec.json.encode(salt))
+    if by_priority and caller.priority is not None:
+        fields["priority"] = msgspec.Raw(b"%d" % caller.priority)
+    return msgspec.json.encode(fields)
 
 
 def build_proxy(worker: VllmWorker) -> Litestar:
@@ -218,9 +250,15 @@ def build_proxy(worker: VllmWorker) -> Litestar:
             "versions": {"python": platform.python_version()},
         }
 
-    paths = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/tokenize")
     return Litestar(
-        [*(route(path, endpoint(path)) for path in paths), health, ready, metrics, models, describe],
+        [
+            *(route(path, endpoint(path)) for path in (*_SAMPLED, "/v1/embeddings", "/tokenize")),
+            health,
+            ready,
+            metrics,
+            models,
+            describe,
+        ],
         openapi_config=None,
         logging_config=None,
         exception_handlers={HTTPException: http_error},
