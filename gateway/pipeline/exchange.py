@@ -305,6 +305,7 @@ class Exchange(Intake):
             self.outcome = Outcome.CLIENT_GONE
             self.state = State.DONE
             self._leave()
+            self._conclude(None)
             self.actions.append(Finish())
         elif self._once is not None:
             return  # It may ask again, and is to have this very answer then.

@@ -68,6 +68,17 @@ def test_what_failed_may_be_tried_again() -> None:
     assert play(world).answer(200, reply("Hello")).status == 200
 
 
+def test_a_client_that_hangs_up_while_it_waits_for_a_limit_leaves_the_key_free() -> None:
+    """Nothing runs under it: whoever comes again is the first."""
+    world = World(configured(policy={"limits": {"requests_per_minute": 60, "burst_seconds": 1, "on_exceed": "queue"}}))
+    Play(world, stream=False).answer(200, reply("Hello"))
+    waiting = play(world)
+    assert not waiting.finished
+    waiting.hang_up()
+    world.now += 1
+    assert play(world).answer(200, reply("Hello")).status == 200
+
+
 def test_a_client_that_hangs_up_finds_its_answer_when_it_comes_again() -> None:
     """Nothing is broken off: it would be paid twice."""
     world = World()
