@@ -149,6 +149,19 @@ def test_calls_in_events() -> None:
     assert deltas == [(1, '{"'), (0, "{}"), (1, 'a":1}')]
 
 
+def test_whole_calls_that_share_an_index_stay_apart() -> None:
+    """As servers number them that send no call in pieces: by nothing but their ids."""
+    events = streamed(
+        part(called(0, '{"a":1}', id="c0", name="weather")),
+        part(called(0, '{"b":2}', id="c1", name="weather")),
+        part({}, "tool_calls"),
+    )
+    output = events[-1]["response"]["output"]
+    assert [(item["call_id"], item["arguments"]) for item in output] == [("c0", '{"a":1}'), ("c1", '{"b":2}')]
+    done = [event["item"]["call_id"] for event in events if event["type"] == "response.output_item.done"]
+    assert done == ["c0", "c1"]
+
+
 @pytest.mark.parametrize(("arguments", "text"), [('{"input":"*** a"}', "*** a"), ("*** a", "*** a")])
 def test_a_custom_tool_gets_its_text(arguments: str, text: str) -> None:
     """Unwrapped; and what the model wrote where it did not keep to the shape."""

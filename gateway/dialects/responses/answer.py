@@ -26,7 +26,19 @@ _INCOMPLETE: Final = {"length": "max_output_tokens", "content_filter": "content_
 class Response:
     """One response in the making."""
 
-    __slots__ = ("_calls", "_created", "_echo", "_id", "_items", "_model", "_names", "_open", "_reason", "_summarises")
+    __slots__ = (
+        "_called",
+        "_calls",
+        "_created",
+        "_echo",
+        "_id",
+        "_items",
+        "_model",
+        "_names",
+        "_open",
+        "_reason",
+        "_summarises",
+    )
 
     def __init__(self, native: dict[str, msgspec.Raw], request: Request) -> None:
         self._echo = {name: native.get(name, value) for name, value in _ECHOED.items()}
@@ -37,7 +49,9 @@ class Response:
         self._model = ""
         self._items: list[Item] = []
         self._open: MessageItem | ReasoningItem | None = None
-        self._calls: dict[int, CallItem] = {}
+        self._calls: dict[int, tuple[str | None, CallItem]] = {}
+        """The id and the item of the call that each of the hub's indices means now."""
+        self._called: list[CallItem] = []
         self._reason: str | None = None
 
     def feed(self, answer: Answer) -> Iterator[Event]:
@@ -67,8 +81,8 @@ class Response:
     def end(self, usage: Usage | None) -> Iterator[Event]:
         """The answer is over."""
         status: Status = "incomplete" if self._reason in _INCOMPLETE else "completed"
-        yield from self._close_open("completed" if self._calls else status)
-        for call in self._calls.values():
+        yield from self._close_open("completed" if self._called else status)
+        for call in self._called:
             yield from call.close(status)
         yield status, {"response": self.json(status, usage)}
 
@@ -125,16 +139,18 @@ class Response:
         yield from item.add(kind, text, logprobs)
 
     def _call(self, call: CallDelta) -> Iterator[Event]:
-        item = self._calls.get(call.index)
+        """A piece of a call. Servers that send calls whole may give all of them the same index, but not the same id."""
+        known_id, item = self._calls.get(call.index, (None, None))
         function = call.function
-        if item is None:
+        if item is None or (call.id and known_id and call.id != known_id):
             yield from self._close_open("completed")
             name = (function.name if function is not None else None) or ""
             call_id = call.id or self._item_id("call")
             item = CallItem(
                 self._item_id("fc"), len(self._items), call_id=call_id, name=name, tool=self._names.get(name)
             )
-            self._calls[call.index] = item
+            self._calls[call.index] = call.id, item
+            self._called.append(item)
             self._items.append(item)
             yield from item.open()
         if function is not None and function.arguments:
