@@ -54,6 +54,9 @@ TABLE = [
     (409, body(None, "invalid_request_error"), K.SERVER_ERROR),
     # Inside a stream the status was 200: only words count.
     (200, body(None, "invalid_request_error"), K.REJECTED), (200, body(), K.SERVER_ERROR),
+    # But numbers, which are the status that would have been.
+    (200, body(429), K.RATE_LIMITED), (200, body(402), K.QUOTA), (200, body(400, "BadRequestError"), K.REJECTED),
+    (200, body(502), K.SERVER_ERROR), (200, body(7), K.SERVER_ERROR), (200, body(200), K.SERVER_ERROR),
     (200, body("rate_limit_exceeded"), K.RATE_LIMITED), (200, body(None, "api_error"), K.SERVER_ERROR),
     # Other shapes.
     (400, b'{"object":"error","message":"maximum context length is 9","type":"BadRequestError","code":400}', K.CONTEXT),

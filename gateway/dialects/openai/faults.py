@@ -59,12 +59,15 @@ def fault_of(status: int, error: msgspec.Raw, headers: Headers = ()) -> Fault:
     and then only its words count.
     """
     wire = _decoded(error)
+    said = status
+    if status < 300 and isinstance(wire.code, int) and 400 <= wire.code < 600:  # noqa: PLR2004  # statuses of HTTP
+        said = wire.code  # OpenRouter and vLLM write into a stream what the status would have been.
     code = str(wire.code) if wire.code not in {None, ""} else None
     message = clean(wire.message)
     kind = next((_BY_WORD[word] for word in (code, wire.type) if word in _BY_WORD), None)
     if kind is None:
-        kind = _BY_STATUS.get(status) or _BY_CLASS.get(status // 100, FaultKind.SERVER_ERROR)
-        if wire.type == "invalid_request_error" and status < 400:  # noqa: PLR2004  # an event after a 200
+        kind = _BY_STATUS.get(said) or _BY_CLASS.get(said // 100, FaultKind.SERVER_ERROR)
+        if wire.type == "invalid_request_error" and said < 400:  # noqa: PLR2004  # an event after a 200
             kind = FaultKind.REJECTED
         if kind is FaultKind.REJECTED and _TOO_LONG.search(message):
             kind = FaultKind.CONTEXT
