@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.dialects.openai import CHAT, COMPLETIONS, UPSTREAM
+from gateway.dialects.openai import CHAT, COMPLETIONS, EMBEDDINGS, UPSTREAM
 from gateway.domain.backend import Quirks, ServedModel
 from gateway.domain.chat import ChatRequest
 from gateway.domain.errors import GatewayError, InvalidRequest, UnknownModel
@@ -262,6 +262,21 @@ def test_a_completion_has_prompts_of_any_form(prompt: object, texts: list[str], 
     assert COMPLETIONS.prompt_texts(request) == texts
     assert (request.choices, asked(n=2).choices) == (answers, 2 * answers)
     assert (asked(best_of=3).choices, asked(best_of=3, stream=True).choices) == (3 * answers, answers)
+
+
+@pytest.mark.parametrize(("most", "limit"), [({"max_tokens": 0}, 0), ({"max_tokens": 7}, 7), ({}, None)])
+def test_a_completion_may_be_asked_for_nothing(most: dict[str, object], limit: int | None) -> None:
+    """With `echo` and `logprobs` it is the prompt's probabilities that are wanted."""
+    asked = {"model": "m", "prompt": "Once", "echo": True, "logprobs": 1}
+    assert COMPLETIONS.decode_request(json.dumps(asked | most).encode()).max_output_tokens == limit
+
+
+@pytest.mark.parametrize("nothing", [[], None])
+def test_an_embedding_of_nothing_is_refused(nothing: object) -> None:
+    """Backends that take it answer with no vector, which would count against them."""
+    with pytest.raises(InvalidRequest, match="must not be empty") as refused:
+        EMBEDDINGS.decode_request(json.dumps({"model": "m", "input": nothing}).encode())
+    assert refused.value.param == "input"
 
 
 @given(messages=st.lists(JSON, min_size=1, max_size=4), tools=JSON)

@@ -27,6 +27,8 @@ class _StreamOptions(msgspec.Struct):
 
 
 _CHOICES: Final = msgspec.json.Decoder(Annotated[int, msgspec.Meta(ge=1, le=128)] | None)
+_LIMIT: Final = msgspec.json.Decoder(Annotated[int, msgspec.Meta(ge=0, le=100_000_000)] | None)
+"""Of a completion, which may be none: who asks for `echo` and `logprobs` wants the prompt's."""
 _FORM: Final = msgspec.json.Decoder(_Form | None)
 _STREAM_OPTIONS: Final = msgspec.json.Decoder(_StreamOptions | None)
 _INPUT: Final = msgspec.json.Decoder(str | list[str | int | list[int]])
@@ -35,6 +37,8 @@ _TEXTS: Final = frozenset({"input", "prompt"})
 """Fields that hold a text or many, or their tokens."""
 _NO_MESSAGES: Final = re.compile(rb"[^\[]|\[\s*\]")
 """Matches where a prompt is not a list, or an empty one. The messages themselves are the backend's to judge."""
+
+_NOTHING: Final = re.compile(rb"\[\s*\]|null")
 
 _PARTS: Final = re.compile(rb'"(?:image_url|input_audio)"')
 _IMAGE: Final = re.compile(rb'"type"\s*:\s*"image_url"')
@@ -162,10 +166,15 @@ class OpenAIEndpoint:
         prompt = bytes(raw)
         if required == "messages" and _NO_MESSAGES.match(prompt):
             raise InvalidRequest("`messages` must be a list with at least one message.", param="messages")
+        if required == "input" and _NOTHING.fullmatch(prompt):
+            # A backend that takes it answers with no embeddings, which of anything else would be its fault.
+            raise InvalidRequest("`input` must not be empty.", param="input")
         return prompt
 
     def _max_output_tokens(self, fields: dict[str, msgspec.Raw]) -> int | None:
-        names = ("max_completion_tokens", "max_tokens") if self.name == "chat" else ("max_tokens",)
+        if self.name != "chat":
+            return read(fields, "max_tokens", _LIMIT)
+        names = ("max_completion_tokens", "max_tokens")
         limits = [value for name in names if (value := read(fields, name, LIMIT)) is not None]
         return min(limits) if limits else None
 
