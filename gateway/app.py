@@ -34,6 +34,7 @@ from gateway.admission.slices import SlicedLimiter
 from gateway.admission.sqlite_limits import SqliteLimiter
 from gateway.api import anthropic, health, inference, models
 from gateway.api.admin.app import create_admin
+from gateway.api.admin.metrics import gauges
 from gateway.api.admin.office import Office
 from gateway.api.machinery import Machinery
 from gateway.api.replies import error_response, refusal
@@ -57,8 +58,10 @@ from gateway.pipeline.reckoning import Reckoner
 from gateway.routing.budget import RetryBudgets
 from gateway.routing.fleet import Fleet
 from gateway.routing.shares import Shares
+from gateway.telemetry.families import Family, families
 from gateway.telemetry.logs import LogWriter, configure_logging
 from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.push import Push
 from gateway.telemetry.record import RequestRecord
 from gateway.telemetry.tracing import Tracing
 from gateway.upstream.probes import Probes
@@ -98,7 +101,7 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
     recorder = Recorder(
         settings.decisions_file, most=settings.decisions.most, age_s=settings.decisions.days * _DAY_S, wall=time
     )
-    metrics = Metrics()
+    metrics = Metrics(tenants=settings.told_tenants)
     counter = TokenCounter()
     journal = Journal(settings.store)
     writer = LogWriter(sys.stderr.buffer)
@@ -144,6 +147,21 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
     )
 
     replicas = Replicas(process, desk, fleet, stores.board, wall=time)
+    office = Office(
+        desk=desk,
+        machinery=machinery,
+        replicas=replicas,
+        decisions=decisions,
+        metrics=metrics,
+        recorder=recorder,
+        log_lines_dropped=lambda: writer.dropped,
+        reports_dropped=lambda: push.dropped,
+        ship_lag_s=stores.shipper.lag_s if stores.shipper is not None else None,
+        ledger=settings.store,
+        wall=time,
+        random_bytes=secrets.token_bytes,
+    )
+    push = Push(settings.push, partial(_told, office), version=__version__, wall_ns=time_ns)
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:
@@ -166,10 +184,9 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
             stack.callback(directory.close)
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
-            for run in (directory.watch, desk.watch, replicas.run, probes.run):
+            watching = partial(_sweep, machinery), partial(_watch_lag, metrics)
+            for run in (directory.watch, desk.watch, replicas.run, probes.run, push.run, *watching):
                 tasks.start_soon(run)
-            tasks.start_soon(_sweep, machinery)
-            tasks.start_soon(_watch_lag, metrics)
             await _join_fleet(stores, journal.name, tasks, stack)
             tasks.start_soon(live.run)
             tasks.start_soon(files.run)
@@ -201,22 +218,7 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
         openapi_config=None,  # The public listener describes nothing; the admin API has its own schema.
         logging_config=None,
     )
-    public.state.admin = create_admin(
-        Office(
-            desk=desk,
-            machinery=machinery,
-            replicas=replicas,
-            decisions=decisions,
-            metrics=metrics,
-            recorder=recorder,
-            log_lines_dropped=lambda: writer.dropped,
-            ledger=settings.store,
-            wall=time,
-            random_bytes=secrets.token_bytes,
-        ),
-        settings.admin_key,
-        public,
-    )
+    public.state.admin = create_admin(office, settings.admin_key, public)
     return public
 
 
@@ -291,6 +293,11 @@ def _to_all(*listeners: Callable[[RequestRecord], None]) -> Callable[[RequestRec
             listener(record)
 
     return report
+
+
+def _told(office: Office) -> list[Family]:
+    """What there is to tell a collector of metrics."""
+    return families(office.metrics, gauges(office, anyio.current_time()))
 
 
 async def _watch_lag(metrics: Metrics) -> None:

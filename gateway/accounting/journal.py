@@ -88,6 +88,7 @@ class Journal:
         self._submitted = 0  # rows; only the event loop's thread writes it
         self._finished = 0  # rows; only the writer writes it
         self._failing = False
+        self._begun_at = 0.0  # time.monotonic; only the writer writes it
         self._closing = threading.Event()
         self._give_up_at = math.inf  # time.monotonic
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -115,6 +116,11 @@ class Journal:
     def queued(self) -> int:
         """Rows that are not on disk yet."""
         return self._submitted - self._finished
+
+    @property
+    def lag_s(self) -> float:
+        """Seconds that the writer has been busy with the oldest rows it has; 0 when all are on disk."""
+        return time.monotonic() - self._begun_at if self.queued and self._begun_at else 0.0
 
     def open(self) -> None:
         """Take the file and start the writer; blocks for some milliseconds, so it belongs to the start.
@@ -237,7 +243,9 @@ class Journal:
         try:
             while more or group:
                 if more:
+                    is_new = not group
                     more = self._take(group)
+                    self._begun_at = time.monotonic() if is_new else self._begun_at
                 error = self._write(connection, group)
                 if error is None:
                     group.clear()

@@ -10,6 +10,7 @@ Blocks, so it runs in threads. The keys have one hash tag, `{totals}`: a cluster
 import importlib.resources
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final, cast
 
 import anyio
@@ -87,12 +88,18 @@ class Shipper:
         self._wall = wall
         self._name = ""
         self._is_away = False
+        self._whole_at = monotonic()
+        """When all rows were shipped, as far as is known."""
         self.waiting = 0
         """Rows that were not shipped when it was last looked."""
 
     def trouble(self) -> str | None:
         """What keeps rows from the store, for whoever looks after the gateway; None when nothing does."""
         return f"{self.waiting} rows or more are not in the fleet's totals" if self._is_away else None
+
+    def lag_s(self) -> float:
+        """Seconds since the store had all rows. A second or so is as it should be: it is looked that often."""
+        return monotonic() - self._whole_at
 
     async def run(self, name: str) -> None:
         """Ship what is there, again and again, until cancelled. `name` is the ledger's."""
@@ -117,6 +124,7 @@ class Shipper:
             if self.waiting < 0:
                 raise LedgerBehind(f"the totals know row {come} of {self._ledger}, whose last is {last}")
             if self.waiting == 0:
+                self._whole_at = monotonic()
                 return
             up_to = min(last, come + MOST_ROWS)
             totals = totals_of(self._ledger, after=come, up_to=up_to, wall=self._wall())

@@ -9,7 +9,9 @@ from typing import Final, Literal
 from urllib.parse import unquote, urlsplit
 
 from gateway.domain.store import RedisPlace, is_redis, redis_place
-from gateway.telemetry.tracing import TracingSettings, parse_settings
+from gateway.telemetry import push, tracing
+from gateway.telemetry.push import PushSettings
+from gateway.telemetry.tracing import TracingSettings
 
 REFERENCE: Final = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]{0,127}|file:[\x21-\x7e]{1,1024}")
 """How the configuration names a secret."""
@@ -68,6 +70,10 @@ class Settings:
     """How much is kept of what requests asked for and where they went, for simulations."""
     tracing: TracingSettings | None = None
     """Where traces go, from OpenTelemetry's own variables; None when none of them names a collector."""
+    push: PushSettings | None = None
+    """Where metrics are sent, in the same way. They can be fetched from the admin port besides."""
+    told_tenants: int = 0
+    """How many tenants metrics name, from GATEWAY_METRICS_TENANTS; all others are one."""
 
     @property
     def key_store(self) -> Path:
@@ -117,7 +123,9 @@ def read(
         store=ledger,
         limits=redis or (None if shared is None else store_path(shared)),
         decisions=_kept(environ),
-        tracing=parse_settings(environ),
+        tracing=tracing.parse_settings(environ),
+        push=push.parse_settings(environ),
+        told_tenants=_whole(environ, "GATEWAY_METRICS_TENANTS", 0, 1000),
     )
 
 

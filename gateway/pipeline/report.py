@@ -1,7 +1,9 @@
 """What a finished exchange tells telemetry. Pure: from the exchange's own notes to a record."""
 
 import functools
+from collections.abc import Sequence
 
+from gateway.admission.limits import Level
 from gateway.domain.address import BaseUrl, parse_base_url
 from gateway.domain.fault import FaultKind
 from gateway.domain.ledger import Outcome
@@ -10,6 +12,7 @@ from gateway.pipeline.attempt import Attempt
 from gateway.pipeline.exchange import Exchange
 from gateway.telemetry.record import (
     AttemptRecord,
+    BudgetUse,
     RequestRecord,
     ReservationRecord,
     RoutingRecord,
@@ -25,6 +28,7 @@ _OUTCOMES: dict[Outcome, RequestOutcome] = {
     Outcome.CLIENT_GONE: "client_gone",
     Outcome.SHUTDOWN: "internal",
 }
+_BUDGETS = frozenset({"budget_usd", "budget_tokens"})
 
 
 def record_of(exchange: Exchange, *, route: str, operation: Operation, status: int | None, now: float) -> RequestRecord:
@@ -73,6 +77,7 @@ def record_of(exchange: Exchange, *, route: str, operation: Operation, status: i
             reservation_id=None if denied is not None else exchange.id,
             dimension=denied.dimension.kind if denied is not None else None,
             retry_after_s=denied.retry_after_s if denied is not None else None,
+            budget=_budget_use(exchange.levels, exchange.reserved_at),
         )
     record.attempts = [_attempt(exchange, position, operation) for position in range(len(exchange.attempts))]
     record.cost_nano_usd = sum(each.cost_nano_usd or 0 for each in record.attempts) if record.attempts else None
@@ -89,6 +94,18 @@ def record_of(exchange: Exchange, *, route: str, operation: Operation, status: i
         )
         record.overhead_s = exchange.overhead_s(record.ended)
     return record
+
+
+def _budget_use(levels: Sequence[Level], now: float) -> BudgetUse | None:
+    fullest: Level | None = None
+    for level in levels:
+        if level.kind in _BUDGETS and (
+            fullest is None or level.remaining * fullest.limit < fullest.remaining * level.limit
+        ):
+            fullest = level
+    if fullest is None:
+        return None
+    return BudgetUse(1 - fullest.remaining / fullest.limit if fullest.limit else 1.0, now + fullest.reset_s)
 
 
 def _outcome(exchange: Exchange) -> RequestOutcome:

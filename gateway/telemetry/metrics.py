@@ -1,7 +1,8 @@
 """Counts and histograms of finished requests, kept in plain dictionaries: a request costs a few lookups.
 
-Read by `exposition` when somebody scrapes. Labels are bounded: a family that has `MOST_SERIES` of them puts what is new
-under `_OTHER`. Tenants and keys are no labels; the ledger tells of them.
+Read by `families` when somebody scrapes, or is sent them. Labels are bounded: a family that has `MOST_SERIES` of them
+puts what is new under `_OTHER`. Tenants are a label only where an operator wants it, keys never: the ledger tells of
+them.
 """
 
 from bisect import bisect_left
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from gateway.domain.usage import Usage
-from gateway.telemetry.record import AttemptRecord, RequestRecord
+from gateway.telemetry.record import AttemptRecord, BudgetUse, RequestRecord
 from gateway.telemetry.semconv import OTHER
 
 MOST_SERIES: Final = 1_000
@@ -20,6 +21,8 @@ OPERATION_S: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12
 """Those of `gen_ai.client.operation.duration`."""
 FIRST_S: Final = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0)
 """Those of GenAI's times to the first token."""
+PACE_S: Final = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
+"""Those of `gen_ai.server.time_per_output_token`."""
 TOKENS: Final = tuple(4**power for power in range(14))
 """Those of `gen_ai.client.token.usage`."""
 OVERHEAD_S: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
@@ -75,11 +78,80 @@ class Histogram:
         tally.total += value
 
 
+class Budgets:
+    """How much of budgets is used, as the requests that were last held against them saw it."""
+
+    __slots__ = ("_seen",)
+
+    def __init__(self) -> None:
+        self._seen: dict[Labels, BudgetUse] = {}
+        """By tenant, key and model: each may have a budget."""
+
+    def note(self, who: Labels, use: BudgetUse) -> None:
+        """A request of these was held against budgets, of which this is the fullest."""
+        if who not in self._seen and len(self._seen) >= MOST_SERIES:
+            del self._seen[next(iter(self._seen))]  # The one that was first seen, which is as good as any.
+        self._seen[who] = use
+
+    def used(self, now: float) -> dict[str, float]:
+        """Tenant → the used part of the fullest of its budgets whose period still runs."""
+        found: dict[str, float] = {}
+        for (tenant, _, _), use in self._seen.items():
+            if now < use.until:
+                found[tenant] = max(use.ratio, found.get(tenant, 0.0))
+        return found
+
+
+class Tenants:
+    """What some tenants' requests add up to, by name: the first so many that come. All others are one."""
+
+    __slots__ = ("_most", "_named", "durations", "first_tokens", "requests", "spend", "tokens")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._named: set[str] = set()
+        self.requests = Counter()
+        """tenant, outcome."""
+        self.durations = Histogram(HTTP_S)
+        """tenant."""
+        self.first_tokens = Histogram(FIRST_S)
+        """tenant: from the request's beginning."""
+        self.tokens = Counter()
+        """tenant, token type."""
+        self.spend = Counter()
+        """tenant: nano-dollars."""
+
+    def name(self, tenant: str) -> str:
+        """What the tenant is called in labels."""
+        if tenant in self._named:
+            return tenant
+        if len(self._named) >= self._most:
+            return OTHER
+        self._named.add(tenant)
+        return tenant
+
+    def note(self, record: RequestRecord) -> None:
+        """Count a finished request; one without a key is nobody's."""
+        if record.tenant is None:
+            return
+        tenant = self.name(record.tenant)
+        self.requests.add((tenant, record.outcome))
+        self.durations.observe((tenant,), record.ended - record.started)
+        if record.ttft_s is not None:
+            self.first_tokens.observe((tenant,), record.ttft_s)
+        if record.usage is not None:
+            self.tokens.add((tenant, "input"), record.usage.prompt_tokens)
+            self.tokens.add((tenant, "output"), record.usage.completion_tokens)
+        if record.cost_nano_usd:
+            self.spend.add((tenant,), record.cost_nano_usd)
+
+
 class Metrics:
     """What finished requests add up to. Written by the event loop alone."""
 
     __slots__ = (
         "attempts",
+        "budgets",
         "caps_exceeded",
         "denials",
         "durations",
@@ -88,26 +160,31 @@ class Metrics:
         "loop_lag",
         "operations",
         "overheads",
+        "paces",
         "queued",
         "requests",
         "spend",
+        "tenants",
         "tokens",
         "witnesses",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, *, tenants: int = 0) -> None:
+        """`tenants`: how many of them are told of by name."""
         self.requests = Counter()
         """route, outcome, status, error code."""
         self.durations = Histogram(HTTP_S)
-        """route, status."""
+        """method, route, status."""
         self.overheads = Histogram(OVERHEAD_S)
         """route."""
         self.queued = Histogram(FIRST_S)
         """model, outcome: of requests that had to wait for their turn or for a limit."""
         self.first_tokens = Histogram(FIRST_S)
-        """operation, provider, model of a backend: from sending to the first content."""
+        """operation, provider, model of a backend: from sending to the first content of a stream."""
+        self.paces = Histogram(PACE_S)
+        """operation, provider, model of a backend: a token of a whole stream behind its first."""
         self.operations = Histogram(OPERATION_S)
-        """operation, provider, model of a backend, error type (empty for none): one try."""
+        """operation, provider, model of a backend, `error.type` (empty for none): one try."""
         self.tokens = Histogram(TOKENS)
         """operation, provider, model of a backend, token type."""
         self.attempts = Counter()
@@ -122,7 +199,9 @@ class Metrics:
         """No labels: how much later than asked the event loop came back."""
         self.spend = Counter()
         """backend, model: nano-dollars that backends are expected to bill."""
-
+        self.budgets = Budgets()
+        self.tenants = Tenants(tenants) if tenants else None
+        """None unless an operator wants them told of."""
         self.witnesses = Counter()
         """backend, model, who counted: tries whose tokens are known. `suspect` are reports that cannot be true."""
 
@@ -130,7 +209,7 @@ class Metrics:
         """Count a finished request."""
         route, status = record.route, str(record.status or 0)
         self.requests.add((route, record.outcome, status, record.error_code or ""))
-        self.durations.observe((route, status), record.ended - record.started)
+        self.durations.observe((record.method, route, status), record.ended - record.started)
         if record.overhead_s is not None:
             self.overheads.observe((route,), record.overhead_s)
         if record.queued_s is not None:
@@ -141,20 +220,28 @@ class Metrics:
         reservation = record.reservation
         if reservation is not None and reservation.decision == "denied":
             self.denials.add((reservation.dimension or "",))
+        if reservation is not None and reservation.budget is not None:
+            self.budgets.note((record.tenant or "", record.key_id or "", record.model or ""), reservation.budget)
+        if self.tenants is not None:
+            self.tenants.note(record)
         before: AttemptRecord | None = None
         for attempt in record.attempts:
-            self._attempt(attempt, before, record.ended)
+            self._attempt(attempt, before, record)
             before = attempt
 
-    def _attempt(self, attempt: AttemptRecord, before: AttemptRecord | None, ended: float) -> None:
+    def _attempt(self, attempt: AttemptRecord, before: AttemptRecord | None, record: RequestRecord) -> None:
         fault = attempt.fault.kind.value if attempt.fault is not None else ""
         self.attempts.add((attempt.backend, attempt.model, attempt.reason, fault))
         if before is not None and before.backend != attempt.backend and before.fault is not None:
             self.failovers.add((before.backend, attempt.backend, before.fault.kind.value))
         who = (attempt.operation, attempt.provider, attempt.model)
-        self.operations.observe((*who, fault), (attempt.ended or ended) - attempt.started)
-        if attempt.first_content_at is not None:
+        ended = attempt.ended or record.ended
+        error_type = "" if attempt.fault is None else attempt.fault.error_type
+        self.operations.observe((*who, error_type), ended - attempt.started)
+        if attempt.first_content_at is not None and record.stream:
             self.first_tokens.observe(who, attempt.first_content_at - attempt.started)
+            if attempt.usage is not None and attempt.usage.completion_tokens > 1 and not fault:
+                self.paces.observe(who, (ended - attempt.first_content_at) / (attempt.usage.completion_tokens - 1))
         if attempt.cost_nano_usd:
             self.spend.add((attempt.backend, attempt.model), attempt.cost_nano_usd)
         if attempt.usage is not None:

@@ -30,6 +30,16 @@ class RoutingRecord:
     """What it was taken to use; known though nothing was reserved."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class BudgetUse:
+    """How much of a budget is used."""
+
+    ratio: float
+    """1 and no more when nothing is left."""
+    until: float
+    """When its period ends, on the records' clock."""
+
+
 @dataclasses.dataclass(slots=True, kw_only=True)
 class ReservationRecord:
     """What the limits said; becomes the span `admission.reserve`."""
@@ -43,6 +53,8 @@ class ReservationRecord:
     dimension: str | None = None
     """The limit that denied, for example `tokens`."""
     retry_after_s: float | None = None
+    budget: BudgetUse | None = None
+    """Of the fullest of the budgets that it was held against; None without one."""
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)

@@ -13,7 +13,6 @@ from random import Random
 
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.id_generator import IdGenerator
@@ -31,7 +30,9 @@ from opentelemetry.trace import (
 
 from gateway.telemetry import semconv
 from gateway.telemetry.context import SAMPLERS, Sampler, Sampling, TraceContext, format_traceparent, parse_traceparent
+from gateway.telemetry.environment import is_on, positive
 from gateway.telemetry.record import RequestRecord
+from gateway.telemetry.resource import resource_of
 from gateway.telemetry.spans import Kind, Span, spans_of
 from gateway.telemetry.text import MAX_CHARS
 
@@ -68,17 +69,16 @@ def parse_settings(environ: Mapping[str, str]) -> TracingSettings | None:
     base = environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "").strip()
     endpoint = environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "").strip()
     endpoint = endpoint or (f"{base.rstrip('/')}/v1/traces" if base else "")
-    disabled = environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
-    if not endpoint or disabled or environ.get("OTEL_TRACES_EXPORTER", "").strip().lower() == "none":
+    if not endpoint or not is_on(environ, "OTEL_TRACES_EXPORTER"):
         return None
     opt_in = environ.get("OTEL_SEMCONV_STABILITY_OPT_IN", "").split(",")
     return TracingSettings(
         endpoint=endpoint,
         sampling=_sampling(environ),
         latest_semconv=semconv.GEN_AI_LATEST in (word.strip() for word in opt_in),
-        max_queue_spans=_positive(environ, "OTEL_BSP_MAX_QUEUE_SIZE", 2048),
-        max_batch_spans=_positive(environ, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512),
-        interval_s=_positive(environ, "OTEL_BSP_SCHEDULE_DELAY", 1000) / 1000,
+        max_queue_spans=positive(environ, "OTEL_BSP_MAX_QUEUE_SIZE", 2048),
+        max_batch_spans=positive(environ, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512),
+        interval_s=positive(environ, "OTEL_BSP_SCHEDULE_DELAY", 1000) / 1000,
     )
 
 
@@ -100,15 +100,6 @@ def _sampling(environ: Mapping[str, str]) -> Sampling:
     return Sampling(ratio, sampling.follows_parent)
 
 
-def _positive(environ: Mapping[str, str], name: str, default: int) -> int:
-    text = environ.get(name, "").strip()
-    if text.isascii() and text.isdigit() and int(text) > 0:
-        return int(text)
-    if text:
-        log.warning("%s is not a whole number above 0; using %d", name, default)
-    return default
-
-
 class Tracing:
     """What the pipeline asks of tracing. Without settings every method does nothing, at no cost.
 
@@ -128,7 +119,7 @@ class Tracing:
         self._ids = _PlannedIds(random)
         self._provider = TracerProvider(
             sampler=ALWAYS_ON,  # `begin` has decided already
-            resource=_resource(version),
+            resource=resource_of(version),
             shutdown_on_exit=False,  # the SDK's own would wait 30 s for a dead collector
             id_generator=self._ids,
             span_limits=SpanLimits(max_attribute_length=MAX_CHARS),
@@ -264,14 +255,3 @@ class _Outbox(SpanExporter):
 def _parent(trace_id: int, span_id: int, *, is_remote: bool) -> Context:
     span_context = SpanContext(trace_id, span_id, is_remote, _SAMPLED)
     return set_span_in_context(NonRecordingSpan(span_context), Context())
-
-
-def _resource(version: str) -> Resource:
-    """Who we are: `llm-gateway` unless the operator's OTEL_SERVICE_NAME or OTEL_RESOURCE_ATTRIBUTES say otherwise.
-
-    The SDK adds its own names and a `service.instance.id` that is new in every process.
-    """
-    resource = Resource.create({SERVICE_VERSION: version})
-    if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):
-        resource = resource.merge(Resource({SERVICE_NAME: semconv.SERVICE_NAME}))
-    return resource

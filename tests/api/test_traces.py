@@ -26,7 +26,12 @@ def collector(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 @pytest.fixture(scope="module")
 def traced(tmp_path_factory: pytest.TempPathFactory, house: Tree, collector: Collector) -> Iterator[RunningGateway]:
     """A gateway that traces."""
-    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.base_url, "OTEL_BSP_SCHEDULE_DELAY": "50"}
+    environ = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.base_url,
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+        "OTEL_METRIC_EXPORT_INTERVAL": "200",
+        "OTEL_METRICS_EXPORTER": "otlp" if isinstance(collector, OtlpReceiver) else "none",
+    }
     with gateway(tmp_path_factory.mktemp("traced"), house, environ=environ) as process:
         yield process
 
@@ -105,6 +110,17 @@ async def test_an_answer_that_broke_off_is_an_error_in_its_trace(
     assert {span.kind for span in spans if span.is_error} == {"server", "client"}
     secrets = (b"canary-of-a", *(key.encode() for key in traced.keys.values()))
     assert not any(secret in body for secret in secrets for body in collector.raw)
+
+
+async def test_metrics_go_where_traces_go(traced: RunningGateway, collector: Collector, first: ScriptedBackend) -> None:
+    """By the same variables and under the same name, without anybody asking."""
+    if not isinstance(collector, OtlpReceiver):
+        pytest.skip("Jaeger takes no metrics")
+    async with client_of(traced, "single") as client:
+        (await client.post(CHAT, json=chat())).raise_for_status()
+    point = collector.wait_for_points("gateway.requests", lambda point: point.attributes["outcome"] == "ok")
+    assert (point.resource["service.name"], point.attributes["route"]) == ("llm-gateway", CHAT)
+    collector.wait_for_points("gateway.ledger.lag", lambda point: point.value >= 0)
 
 
 async def test_without_an_endpoint_nothing_is_traced(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -17,6 +17,7 @@ from tests.deploy.reading import DEPLOY, asked_of_prometheus, load_yaml
 from tests.running.client import CHAT, chat, client_of
 from tests.running.configuration import configuration
 from tests.running.gateway import gateway
+from tests.running.redis import redis_server
 
 RULES = [rule for group in load_yaml(DEPLOY / "prometheus/alerts.yaml")["groups"] for rule in group["rules"]]
 DASHBOARDS = {path.name: json.loads(path.read_text("utf-8")) for path in sorted((DEPLOY / "grafana").glob("*.json"))}
@@ -40,12 +41,16 @@ async def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         house = configuration(
             backends={"first": first.base_url, "second": second.base_url},
             models={"assistant": ["first", "second"]},
-            tenants={"acme": {"limits": {"requests_per_minute": 1}}},
+            tenants={"acme": {"limits": {"requests_per_minute": 1}, "budget": {"usd": 1, "per": "month"}}},
         )
         folder = tmp_path_factory.mktemp("told")
-        with gateway(folder, house, admin_key="an-owners-key") as running:
+        environ = {"GATEWAY_METRICS_TENANTS": "10"}
+        with (
+            redis_server(folder / "redis") as redis,
+            gateway(folder, house, admin_key="an-owners-key", redis=redis.url, environ=environ) as running,
+        ):
             async with client_of(running, "acme") as client:
-                statuses = [(await client.post(CHAT, json=chat())).status_code for _ in range(2)]
+                statuses = [(await client.post(CHAT, json=chat(stream=True))).status_code for _ in range(2)]
                 assert statuses == [200, 429]
                 # The loop's lag is measured now and then; the first time within a second.
                 text = ""

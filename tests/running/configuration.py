@@ -14,6 +14,7 @@ class Terms(TypedDict, total=False):
     """What holds for one tenant; absent parts are unlimited, patient and as in production."""
 
     limits: Tree
+    budget: Tree
     timeouts: Tree
     retries: Tree
     hedge: Tree

@@ -9,11 +9,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Self
 
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.metrics.v1.metrics_pb2 import HistogramDataPoint, Metric, NumberDataPoint
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 Value = str | bool | int | float | list["Value"] | None
@@ -39,6 +41,24 @@ class ReceivedSpan:
     is_error: bool
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReceivedPoint:
+    """One series of one report of metrics."""
+
+    resource: Mapping[str, Value]
+    name: str
+    unit: str
+    kind: str
+    """`sum`, `gauge` or `histogram`."""
+    attributes: Mapping[str, Value]
+    value: float
+    """A histogram's sum."""
+    buckets: Mapping[float, int]
+    """Upper bound → how many; empty for all but histograms."""
+    began_ns: int
+    at_ns: int
+
+
 class OtlpReceiver:
     """`with OtlpReceiver() as collector:` listens on `collector.endpoint` until the block ends.
 
@@ -48,6 +68,7 @@ class OtlpReceiver:
     def __init__(self, *, status: int = 200) -> None:
         self.status = status
         self.spans: list[ReceivedSpan] = []
+        self.points: list[ReceivedPoint] = []
         self.raw: list[bytes] = []
         self._news = threading.Condition()
         receiver = self
@@ -60,7 +81,7 @@ class OtlpReceiver:
                 if self.headers.get("content-encoding") == "gzip":
                     body = gzip.decompress(body)
                 answer = ExportTraceServiceResponse().SerializeToString()
-                receiver._take(body)
+                receiver._take(self.path, body)
                 self.send_response(receiver.status)
                 self.send_header("content-type", "application/x-protobuf")
                 self.send_header("content-length", str(len(answer)))
@@ -94,6 +115,15 @@ class OtlpReceiver:
                     raise AssertionError(message)
             return found
 
+    def wait_for_points(self, name: str, where: Callable[[ReceivedPoint], bool] = lambda _: True) -> ReceivedPoint:
+        """The last received point of that metric that satisfies `where`, as soon as there is one; fails after 10 s."""
+        deadline = time.monotonic() + 10
+        with self._news:
+            while not (found := [point for point in self.points if point.name == name and where(point)]):
+                if not self._news.wait(deadline - time.monotonic()):
+                    raise AssertionError(f"no such {name} within 10 s")
+            return found[-1]
+
     def __enter__(self) -> Self:
         self._thread.start()
         return self
@@ -105,18 +135,48 @@ class OtlpReceiver:
         self._server.server_close()
         self._thread.join()
 
-    def _take(self, body: bytes) -> None:
-        request = ExportTraceServiceRequest.FromString(body)
-        spans = [
-            _span(span, _mapping(list(group.resource.attributes)))
-            for group in request.resource_spans
-            for scope in group.scope_spans
-            for span in scope.spans
-        ]
+    def _take(self, path: str, body: bytes) -> None:
+        spans, points = ([], _points(body)) if path == "/v1/metrics" else (_spans(body), [])
         with self._news:
             self.raw.append(body)
             self.spans.extend(spans)
+            self.points.extend(points)
             self._news.notify_all()
+
+
+def _spans(body: bytes) -> list[ReceivedSpan]:
+    return [
+        _span(span, _mapping(list(group.resource.attributes)))
+        for group in ExportTraceServiceRequest.FromString(body).resource_spans
+        for scope in group.scope_spans
+        for span in scope.spans
+    ]
+
+
+def _points(body: bytes) -> list[ReceivedPoint]:
+    return [
+        _point(_mapping(list(group.resource.attributes)), metric, point)
+        for group in ExportMetricsServiceRequest.FromString(body).resource_metrics
+        for scope in group.scope_metrics
+        for metric in scope.metrics
+        for point in getattr(metric, metric.WhichOneof("data") or "").data_points
+    ]
+
+
+def _point(resource: Mapping[str, Value], metric: Metric, point: HistogramDataPoint | NumberDataPoint) -> ReceivedPoint:
+    is_histogram = isinstance(point, HistogramDataPoint)
+    buckets = zip((*point.explicit_bounds, float("inf")), point.bucket_counts, strict=True) if is_histogram else ()
+    return ReceivedPoint(
+        resource=resource,
+        name=metric.name,
+        unit=metric.unit,
+        kind=metric.WhichOneof("data") or "",
+        attributes=_mapping(list(point.attributes)),
+        value=point.sum if is_histogram else point.as_double or float(point.as_int),
+        buckets=dict(buckets),
+        began_ns=point.start_time_unix_nano,
+        at_ns=point.time_unix_nano,
+    )
 
 
 def _span(span: Span, resource: Mapping[str, Value]) -> ReceivedSpan:

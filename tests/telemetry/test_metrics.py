@@ -9,9 +9,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.domain.fault import Fault, FaultKind
 from gateway.domain.usage import Usage, UsageSource
-from gateway.telemetry.exposition import Gauge, exposition
-from gateway.telemetry.metrics import MOST_SERIES, Counter, Histogram, Metrics
-from gateway.telemetry.record import AttemptRecord, RequestRecord, ReservationRecord
+from gateway.telemetry.exposition import exposition
+from gateway.telemetry.families import Gauge, families
+from gateway.telemetry.metrics import MOST_SERIES, Budgets, Counter, Histogram, Metrics, Tenants
+from gateway.telemetry.record import AttemptRecord, BudgetUse, RequestRecord, ReservationRecord
 
 
 def attempt(backend: str, **more: Any) -> AttemptRecord:
@@ -44,7 +45,7 @@ def record(*attempts: AttemptRecord, **more: Any) -> RequestRecord:
 
 def read(metrics: Metrics, *gauges: Gauge) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     """Every sample, as Prometheus' own parser reads it."""
-    text = exposition(metrics, lambda: gauges).decode()
+    text = exposition(families(metrics, gauges)).decode()
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(text)
@@ -67,6 +68,7 @@ def test_a_request_that_failed_over() -> None:
             attempt("second", number=2, reason="failover", usage=usage, cost_nano_usd=5_000, first_content_at=10.2),
             overhead_s=0.002,
             queued_s=0.3,
+            stream=True,
         )
     )
     samples = read(metrics)
@@ -85,6 +87,55 @@ def test_a_request_that_failed_over() -> None:
     assert value(samples, "gen_ai_client_token_usage_bucket", gen_ai_token_type="output", le="16.0", **target) == 0
     first = "gen_ai_client_operation_time_to_first_chunk_seconds"
     assert value(samples, f"{first}_sum", **target) == pytest.approx(0.2)
+    pace = "gen_ai_server_time_per_output_token_seconds_sum"
+    assert value(samples, pace, **target) == pytest.approx(0.8 / 19)
+    failed = "gen_ai_client_operation_duration_seconds_count"
+    assert value(samples, failed, error_type="server_error", **target) == 1
+    assert value(samples, failed, error_type="", **target) == 1
+
+
+def test_an_answer_in_one_piece_has_no_first_chunk() -> None:
+    """Nor a pace: its content came all at once."""
+    metrics = Metrics()
+    metrics.note(record(attempt("a", usage=Usage(input_tokens=1, output_tokens=9), first_content_at=10.9)))
+    assert metrics.first_tokens.tallies == metrics.paces.tallies == {}
+
+
+def test_tenants_are_told_of_where_an_operator_wants_it() -> None:
+    """So many of them by name, others together; otherwise none."""
+    metrics = Metrics(tenants=2)
+    usage = Usage(input_tokens=3, output_tokens=4)
+    for tenant in ("acme", "beta", "gamma", "delta", "acme", None):
+        metrics.note(record(tenant=tenant, usage=usage, cost_nano_usd=2_000, ttft_s=0.2))
+    samples = read(metrics)
+    counts = {name: value(samples, "gateway_tenant_requests_total", tenant=name, outcome="ok") for name in NAMED}
+    assert counts == {"acme": 2, "beta": 1, "_OTHER": 2}
+    assert value(samples, "gateway_tenant_tokens_total", tenant="acme", type="output") == 8
+    assert value(samples, "gateway_tenant_cost_usd_total", tenant="acme") == pytest.approx(4e-6)
+    assert value(samples, "gateway_tenant_first_token_seconds_count", tenant="acme") == 2
+    assert not any("tenant" in name for name, _ in read(Metrics()))
+
+
+NAMED = ("acme", "beta", "_OTHER")
+
+
+def test_the_fullest_budget_of_a_tenant_is_told_until_its_period_ends() -> None:
+    metrics = Metrics()
+    for key, ratio, until in (("k1", 0.95, 100.0), ("k2", 0.2, 100.0), ("k3", 1.0, 50.0)):
+        use = ReservationRecord(decision="admitted", started=0, ended=0, budget=BudgetUse(ratio, until))
+        metrics.note(record(tenant="acme", key_id=key, reservation=use))
+    assert metrics.budgets.used(20.0) == {"acme": 1.0}
+    assert metrics.budgets.used(60.0) == {"acme": 0.95}
+    assert metrics.budgets.used(200.0) == {}
+
+
+def test_budgets_and_named_tenants_are_bounded() -> None:
+    budgets, tenants = Budgets(), Tenants(3)
+    for number in range(MOST_SERIES + 50):
+        budgets.note((str(number), "", ""), BudgetUse(0.5, 1.0))
+        tenants.note(record(tenant=str(number)))
+    assert len(budgets.used(0.0)) == MOST_SERIES
+    assert len(tenants.requests.values) == 4
 
 
 @pytest.mark.parametrize("source", [UsageSource.ESTIMATED, UsageSource.REAPER])
@@ -110,7 +161,7 @@ def test_a_refusal_by_a_limit() -> None:
     metrics = Metrics()
     denied = ReservationRecord(decision="denied", started=0, ended=0, dimension="tokens")
     metrics.note(record(status=429, outcome="rejected", reservation=denied, tenant="acme"))
-    text = exposition(metrics, lambda: ()).decode()
+    text = exposition(families(metrics, ())).decode()
     assert 'gateway_ratelimit_denials_total{dimension="tokens"} 1.0' in text
     assert "acme" not in text
 
@@ -142,6 +193,10 @@ def test_labels_are_bounded() -> None:
 
 def test_how_things_stand_is_told_under_one_name() -> None:
     """Gauges of one family stand together."""
-    gauges: list[Gauge] = [("g", "A gauge.", {"a": "1"}, 1.0), ("h", "", {}, 3.0), ("g", "", {"a": "2"}, 2.0)]
+    gauges: list[Gauge] = [
+        Gauge("g", "A gauge.", {"a": "1"}, 1.0),
+        Gauge("h", "", {}, 3.0),
+        Gauge("g", "", {"a": "2"}, 2.0),
+    ]
     samples = read(Metrics(), *gauges)
     assert (value(samples, "g", a="1"), value(samples, "g", a="2"), value(samples, "h")) == (1, 2, 3)

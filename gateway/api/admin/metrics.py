@@ -1,5 +1,6 @@
-"""`/metrics`: for Prometheus, on the admin port, without a key like the health paths: no tenant is named in it.
+"""`/metrics`: for Prometheus, on the admin port, without a key like the health paths.
 
+No tenant is named in it, unless the operator wants that (GATEWAY_METRICS_TENANTS).
 Each gateway tells of itself. With several on one machine, each has an admin port of its own.
 """
 
@@ -9,7 +10,8 @@ from typing import Final
 from litestar import Response, get
 
 from gateway.api.admin.office import AdminRequest, Office, office
-from gateway.telemetry.exposition import CONTENT_TYPE, Gauge, exposition
+from gateway.telemetry.exposition import CONTENT_TYPE, exposition
+from gateway.telemetry.families import Gauge, families
 
 _BREAKERS: Final = {"closed": 0.0, "half_open": 1.0, "open": 2.0}
 
@@ -18,53 +20,73 @@ _BREAKERS: Final = {"closed": 0.0, "half_open": 1.0, "open": 2.0}
 def get_metrics(request: AdminRequest) -> Response[bytes]:
     """What requests added up to, and how things stand."""
     made = office(request)
-    now = request.app.state.clock()
-    return Response(exposition(made.metrics, lambda: gauges(made, now)), media_type=CONTENT_TYPE)
+    told = families(made.metrics, gauges(made, request.app.state.clock()))
+    return Response(exposition(told), media_type=CONTENT_TYPE)
 
 
 def gauges(made: Office, now: float) -> Iterator[Gauge]:
     """How things stand."""
     machinery = made.machinery
-    yield "gateway_requests_in_flight", "Requests that are not over.", {}, len(machinery.live)
-    yield "gateway_ledger_pending", "Batches that wait to be written.", {}, machinery.journal.queued
-    yield "gateway_ledger_healthy", "1 while the ledger can be written.", {}, float(machinery.journal.healthy)
-    yield (
-        "gateway_limits_store_healthy",
+    yield Gauge("gateway.requests.in_flight", "Requests that are not over.", {}, len(machinery.live))
+    yield from _of_books(made)
+    yield Gauge(
+        "gateway.limits.store.healthy",
         "1 while limits are taken where they are kept.",
         {},
         float(machinery.limiter.trouble() is None),
     )
     for name, value in machinery.limiter.counted().items():
-        yield (
-            "gateway_limits_events",
-            "What happened between this gateway and the store of limits.",
-            {"event": name},
-            value,
-        )
-    yield (
-        "gateway_telemetry_dropped",
-        "Spans and log lines that were not kept.",
-        {"signal": "traces"},
-        machinery.house.tracing.dropped,
-    )
-    yield "gateway_telemetry_dropped", "", {"signal": "logs"}, made.log_lines_dropped()
-    yield "gateway_telemetry_dropped", "", {"signal": "decisions"}, made.recorder.lost
-    yield "gateway_reservations", "Reservations that are not settled.", {}, machinery.limiter.outstanding(now)
-    yield "gateway_config_seq", "The last change of the configuration that holds here.", {}, made.desk.now.state.seq
-    yield "gateway_config_followed", "1 while changes can be followed.", {}, float(made.desk.trouble is None)
-    for sight in machinery.house.fleet.sights(now):
+        meaning = "What happened between this gateway and the store of limits."
+        yield Gauge("gateway.limits.events", meaning, {"event": name}, value)
+    yield Gauge("gateway.reservations", "Reservations that are not settled.", {}, machinery.limiter.outstanding(now))
+    for tenant, ratio in _budgets(made, now).items():
+        meaning = "Used part of the fullest budget, of a tenant where tenants are named."
+        yield Gauge("gateway.budget.used_ratio", meaning, {"tenant": tenant}, ratio)
+    lost = {
+        "traces": machinery.house.tracing.dropped,
+        "logs": made.log_lines_dropped(),
+        "decisions": made.recorder.lost,
+        "metrics": made.reports_dropped(),
+    }
+    for signal, count in lost.items():
+        meaning = "Spans, log lines and the like that were not kept."
+        yield Gauge("gateway.telemetry.dropped", meaning, {"signal": signal}, count)
+    seq, trouble = made.desk.now.state.seq, made.desk.trouble
+    yield Gauge("gateway.config.seq", "The last change of the configuration that holds here.", {}, seq)
+    yield Gauge("gateway.config.followed", "1 while changes can be followed.", {}, float(trouble is None))
+    yield from _of_backends(made, now)
+
+
+def _of_books(made: Office) -> Iterator[Gauge]:
+    journal = made.machinery.journal
+    yield Gauge("gateway.ledger.pending", "Rows that wait to be written.", {}, journal.queued)
+    yield Gauge("gateway.ledger.healthy", "1 while the ledger can be written.", {}, float(journal.healthy))
+    yield Gauge("gateway.ledger.lag", "How long the oldest row waits for the disk.", {}, journal.lag_s, "s")
+    if made.ship_lag_s is not None:
+        meaning = "Since the fleet's totals had all rows of this ledger."
+        yield Gauge("gateway.ledger.ship_lag", meaning, {}, made.ship_lag_s(), "s")
+
+
+def _budgets(made: Office, now: float) -> dict[str, float]:
+    """By the tenant's name in labels; where none is named there is one figure for all."""
+    tenants = made.metrics.tenants
+    found: dict[str, float] = {}
+    for tenant, ratio in made.metrics.budgets.used(now).items():
+        name = "" if tenants is None else tenants.name(tenant)
+        found[name] = max(ratio, found.get(name, 0.0))
+    return found
+
+
+def _of_backends(made: Office, now: float) -> Iterator[Gauge]:
+    for sight in made.machinery.house.fleet.sights(now):
         place = {"backend": sight.backend, "model": sight.model}
-        yield "gateway_backend_state", "0 closed, 1 half-open, 2 open.", place, _BREAKERS[sight.breaker]
-        yield "gateway_backend_available", "1 while it may be tried.", place, float(sight.barred is None)
-        yield "gateway_backend_wait_seconds", "Until it may be tried again, as far as known.", place, sight.wait_s
-        yield "gateway_backend_in_flight", "Tries that it works on.", place, sight.in_flight
-        yield (
-            "gateway_backend_hinted",
-            "1 while another gateway's word keeps requests from it.",
-            place,
-            float(sight.is_hinted),
-        )
-        yield "gateway_backend_limit", "Tries at once that it is taken to bear.", place, sight.limit
+        yield Gauge("gateway.backend.state", "0 closed, 1 half-open, 2 open.", place, _BREAKERS[sight.breaker])
+        yield Gauge("gateway.backend.available", "1 while it may be tried.", place, float(sight.barred is None))
+        yield Gauge("gateway.backend.wait", "Until it may be tried again, as far as known.", place, sight.wait_s, "s")
+        yield Gauge("gateway.backend.in_flight", "Tries that it works on.", place, sight.in_flight)
+        meaning = "1 while another gateway's word keeps requests from it."
+        yield Gauge("gateway.backend.hinted", meaning, place, float(sight.is_hinted))
+        yield Gauge("gateway.backend.limit", "Tries at once that it is taken to bear.", place, sight.limit)
 
 
 HANDLERS = [get_metrics]

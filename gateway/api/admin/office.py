@@ -32,6 +32,10 @@ class Office:
     metrics: Metrics
     recorder: Recorder
     log_lines_dropped: Callable[[], int]
+    reports_dropped: Callable[[], int]
+    """Of metrics to a collector."""
+    ship_lag_s: Callable[[], float] | None
+    """Since when the fleet's totals lack rows of ours, in seconds; None where there is no fleet."""
     ledger: Path
     """The ledger's file, read beside its writer."""
     wall: Callable[[], float]

@@ -49,6 +49,9 @@ capabilities: {drop: [ALL]}
 {{- define "llm-gateway.tracing" -}}
 {{- if .Values.tracing.endpoint }}
 - {name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ .Values.tracing.endpoint | quote }}}
+{{- if not .Values.tracing.metrics }}
+- {name: OTEL_METRICS_EXPORTER, value: none}
+{{- end }}
 - {name: OTEL_TRACES_SAMPLER, value: parentbased_traceidratio}
 - {name: OTEL_TRACES_SAMPLER_ARG, value: {{ .Values.tracing.ratio | quote }}}
 - name: POD_NAME
