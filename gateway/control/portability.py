@@ -113,9 +113,9 @@ def _add(model: _Model, needs: tuple[str, ...], kind: Kind, count: int) -> None:
         model.alternative += count
         model.sets_alternative[needs] += count
     for target in kind.eligible:
-        model.portable[target] += count
-    for target, reason in kind.excluded.items():
-        model.blocked[target, reason] += count
+        model.portable[target.name] += count
+    for name, reason in kind.excluded.items():
+        model.blocked[name, reason] += count
 
 
 def _of_model(policy: str, name: str, model: _Model) -> ModelPortability:

@@ -1,9 +1,10 @@
 """Recorded requests through `choose` again, under any configuration. Pure: the same arguments give the same answers.
 
-Requests that no route of the policy can tell apart are one `Kind`: it is decided once where chance has no part in it.
-Else each is drawn again, from its own seed. The fleet is taken to be well and idle, but for what is barred; a target's
-latency is what was recorded. What only the content tells, a field that a dialect has no words for, is taken from the
-record: of a target that was not asked then, from what its dialect could not be told elsewhere.
+Requests that no route of the policy can tell apart are one `Kind`: what removes targets from it is found once, and
+where chance has no part in it the order too. Else each is put in order again, from its own seed. The fleet is taken to
+be well and idle, but for what is barred; a target's latency is what was recorded. What only the content tells, a field
+that a dialect has no words for, is taken from the record: of a target that was not asked then, from what its dialect
+could not be told elsewhere.
 """
 
 from bisect import bisect_left
@@ -20,9 +21,10 @@ from gateway.domain.dispensable import may_be_dropped, may_be_left_out
 from gateway.domain.plan import Decision, Plan, Route, Target
 from gateway.domain.policy import When
 from gateway.domain.usage import Estimate
-from gateway.routing.choose import choose, refusal
+from gateway.routing.choose import choose, placed, refusal
 from gateway.routing.fleet import FleetView
-from gateway.routing.shares import Shares
+from gateway.routing.shares import NOTHING, Shares
+from gateway.routing.strategies import Asked
 from gateway.routing.tally import Standing
 
 _DRAWN: Final = frozenset({"weighted", "latency", "least_busy", "cost"})
@@ -52,12 +54,17 @@ class Landing:
 class Kind:
     """Requests that the routes cannot tell apart."""
 
+    way: "_Way"
     request: ChatRequest
+    metadata: Mapping[str, str]
+    """Of the tenant, where a condition may ask for it."""
     view: FleetView
     landing: Landing
     """Where they all go; where only some go if chance has a part in it."""
-    eligible: frozenset[str]
-    """Targets that would be tried, by name."""
+    landings: Mapping[str, Landing]
+    """By target: those at which any of them may land."""
+    eligible: tuple[Target, ...]
+    """Targets that would be tried, as listed."""
     providers: frozenset[str]
     """Theirs."""
     excluded: Mapping[str, str]
@@ -136,15 +143,25 @@ class Replay:
             return _UNKNOWN
         if not kind.is_drawn:
             return kind.landing
-        way = self._ways[each.model]
-        assert way is not None  # noqa: S101  # it has a kind
-        plan, decision = self._choose(each, way, kind.request, kind.view)
-        landed = _landing(plan, decision)
-        policy = self.policy
-        if policy is not None and policy.policy.independence is not None and landed.target is not None:
-            key = (self.name, each.model, policy.policy.independence.window_s)
-            self._shares.note(key, landed.target.backend, each.prompt_tokens + each.output_tokens, each.at)
-        return landed
+        way, policy = kind.way, self.book.policies[self.name].policy
+        shares, key = self._shares, None
+        if policy.independence is not None:
+            key = (self.name, each.model, policy.independence.window_s)
+        # With affinity each is taken to begin as no other does.
+        request = _request(each, belongs_to=str(each.seed)) if way.route.has_affinity else kind.request
+        order = placed(
+            kind.eligible,
+            Asked(request, _estimate(each), each.tenant, kind.metadata),
+            policy=policy,
+            route=way.route,
+            fleet=kind.view,
+            seed=each.seed,
+            used=NOTHING if key is None else shares.used(key, each.at),
+        )
+        first = order.targets[0]
+        if key is not None:
+            shares.note(key, first.backend, each.prompt_tokens + each.output_tokens, each.at)
+        return kind.landings[first.name]
 
     def _way(self, model: str) -> _Way | None:
         policy = self.policy
@@ -171,27 +188,11 @@ class Replay:
         request = _request(each, names=names)
         standings = {leaf.name: self._standing(each, leaf, request, way.route) for leaf in way.route.leaves}
         view = FleetView(0.0, standings)
-        plan, decision = self._choose(each, way, request, view)
-        targets = plan.targets if plan is not None else ()
-        return Kind(
-            request=request,
-            view=view,
-            landing=_landing(plan, decision),
-            eligible=frozenset(target.name for target in targets),
-            providers=frozenset(domain_of(target.backend, target.place, "provider") for target in targets),
-            excluded={each.target: each.excluded for each in decision.candidates if each.excluded is not None},
-            is_drawn=way.is_drawn,
-        )
-
-    def _choose(self, each: Features, way: _Way, request: ChatRequest, view: FleetView) -> tuple[Plan | None, Decision]:
         policy, tenant = self.book.policies[self.name], self.book.tenants.get(each.tenant)
-        if way.route.has_affinity:  # Each is taken to begin as no other does.
-            request = _request(each, belongs_to=str(each.seed))
-        asked = policy.policy.independence
-        used = {} if asked is None else self._shares.used((self.name, each.model, asked.window_s), each.at)
-        return choose(
+        metadata = _NOTHING if tenant is None else tenant.metadata
+        plan, decision = choose(
             request,
-            Estimate(prompt_tokens=each.estimated_prompt_tokens, output_tokens=each.estimated_output_tokens),
+            _estimate(each),
             policy=policy.policy,
             policy_label=policy.label,
             route=way.route,
@@ -199,8 +200,21 @@ class Replay:
             fleet=view,
             seed=each.seed,
             decision_id="",
-            used=used,
-            metadata=_NOTHING if tenant is None else tenant.metadata,
+            metadata=metadata,
+        )
+        chosen = frozenset(plan.targets) if plan is not None else ()
+        return Kind(
+            way=way,
+            request=request,
+            metadata=metadata,
+            view=view,
+            landing=_landing(plan, decision),
+            landings={target.name: Landing(target) for target in chosen},
+            eligible=tuple(leaf for leaf in way.route.leaves if leaf in chosen),
+            providers=frozenset(domain_of(target.backend, target.place, "provider") for target in chosen),
+            excluded={each.target: each.excluded for each in decision.candidates if each.excluded is not None},
+            # One alone needs no order, but counts for the caps.
+            is_drawn=way.is_drawn and len(chosen) >= (1 if policy.policy.independence is not None else 2),
         )
 
     def _standing(self, each: Features, target: Target, request: ChatRequest, route: Route) -> Standing:
@@ -244,6 +258,10 @@ def _request(each: Features, *, names: list[str] | None = None, belongs_to: str 
         belongs_to=belongs_to,
         names=names or (),
     )
+
+
+def _estimate(each: Features) -> Estimate:
+    return Estimate(prompt_tokens=each.estimated_prompt_tokens, output_tokens=each.estimated_output_tokens)
 
 
 def _landing(plan: Plan | None, decision: Decision) -> Landing:

@@ -1,6 +1,7 @@
 """The routing decision: filter, order, plan. A pure function of the request, its route, the fleet and a seed."""
 
 from collections.abc import Container, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -85,24 +86,23 @@ def choose(
         eligible = [target for target in held if not standings[target.name].is_full]
         removed = [candidate for candidate in removed if candidate.excluded not in BREAKER_HOLDS]
         removed += [Candidate(each.name, None, SATURATED) for each in held if standings[each.name].is_full]
-    scene: Scene | None = None
-    if route.is_plain and not is_ramping:
-        ordered = eligible
-    else:
-        key = key_of(tenant, request) if route.has_affinity else None
-        scene = Scene(asked, fleet, Draws(seed), {}, key)
-        ordered = arranged(route, frozenset(eligible), scene)
-    demoted: frozenset[Target] = frozenset()
-    if is_failing:
-        found = outliers([standings[each.name].failing for each in ordered])
-        demoted = frozenset(ordered[index] for index in found)
-        ordered = [*(each for each in ordered if each not in demoted), *(each for each in ordered if each in demoted)]
+    ordered: Sequence[Target] = eligible
+    order: Order | None = None
+    if is_ramping or is_failing or not route.is_plain or policy.independence is not None:
+        order = placed(
+            eligible,
+            asked,
+            policy=policy,
+            route=route,
+            fleet=fleet,
+            seed=seed,
+            used=used,
+            is_ramping=is_ramping,
+            is_failing=is_failing,
+        )
+        ordered = order.targets
     if route.is_conditional:
         removed += [Candidate(each.name, None, "condition") for each in route.leaves if each not in targets]
-    shares: Balanced | None = None
-    if policy.independence is not None:
-        shares = balanced(ordered, route.leaves, policy.independence, used, Draws(seed ^ _APART))
-        ordered = list(shares.order)
     decision = Decision(
         decision_id,
         request.model,
@@ -110,11 +110,11 @@ def choose(
         route.strategy.mode,
         seed,
         (
-            *_ranked(ordered, scene, demoted, shares),
+            *(_listed(eligible) if order is None else _ranked(order)),
             *removed,
         ),
         panics,
-        shares is not None and shares.cap_exceeded,
+        order is not None and order.shares is not None and order.shares.cap_exceeded,
     )
     if not ordered:
         return None, decision
@@ -123,13 +123,64 @@ def choose(
     return Plan(tuple(ordered), retries.attempts, policy.timeouts, retries.budget, panics, hedge), decision
 
 
-def _ranked(
-    ordered: Sequence[Target], scene: Scene | None, demoted: Container[Target], shares: Balanced | None
-) -> list[Candidate]:
+class Order(NamedTuple):
+    """Eligible targets, best first, and what made it so."""
+
+    targets: Sequence[Target]
+    scene: Scene | None = None
+    """None where the list alone decides."""
+    demoted: Container[Target] = ()
+    """Those that come last because they lately failed far more often than the others."""
+    shares: Balanced | None = None
+    """None for a policy without caps."""
+
+
+def placed(
+    eligible: Sequence[Target],
+    asked: Asked,
+    *,
+    policy: Policy,
+    route: Route,
+    fleet: FleetView,
+    seed: int,
+    used: Used,
+    is_ramping: bool = False,
+    is_failing: bool = False,
+) -> Order:
+    """The eligible targets in the order in which they are tried: all that chance has a part in.
+
+    `is_ramping` and `is_failing` say whether any of them is, so that nobody has to look again.
+    """
+    scene: Scene | None = None
+    ordered = eligible
+    if not route.is_plain or is_ramping:
+        key = key_of(asked.tenant, asked.request) if route.has_affinity else None
+        scene = Scene(asked, fleet, Draws(seed), {}, key)
+        ordered = arranged(route, frozenset(eligible), scene)
+    demoted: frozenset[Target] = frozenset()
+    if is_failing:
+        found = outliers([fleet.standings[each.name].failing for each in ordered])
+        demoted = frozenset(ordered[index] for index in found)
+        ordered = [*(each for each in ordered if each not in demoted), *(each for each in ordered if each in demoted)]
+    if policy.independence is None:
+        return Order(ordered, scene, demoted)
+    shares = balanced(ordered, route.leaves, policy.independence, used, Draws(seed ^ _APART))
+    return Order(shares.order, scene, demoted, shares)
+
+
+def _listed(targets: Sequence[Target]) -> list[Candidate]:
+    """Where nothing but the list decides."""
+    return [Candidate(each.name, rank) for rank, each in enumerate(targets)]
+
+
+def _ranked(order: Order) -> list[Candidate]:
+    scene, shares = order.scene, order.shares
     scores, homes = (scene.scores, scene.homes) if scene is not None else ({}, {})
     ranked = [
-        Candidate(each.name, rank, None, None, scores.get(each.name), homes.get(each.name), is_outlier=each in demoted)
-        for rank, each in enumerate(ordered)
+        Candidate(
+            each.name, rank, None, None, scores.get(each.name), homes.get(each.name), is_outlier=each in order.demoted
+        )
+        for rank, each in enumerate(order.targets)
     ]
     if scene is not None and any(standing.is_hinted for standing in scene.fleet.standings.values()):
         of = scene.fleet.standings

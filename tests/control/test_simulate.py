@@ -12,9 +12,12 @@ from gateway.config.policies import PolicyBook, Sources, assemble
 from gateway.control.independence import DIMENSIONS
 from gateway.control.portability import portability
 from gateway.control.recorded import Features
+from gateway.control.replay import Replay
 from gateway.control.simulate import Question, simulate
 from gateway.control.simulated import Simulation
 from gateway.domain.backend import Capability
+from gateway.domain.usage import Estimate
+from gateway.routing.choose import choose
 
 MODES = ("priority", "weighted", "latency", "least_busy", "cost")
 DAY = 1_700_000_000.0
@@ -148,6 +151,29 @@ def test_what_holds_changes_nothing_when_it_is_replayed(traffic: list[Features],
         assert same.before == same.after
         assert same.changes == ()
         assert same.losses == ()
+
+
+@given(requests(), st.sampled_from(MODES))
+def test_a_request_lands_where_it_is_chosen_to_go(traffic: list[Features], mode: str) -> None:
+    """A kind's targets are sifted once; the whole choice, made for each request by itself, comes to the same."""
+    held = book(mode=mode)
+    replay, policy = Replay(held, "standard"), held.policies["standard"]
+    route = policy.routes["assistant"]
+    for each in traffic:
+        kind = replay.kind(each)
+        assert kind is not None
+        plan, _ = choose(
+            kind.request,
+            Estimate(prompt_tokens=each.estimated_prompt_tokens, output_tokens=each.estimated_output_tokens),
+            policy=policy.policy,
+            policy_label=policy.label,
+            route=route,
+            tenant=each.tenant,
+            fleet=kind.view,
+            seed=each.seed,
+            decision_id="",
+        )
+        assert replay.landing(each, kind).target is (None if plan is None else plan.targets[0])
 
 
 @given(requests(), st.sampled_from(MODES))
