@@ -30,7 +30,7 @@ limits: $(VENV)/.dev  ## what the limits promise, measured on real gateways over
 	$(BIN)/python -m tests.limits
 
 chaos: $(VENV)/.dev  ## every fault of the catalogue, one table: fault, variant, outcome
-	$(BIN)/python -m tests.chaos
+	GATEWAY_CHAOS_AT_ONCE=200 $(BIN)/python -m tests.chaos
 
 matrix: $(VENV)/.dev  ## every way of asking over every dialect, one table: feature, served or refused
 	$(BIN)/python -m tests.matrix

@@ -9,6 +9,9 @@ from tests.running import gateway
 settings.register_profile("shared machine", deadline=None, print_blob=True)
 settings.load_profile("shared machine")
 
+LONGEST = ("trainium", "contract", "bench", "chaos", "soak", "admission", "api", "upstream", "accounting", "admin")
+"""Folders by what their longest file takes."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--http asgi` runs every gateway of the tests on its plainer path."""
@@ -18,6 +21,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Tell it to all that start gateways."""
     gateway.HTTP = config.getoption("--http")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The folders that start processes first, so that no worker is left alone with a long file at the end.
+
+    Which are dealt out file by file, in this order (`--no-loadscope-reorder`): xdist itself would begin with the files
+    that have the most tests, which are tables and take no time.
+    """
+    items.sort(key=lambda item: LONGEST.index(folder) if (folder := item.path.parent.name) in LONGEST else len(LONGEST))
 
 
 @pytest.fixture

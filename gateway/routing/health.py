@@ -37,7 +37,9 @@ RAMP_LEAST: Final = 0.1
 COOL_LEAST_S: Final = 1.0
 COOL_MOST_S: Final = 300.0
 """The longest wait that we believe a backend."""
+COOL_UNTOLD_LEAST_S: Final = 1.0
 COOL_UNTOLD_MOST_S: Final = 60.0
+"""Between these a wait doubles that no backend has told us."""
 EJECTED_S: Final = 900.0
 """Then one request finds out whether somebody has acted."""
 
@@ -243,7 +245,7 @@ class Cooldown:
         if retry_after_s is not None:
             wait_s = min(max(retry_after_s, COOL_LEAST_S), COOL_MOST_S)
         else:
-            wait_s = min(2.0 ** min(self._untold, 6), COOL_UNTOLD_MOST_S) * (0.5 + draw() / 2)
+            wait_s = min(COOL_UNTOLD_LEAST_S * 2.0 ** min(self._untold, 6), COOL_UNTOLD_MOST_S) * (0.5 + draw() / 2)
             if now >= self.until:  # Many answers to one burst are one answer.
                 self._untold += 1
         self.until = max(self.until, now + wait_s)

@@ -27,7 +27,7 @@ from tests.chaos.ways import (
 )
 from tests.running.gateway import closed_port
 
-CATALOGUE = Catalogue()
+CATALOGUE = Catalogue(alike=STREAMED)
 row = CATALOGUE.row
 
 MARGIN_S = 1.0

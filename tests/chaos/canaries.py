@@ -12,9 +12,9 @@ from tests.chaos.answers import read_stream
 from tests.chaos.catalogue import Catalogue
 from tests.chaos.raw_client import RawClient, raw_client, unchunked
 from tests.chaos.rig import Rig, rig
-from tests.chaos.ways import DONE, Way, content, finish, usage_event
+from tests.chaos.ways import DONE, STREAMED, Way, content, finish, usage_event
 
-CATALOGUE = Catalogue()
+CATALOGUE = Catalogue(alike=STREAMED)
 row = CATALOGUE.row
 
 CLIENTS = 1_000

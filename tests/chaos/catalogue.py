@@ -33,7 +33,13 @@ class Case:
 class Catalogue:
     """The cases of one file, in the order in which they are written."""
 
+    alike: Sequence[Way] = ()
+    """Ways in which these faults come to the same: the suite plays each variant in one of them, in turn."""
     cases: list[Case] = field(default_factory=list)
+    """All: what `make chaos` plays."""
+    suite: list[Case] = field(default_factory=list)
+    """What the test suite plays: every fault in every variant, and in every way that can make a difference."""
+    _turn: int = 0
 
     def row(
         self,
@@ -47,9 +53,19 @@ class Catalogue:
 
         def register(play: Play) -> Play:
             for name, arguments in (variants or {"": {}}).items():
+                chosen = self._chosen(ways)
                 for way in ways:
                     title = f"{what} {name}" if name else what
-                    self.cases.append(Case(fault=fault, what=title, way=way, play=play, arguments=arguments))
+                    case = Case(fault=fault, what=title, way=way, play=play, arguments=arguments)
+                    self.cases.append(case)
+                    if way in chosen:
+                        self.suite.append(case)
             return play
 
         return register
+
+    def _chosen(self, ways: Sequence[Way]) -> set[Way]:
+        """One of those that are alike, and all others."""
+        alike = [way for way in ways if way in self.alike]
+        self._turn += 1
+        return set(ways).difference(alike).union(alike and [alike[self._turn % len(alike)]])

@@ -30,7 +30,7 @@ from tests.chaos.ways import (
 )
 from tests.running.configuration import charge
 
-CATALOGUE = Catalogue()
+CATALOGUE = Catalogue(alike=STREAMED)
 row = CATALOGUE.row
 
 LEAVES = {"closing": {"reset": False}, "resetting": {"reset": True}}

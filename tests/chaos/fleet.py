@@ -18,7 +18,7 @@ from tests.chaos.rig import Rig, rig
 from tests.chaos.ways import ALL, STREAMED, Way, content, pieces, streamed, whole_stream
 from tests.running.gateway import closed_port
 
-CATALOGUE = Catalogue()
+CATALOGUE = Catalogue(alike=STREAMED)
 row = CATALOGUE.row
 
 AT_ONCE = 8

@@ -15,7 +15,7 @@ from tests.chaos.rig import Rig, rig
 from tests.chaos.ways import HEALTHY, STREAMED, USAGE, Way, content, pieces, streamed, whole_stream
 from tests.running.configuration import Terms
 
-CATALOGUE = Catalogue()
+CATALOGUE = Catalogue(alike=STREAMED)
 row = CATALOGUE.row
 
 AFTER_S = 0.3

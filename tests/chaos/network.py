@@ -14,10 +14,10 @@ from tests.backends.authority import Authority
 from tests.backends.scripted import scripted_backend
 from tests.chaos.catalogue import Catalogue
 from tests.chaos.rig import rig
-from tests.chaos.storms import MANY, all_served
-from tests.chaos.ways import WHOLE, Way, healthy
+from tests.chaos.storms import FEW, all_served
+from tests.chaos.ways import ALL, WHOLE, Way, healthy
 
-CATALOGUE = Catalogue()
+CATALOGUE = Catalogue(alike=ALL)
 row = CATALOGUE.row
 
 NAME = "api.example"
@@ -85,7 +85,7 @@ async def bad_tls(
             assert (lost.cost_nano_usd, lost.usage.total_tokens, backend.requests) == (0, 0, [])
 
 
-@row("SLO", f"{MANY} at once, one healthy peer: F20", ways=WHOLE, variants=BAD_TLS)
+@row("SLO", f"{FEW} at once, one healthy peer: F20", ways=WHOLE, variants=BAD_TLS)
 async def bad_tls_for_all(
     way: Way, server: Callable[[], ssl.SSLContext], *, is_trusted: bool = True, told: object = None
 ) -> str:
@@ -95,7 +95,7 @@ async def bad_tls_for_all(
     async with scripted_backend(tls=server()) as backend:
         place = f"https://{NAME}:{backend.port}/v1"
         async with rig(places={"first": place}, resolver=loopback, ssl_context=trusted) as house:
-            return await all_served(house, way)
+            return await all_served(house, way, FEW)
 
 
 @row("F20", "TLS: the handshake stalls")

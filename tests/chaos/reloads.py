@@ -13,7 +13,7 @@ from tests.chaos.rig import rig
 from tests.chaos.ways import STREAMED, WHOLE, Way, healthy, pieces, whole_stream
 from tests.running.configuration import Tree
 
-CATALOGUE = Catalogue()
+CATALOGUE = Catalogue(alike=STREAMED)
 row = CATALOGUE.row
 
 RELOADS = 500

@@ -1,6 +1,7 @@
 """Many requests at once meet a failing backend, or fail everywhere: who is served, and how often anybody is asked."""
 
 import contextlib
+import os
 from collections.abc import AsyncIterator, Callable
 from random import Random
 from typing import Any
@@ -14,13 +15,15 @@ from tests.chaos.before_content import HTML, OVERLOADED, SILENT, now
 from tests.chaos.catalogue import Catalogue
 from tests.chaos.fleet import ask_at_once, ask_many
 from tests.chaos.rig import Rig, rig
-from tests.chaos.ways import PING, ROLE, WHOLE, Way, healthy, streamed
+from tests.chaos.ways import ALL, PING, ROLE, WHOLE, Way, healthy, streamed
 from tests.running.gateway import closed_port
 
-CATALOGUE = Catalogue()
+CATALOGUE = Catalogue(alike=ALL)
 row = CATALOGUE.row
 
 MANY = 200
+FEW = int(os.environ.get("GATEWAY_CHAOS_AT_ONCE", "50"))
+"""How many meet a fault of which there are many more like it; `make chaos` sends `MANY` into each."""
 
 
 @contextlib.asynccontextmanager
@@ -69,11 +72,16 @@ STREAMS: dict[str, dict[str, Any]] = {
 Place = Callable[[], contextlib.AbstractAsyncContextManager[str]]
 
 
-@row("SLO", f"{MANY} at once, one healthy peer:", variants=EVERY_WAY)
-@row("SLO", f"{MANY} at once, one healthy peer:", ways=(Way.STREAM,), variants=STREAMS)
+@row(
+    "SLO",
+    f"{MANY} at once, one healthy peer:",
+    variants={name: arguments | {"count": MANY} for name, arguments in EVERY_WAY.items()},
+)
+@row("SLO", f"{FEW} at once, one healthy peer:", ways=(Way.STREAM,), variants=STREAMS)
 async def all_at_once(
     way: Way,
     *,
+    count: int = FEW,
     place: Place | None = None,
     script: Script | None = None,
     timeouts: dict[str, float] | None = None,
@@ -84,19 +92,19 @@ async def all_at_once(
         house = await stack.enter_async_context(rig(places=places, timeouts=timeouts))
         if script is not None:
             house.first.default = script
-        return await all_served(house, way)
+        return await all_served(house, way, count)
 
 
-async def all_served(house: Rig, way: Way) -> str:
+async def all_served(house: Rig, way: Way, count: int) -> str:
     """Ask for all at the same moment, and hold what clients and the healthy peer saw against the promise."""
-    answers = await ask_at_once(house, way, MANY)
+    answers = await ask_at_once(house, way, count)
     served = sum(answer.status == 200 for answer in answers)
-    assert served >= 0.999 * MANY, f"{served} of {MANY}: {[answer.raw for answer in answers if answer.error][:2]}"
+    assert served >= 0.999 * count, f"{served} of {count}: {[answer.raw for answer in answers if answer.error][:2]}"
     for answer in answers:
         answer.assert_healthy(way)
-    assert len(house.second.requests) == MANY
+    assert len(house.second.requests) == count
     met = sum(row.outcome is Outcome.FAILED for row in house.rows())
-    return f"{served} of {MANY}, {met} met the fault"
+    return f"{served} of {count}, {met} met the fault"
 
 
 LASTING: dict[str, dict[str, Any]] = {
@@ -146,10 +154,10 @@ async def brown_out(way: Way, share: float) -> str:
     return f"{tried / count:.3f} tries each, {served / count:.0%} served"
 
 
-@row("F9", f"{MANY} at once meet 500, 502, 503 and 529", ways=(Way.STREAM,))
+@row("F9", f"{FEW} at once meet 500, 502, 503 and 529", ways=(Way.STREAM,))
 async def mixed_failures(way: Way) -> str:
     """As with one of them."""
     async with rig() as house:
         statuses = [500, 502, 503, 529]
         house.first.default = lambda _: error_reply(statuses[len(house.first.requests) % 4], delay_s=LATE_S)
-        return await all_served(house, way)
+        return await all_served(house, way, FEW)

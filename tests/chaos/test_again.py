@@ -6,7 +6,7 @@ from tests.chaos.again import CATALOGUE
 from tests.chaos.catalogue import Case
 
 
-@pytest.mark.parametrize("case", CATALOGUE.cases, ids=str)
+@pytest.mark.parametrize("case", CATALOGUE.suite, ids=str)
 async def test_nothing_is_done_twice(case: Case) -> None:
     """As the catalogue says, and nothing is left behind."""
     await case.run()

@@ -6,7 +6,7 @@ from tests.chaos.catalogue import Case
 from tests.chaos.clients import CATALOGUE
 
 
-@pytest.mark.parametrize("case", CATALOGUE.cases, ids=str)
+@pytest.mark.parametrize("case", CATALOGUE.suite, ids=str)
 async def test_nothing_goes_on_for_a_client_that_left(case: Case) -> None:
     """As the catalogue says, and nothing is left behind."""
     await case.run()

@@ -10,7 +10,7 @@ from tests.chaos.network import CATALOGUE
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is needed to make certificates")
 
 
-@pytest.mark.parametrize("case", CATALOGUE.cases, ids=str)
+@pytest.mark.parametrize("case", CATALOGUE.suite, ids=str)
 async def test_another_backend_answers_and_nothing_was_sent(case: Case) -> None:
     """As the catalogue says, and nothing is left behind."""
     await case.run()

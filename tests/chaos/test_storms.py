@@ -6,7 +6,7 @@ from tests.chaos.catalogue import Case
 from tests.chaos.storms import CATALOGUE
 
 
-@pytest.mark.parametrize("case", CATALOGUE.cases, ids=str)
+@pytest.mark.parametrize("case", CATALOGUE.suite, ids=str)
 async def test_all_are_served_where_one_is_well_and_none_is_overrun(case: Case) -> None:
     """As the catalogue says, and nothing is left behind."""
     await case.run()
