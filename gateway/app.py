@@ -22,6 +22,7 @@ from litestar.exceptions import HTTPException
 from gateway import __version__
 from gateway.accounting import statement
 from gateway.accounting.journal import Journal
+from gateway.admission import fleet_size
 from gateway.admission.counting import TokenCounter
 from gateway.admission.counting_pool import CountingPool
 from gateway.admission.fairness import Lobby
@@ -187,7 +188,7 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
             watching = partial(_sweep, machinery), partial(_watch_lag, metrics)
             for run in (directory.watch, desk.watch, replicas.run, probes.run, push.run, *watching):
                 tasks.start_soon(run)
-            await _join_fleet(stores, journal.name, tasks, stack)
+            await _join_fleet(stores, settings.store, journal.name, tasks, stack)
             tasks.start_soon(live.run)
             tasks.start_soon(files.run)
             tasks.start_soon(anyio.to_thread.run_sync, counter.load)
@@ -233,12 +234,13 @@ def _open_books(stores: "_Stores", journal: Journal, stack: AsyncExitStack) -> N
         stack.push_async_callback(stores.shared.close)
 
 
-async def _join_fleet(stores: "_Stores", ledger: str, tasks: TaskGroup, stack: AsyncExitStack) -> None:
+async def _join_fleet(stores: "_Stores", journal: Path, ledger: str, tasks: TaskGroup, stack: AsyncExitStack) -> None:
     """Begin to share limits and books with the other gateways, where there is a Redis to share them in."""
     if stores.shipper is not None:
         tasks.start_soon(stores.shipper.run, ledger)
     if stores.remote is not None:
         tasks.start_soon(stores.remote.run, ledger)
+        tasks.start_soon(fleet_size.remember, fleet_size.beside(journal), stores.remote)
         stack.push_async_callback(stores.remote.leave, _LIMITS_CLOSE_S)
         if isinstance(stores.limiter, SlicedLimiter):
             stack.callback(lambda limiter: limiter.give_back(anyio.current_time()), stores.limiter)
@@ -269,7 +271,8 @@ def _stores(settings: Settings, process: str) -> _Stores:
     from gateway.accounting.shipping import Shipper  # redis-py takes long to import, and few need it
     from gateway.control.redis_log import RedisLog  # the same
 
-    remote = RedisLimiter(place, process=process, wall=lambda _now: time())
+    lived = fleet_size.last_known(fleet_size.beside(settings.store))
+    remote = RedisLimiter(place, process=process, wall=lambda _now: time(), lived=lived)
     repeats = RedisRepeats(remote.orders, process=process)
     shared = RedisLog(place)
     shipper = Shipper(place, settings.store, wall=time)

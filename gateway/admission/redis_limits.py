@@ -14,6 +14,7 @@ to see the other.
 
 import asyncio
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -114,8 +115,9 @@ class RedisLimiter:
         operation_s: float = OPERATION_S,
         denied_s: float = DENIED_S,
         trusts_caller: bool = False,
+        lived: int | None = None,
     ) -> None:
-        """`process` names this run of this gateway.
+        """`process` names this run of this gateway; `lived` says how many gateways an earlier run last heard of.
 
         `wall` turns `now` into seconds since the epoch. A denial is remembered for `denied_s`. With `trusts_caller` the
         scripts go by the `now` of each call instead of Redis's own clock, which is how a fleet's clock can be driven by
@@ -135,7 +137,9 @@ class RedisLimiter:
         self._shares: dict[Link, Share] = {}
         self._corrections = 0
         self._settled_for_others: dict[str, None] = {}
-        self.counts = LimitCounts()
+        self.counts = LimitCounts(gateways=lived or 1)
+        self._are_counted = lived is not None
+        self._counted_at = -math.inf
 
     def __repr__(self) -> str:
         return f"RedisLimiter({self._servers.links()}, {len(self._held)} held, {self._orders.counts.kept} waiting)"
@@ -208,6 +212,11 @@ class RedisLimiter:
         """Live reservations made by this process."""
         return sum(held.ends_at > now for held in self._held.values())
 
+    @property
+    def lived(self) -> int | None:
+        """How many gateways shared the limits when they were last heard of; None before they ever were."""
+        return self.counts.gateways if self._are_counted else None
+
     # What slices ask.
 
     @property
@@ -243,7 +252,9 @@ class RedisLimiter:
     def trouble(self) -> str | None:
         """What is not as it should be, for whoever looks after the gateway; None when all is well."""
         away = [f"{link.name} {link.trouble}" for link in self._servers.links() if link.connection is None]
-        return f"served from this gateway's share: {', '.join(away)}" if away else None
+        if self._are_counted:
+            return f"served from this gateway's share: {', '.join(away)}" if away else None
+        return f"not served: {', '.join(away) or 'their store was not heard yet'}"
 
     def counted(self) -> Mapping[str, int]:
         """What happened so far; `gateways` and `kept` are of now."""
@@ -323,7 +334,8 @@ class RedisLimiter:
 
     def _from_share(self, reservation: str, dimensions: Sequence[Dimension], now: float, ttl_s: float) -> Answer:
         answer: Answer = Unavailable()
-        if not any(dimension.fails_closed for dimension in dimensions):
+        # Nobody knows what a gateway's share is that has never heard of the others: they may grant it all.
+        if self._are_counted and not any(dimension.fails_closed for dimension in dimensions):
             link = self._servers.link(dimensions[0].key)
             answer = self._share(link, now).reserve(reservation, dimensions, now, ttl_s)
         if isinstance(answer, Granted):
@@ -413,8 +425,12 @@ class RedisLimiter:
         self._orders.send("beat", _LIVE, (self._process, int(SILENCE_S * 1000), ""), self._heard_beat)
 
     def _heard_beat(self, reply: Reply) -> None:
-        if isinstance(reply, int):
+        """A number that falls must last: a store that was restarted knows only those that have come back to it."""
+        now = asyncio.get_running_loop().time()
+        if isinstance(reply, int) and (reply >= self.counts.gateways or now - self._counted_at > SILENCE_S):
             self.counts.gateways = max(1, reply)
+            self._are_counted = True
+            self._counted_at = now
 
 
 @dataclasses.dataclass(slots=True)

@@ -49,7 +49,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     on_store_failure: OnStoreFailure | None = None
     """What is granted while the fleet's Redis cannot be asked. `share`, when absent: this gateway's part, the limit
-    divided by the gateways that live. `closed`: nothing, 503 `limits_unavailable`."""
+    divided by the gateways that lived when it was last heard of. `closed`: nothing, 503 `limits_unavailable`."""
 
     mode: Literal["exact", "leased"] | None = None
     """How a fleet's gateways share limits per minute. `exact`, when absent: each request asks their Redis. `leased`: a

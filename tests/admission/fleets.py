@@ -39,8 +39,10 @@ class Fleet:
         self._tasks: dict[RedisLimiter, asyncio.Task[None]] = {}
         self._runs = 0
 
-    async def start(self, url: str, *, connected: bool = True, ledger: str | None = None) -> RedisLimiter:
-        """One more gateway; `ledger` is that of an earlier run, if it goes on with one."""
+    async def start(
+        self, url: str, *, connected: bool = True, ledger: str | None = None, lived: int | None = None
+    ) -> RedisLimiter:
+        """One more gateway; `ledger` is that of an earlier run, if it goes on with one, which knew of `lived`."""
         self._runs += 1
         limiter = RedisLimiter(
             redis_place(url),
@@ -48,6 +50,7 @@ class Fleet:
             wall=lambda _now: WALL,
             operation_s=self._operation_s,
             denied_s=0.0,
+            lived=lived,
         )
         self._tasks[limiter] = asyncio.get_running_loop().create_task(limiter.run(ledger or f"l{self._runs}"))
         if connected:

@@ -64,7 +64,7 @@ async def hasty() -> AsyncIterator[Fleet]:
 async def test_a_store_that_refuses_costs_no_wait(proxy: StoreProxy, gateways: Fleet) -> None:
     """Answers come before the call returns; when it is back, it is asked again, and knows what was settled."""
     await proxy.refuse()
-    limiter = await gateways.start(proxy.url, connected=False)
+    limiter = await gateways.start(proxy.url, connected=False, lived=1)
     assert left(ask_now(limiter, "a", tokens(100), budget(100))) == [500, 850]
     await settle(limiter, "a", Used(100, nano_usd=100))
     assert limiter.trouble() is not None
@@ -150,6 +150,48 @@ async def test_the_shares_of_all_gateways_are_the_limit(proxy: StoreProxy, gatew
     assert sum(granted) == 50
     held = [isinstance(ask_now(limiter, f"s{n}", limits[1]), Granted) for n in range(20) for limiter in limiters]
     assert sum(held) == 8
+
+
+async def test_a_start_without_the_store_grants_a_share_of_what_was_known_or_nothing(
+    proxy: StoreProxy, gateways: Fleet
+) -> None:
+    """However many start, they grant no more than the limit together; the first word of the store ends the wait."""
+    await proxy.refuse()
+    old = [await gateways.start(proxy.url, connected=False, lived=3) for _ in range(3)]
+    new = await gateways.start(proxy.url, connected=False)
+    granted = [
+        limiter
+        for limiter in (*old, new)
+        for n in range(60)
+        if isinstance(ask_now(limiter, f"{n}", requests()), Granted)
+    ]
+    assert [granted.count(limiter) for limiter in (*old, new)] == [20, 20, 20, 0]
+    assert isinstance(ask_now(new, "none", slots(5)), Unavailable)
+    assert isinstance(ask_now(new, "unlimited"), Granted)
+    assert "not served" in str(new.trouble())
+    assert new.lived is None
+    await proxy.open()
+    assert await new.connected(20.0)
+    await quiet(new)
+    assert isinstance(await ask(new, "some", slots(5)), Granted)
+    assert new.lived is not None
+
+
+async def test_a_store_that_was_restarted_does_not_make_a_fleet_small(
+    redis: RedisServer, proxy: StoreProxy, gateways: Fleet
+) -> None:
+    """Whoever comes back first is not alone: its part is what it was, until the others stay away."""
+    limiters = [await gateways.start(proxy.url) for _ in range(2)]
+    for limiter in limiters:
+        limiter._beat()
+        await quiet(limiter)
+    limiters[0]._beat()
+    await quiet(limiters[0])
+    with redis.client() as client:
+        client.flushall()
+    limiters[0]._beat()
+    await quiet(limiters[0])
+    assert limiters[0].counts.gateways == 2
 
 
 async def test_a_share_begins_at_the_last_known_level_and_knows_who_holds_slots(
