@@ -38,6 +38,8 @@ class Gauges:
     """Between 0 and 1."""
     ready_executables: int
     pending_executables: int
+    executables_made: int = 0
+    """By JAX's own count, since the start."""
 
 
 @dataclass(slots=True)
@@ -110,6 +112,7 @@ class Metrics:
             (f'{label},state="ready"', gauges.ready_executables),
             (f'{label},state="pending"', gauges.pending_executables),
         )
+        put("trn_worker_compilations_total", "counter", (label, gauges.executables_made))
         put(
             "trn_worker_compile_seconds",
             "gauge",

@@ -121,6 +121,7 @@ class Worker:
             cache_usage=engine.cache_usage,
             ready_executables=ready,
             pending_executables=len(loaded.shapes) - ready,
+            executables_made=loaded.runner.made,
         )
 
     async def bring_up(self) -> None:

@@ -68,10 +68,11 @@ class WorkerProcess:
         load: dict[str, int] = self.http.get("/v1/worker").json()["load"]
         return load
 
-    def metric(self, name: str) -> float:
-        """The first sample of a metric."""
+    def metric(self, name: str, **labels: str) -> float:
+        """The first sample of a metric that has these labels."""
+        wanted = [f'{key}="{value}"' for key, value in labels.items()]
         for line in self.http.get("/metrics").text.splitlines():
-            if line.startswith(name + "{"):
+            if line.startswith(name + "{") and all(label in line for label in wanted):
                 return float(line.rsplit(" ", 1)[1])
         raise AssertionError(f"no metric {name}")
 

@@ -1,12 +1,11 @@
 """The HTTP contract, spoken to a real process that serves a tiny model."""
 
 import json
-import random
 import re
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import openai
 import pytest
 
 from tests.workers.trainium.process import WorkerProcess, events_of, eventually
+from tests.workers.trainium.soak import soak
 from workers.trainium.model.gguf import GgufFile
 from workers.trainium.text import Vocabulary
 
@@ -572,22 +572,13 @@ def test_metrics_are_prometheus_text(tiny_worker: WorkerProcess) -> None:
     assert all(counts == sorted(counts) and counts[-1] > 0 for counts in buckets.values())
 
 
-def test_nothing_leaks_while_clients_come_and_go(tiny_worker: WorkerProcess) -> None:
-    """Afterwards every slot is free, and the caches still give the answer they gave before."""
-    before = tiny_worker.http.post(COMPLETION, json=completion(max_tokens=30)).json()["choices"][0]["text"]
-    rng = random.Random(5)
-    patience = [rng.choice([0.02, 0.1, 0.3, 60.0]) for _ in range(60)]
-
-    def come_and_go(index: int) -> None:
-        body = chat(max_tokens=1 + 13 * (index % 9), stream=index % 2 == 0)
-        with suppress(httpx.TimeoutException):
-            httpx.post(tiny_worker.base_url + CHAT, json=body, timeout=patience[index])
-
-    with ThreadPoolExecutor(12) as pool:
-        list(pool.map(come_and_go, range(len(patience))))
-    eventually(lambda: tiny_worker.load() == {"running": 0, "waiting": 0, "free_slots": 4})
-    after = tiny_worker.http.post(COMPLETION, json=completion(max_tokens=30)).json()["choices"][0]["text"]
-    assert after == before
+def test_random_requests_leave_nothing_behind_and_make_the_worker_compile_nothing(tiny_worker: WorkerProcess) -> None:
+    """Whatever they ask for and whenever they leave; the worker compiled its shapes, and nothing beside them."""
+    found = soak(tiny_worker, lambda asked: asked < 80, seed=5, longest=300)
+    assert found.mistakes == []
+    assert {"answered", "left by the client", "too long"} <= set(found.ended)
+    shapes = tiny_worker.metric("trn_worker_executables", state="ready")
+    assert tiny_worker.metric("trn_worker_compilations_total") == shapes > 0
 
 
 def test_hanging_up_mid_stream_frees_the_slot(tiny_worker: WorkerProcess) -> None:

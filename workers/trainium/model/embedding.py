@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from workers.trainium.engine.shapes import Shape
 from workers.trainium.model import bert
+from workers.trainium.model.compilations import executables_made
 from workers.trainium.model.placement import Placement
 from workers.trainium.model.safetensors import Checkpoint
 
@@ -51,6 +52,11 @@ class EmbeddingRunner:
     def ready(self) -> frozenset[Shape]:
         """Shapes that can run."""
         return frozenset(self._executables)
+
+    @property
+    def made(self) -> int:
+        """Executables that JAX has made in this process: one for each shape, or something was compiled beside them."""
+        return executables_made()
 
     def lower(self, shape: Shape) -> jax.stages.Lowered:
         """The graph of one shape, before the device's compiler sees it."""

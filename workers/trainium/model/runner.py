@@ -20,6 +20,7 @@ from workers.trainium.engine.sequences import Picked
 from workers.trainium.engine.shapes import Shape
 from workers.trainium.errors import DeviceUnavailable
 from workers.trainium.model import llama
+from workers.trainium.model.compilations import executables_made
 from workers.trainium.model.gguf import GgufFile
 from workers.trainium.model.logprobs import read_logprobs
 from workers.trainium.model.placement import Placement
@@ -125,6 +126,11 @@ class JaxRunner:
     def ready(self) -> frozenset[Shape]:
         """Shapes that can run."""
         return frozenset((*self._executables, *self._copiers))
+
+    @property
+    def made(self) -> int:
+        """Executables that JAX has made in this process: one for each shape, or something was compiled beside them."""
+        return executables_made()
 
     def lower(self, shape: Shape) -> jax.stages.Lowered:
         """The graph of one shape, before the device's compiler sees it; the caches are donated."""
