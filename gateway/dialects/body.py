@@ -84,3 +84,8 @@ def model_of(fields: Fields) -> str:
         shown = ascii(model[:64])
         raise UnknownModel(f"The model {shown} does not exist.", param="model")
     return model
+
+
+def shown(name: str) -> str:
+    """A client's word, fit to be repeated in a header or an error."""
+    return "".join(char for char in name[:40] if char.isascii() and (char.isalnum() or char in "_-.")) or "unknown"

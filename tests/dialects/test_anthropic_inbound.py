@@ -321,6 +321,9 @@ def test_what_stands_in_the_hub_for_dialects_that_know_it() -> None:
     assert answered.parts[0].is_error
     assert talk.tools[0].cache is not None
     assert talk.tools[0].cache.ttl == "1h"
+    assert OPENAI.encode_request(request, target("openai")).dropped == ("cache_control", "thinking_blocks")
+    by_responses = OPENAI.encode_request(request, target("openai", chat_by_responses="always"))
+    assert by_responses.dropped == ("cache_control", "thinking_blocks")
 
 
 def test_a_stream_always_ends_with_its_usage() -> None:

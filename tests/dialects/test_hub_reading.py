@@ -188,6 +188,7 @@ def test_the_settings_are_read() -> None:
         (ask({"role": "assistant", "tool_calls": [call(arguments="[1]")]}), ARGUMENTS),
         (ask({"role": "assistant", "tool_calls": [call(arguments="{")]}), ARGUMENTS),
         (ask({"role": "assistant", "function_call": {"name": "f"}}), "messages[0].function_call"),
+        (ask({"role": "assistant", "content": None, "audio": {"id": "audio_1"}}), "messages[0].audio"),
         (ask(tools=[{"type": "custom", "custom": {"name": "f"}}]), "tools[0] (malformed)"),
         (ask(tool_choice="sometimes"), "tool_choice.type"),
         (ask(response_format={"type": "grammar"}), "response_format.type"),
@@ -252,6 +253,23 @@ def test_fields_that_ask_for_something_are_named_and_hints_only_when_left_out() 
     assert fitted.dropped == (nameless, "logit_bias", "metadata", "min_p", "seed", "top_p", "user")
     assert fitted.talk == conversation_of(ask(temperature=0.5))
     assert [name for name in fitted.unsaid if may_be_dropped(asked, name)] == list(fitted.unsaid[1:])
+
+
+@pytest.mark.parametrize(
+    ("message", "dropped"),
+    [
+        ({"role": "user", "content": "Hi", "name": "Ann"}, ("messages.name",)),
+        ({"role": "system", "content": "Hi", "name": "example_user"}, ("messages.name",)),
+        ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": PNG, "detail": "high"}}]},
+         ("messages.image_url.detail",)),
+        ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": PNG, "detail": "auto"}}]}, ()),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_is_left_out_inside_of_messages_is_named(message: dict[str, Any], dropped: tuple[str, ...]) -> None:
+    """Other dialects have no word for who spoke, or how closely to look."""
+    fitted = fit(ask({"role": "user", "content": "x"}, message), ServedModel(), frozenset(), lambda *_: ())
+    assert (fitted.unsaid, fitted.dropped) == ((), dropped)
 
 
 def test_a_model_that_takes_no_sampling_is_spared_it_and_one_that_lacks_a_capability_its_field() -> None:

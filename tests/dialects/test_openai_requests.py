@@ -171,9 +171,11 @@ def test_streams_are_asked_for_usage(given_options: object, sent_options: object
 
 @pytest.mark.parametrize("wants", [True, False])
 def test_a_server_that_does_not_know_stream_options_gets_none(wants: bool) -> None:
-    """By its quirk: it would refuse the request."""
+    """By its quirk: it would refuse the request. Who wanted the chunk of usage learns that there will be none."""
     request = CHAT.decode_request(ask(stream_options={"include_usage": wants}))
-    assert "stream_options" not in json.loads(UPSTREAM.encode_request(request, target(reports_stream_usage=False)).body)
+    wire = UPSTREAM.encode_request(request, target(reports_stream_usage=False))
+    assert "stream_options" not in json.loads(wire.body)
+    assert wire.dropped == (("stream_options",) if wants else ())
 
 
 def test_a_server_that_knows_no_developer_is_told_of_systems() -> None:

@@ -279,6 +279,7 @@ BEYOND: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         ("input[0].content[1].input_file",),
     ),
     "a stored prompt": ({"prompt": {"id": "pmpt_1"}}, ("prompt",)),
+    "what may come later": ({"vibe\r\n": 1, "moderation": {}, "other": None}, ("moderation", "vibe")),
 }
 
 
@@ -289,6 +290,26 @@ def test_what_chat_cannot_say_is_named(name: str) -> None:
     request = asked(**given)
     chat_of(request)
     assert request.beyond_hub == places
+
+
+HINTS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "what is kept": ({"store": True, "metadata": {"a": "b"}}, ("metadata", "store")),
+    "what is said by silence": ({"store": False, "metadata": {}, "truncation": "disabled", "stream_options": None}, ()),
+    "room": ({"truncation": "auto", "max_tool_calls": 3}, ("max_tool_calls", "truncation")),
+    "thoughts of ours": ({"input": [SEALED, says("Hello", "assistant", "output_text"), says("Hi")]}, ()),
+    "thoughts of another": (
+        {"input": [{"type": "reasoning", "summary": [], "encrypted_content": "gAAA"}, says("Hi")]},
+        ("input.reasoning",),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HINTS)
+def test_what_changes_nothing_about_the_answer_is_named_as_that(name: str) -> None:
+    given, hints = HINTS[name]
+    request = asked(**given)
+    assert request.native is not None
+    assert (request.beyond_hub, request.native.hints) == ((), hints)
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

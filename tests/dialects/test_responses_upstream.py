@@ -236,6 +236,16 @@ def test_what_responses_cannot_say_is_named() -> None:
     assert set(wire.dropped) == {"n", "seed", "stop"}
 
 
+def test_what_is_left_out_inside_of_messages_is_named() -> None:
+    """Who spoke and what is worth caching; how closely to look at an image is told."""
+    image = {"type": "image_url", "image_url": {"url": "https://x.example/a.png", "detail": "low"}}
+    marked = {"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral"}}
+    body = {"model": "m", "messages": [{"role": "user", "name": "Ann", "content": [marked, image]}]}
+    wire = UPSTREAM.encode_request(CHAT.decode_request(json.dumps(body).encode()), ALWAYS)
+    assert wire.dropped == ("cache_control", "messages.name")
+    assert json.loads(wire.body)["input"][0]["content"][1]["detail"] == "low"
+
+
 @recorded_only
 @each_of(CHATS)
 def test_recorded_chats_can_be_asked_there(seen: Exchanged) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.dialects.anthropic import asked
-from gateway.dialects.body import Fields, read
+from gateway.dialects.body import Fields, read, shown
 from gateway.dialects.openai.wire import is_given
 from gateway.domain.backend import Capability
 from gateway.domain.errors import InvalidRequest
@@ -49,7 +49,7 @@ class Translation:
         self.fields: Fields = {"model": native["model"]}
         given = {name for name, raw in native.items() if bytes(raw) != b"null"}
         self.hints |= given & _HINTS
-        self.lost |= given - _SAID - _HINTS
+        self.lost |= set(map(shown, given - _SAID - _HINTS))
         if bytes(native.get("max_tokens", b"")) == b"0":
             self.lost.add("max_tokens")  # Not an answer is wanted but the prompt in the cache.
         self._say(
@@ -110,7 +110,7 @@ class Translation:
             elif block.type in {"thinking", "redacted_thinking"}:
                 thoughts.append(raw)
             else:
-                self.lost.add(f"messages.{_shown(block.type)}")
+                self.lost.add(f"messages.{shown(block.type)}")
         if texts:
             said["content"] = _whole(texts, "")
         if calls:
@@ -139,7 +139,7 @@ class Translation:
                 if block.type == "image":
                     self.needs.add("vision")
                 return [_marked(media, block)]
-        self.lost.add(f"messages.{_shown(block.type)}")
+        self.lost.add(f"messages.{shown(block.type)}")
         return []
 
     # Everything else.
@@ -179,7 +179,7 @@ class Translation:
         said = []
         for tool in tools:
             if tool.type not in {None, "custom"}:
-                self.lost.add(f"tools.{_shown(tool.type or '')}")
+                self.lost.add(f"tools.{shown(tool.type or '')}")
                 continue
             function: Said = {"name": tool.name}
             if tool.description:
@@ -307,8 +307,3 @@ def _user(user_id: str) -> str:
     if len(user_id) <= _LONGEST_USER:
         return user_id
     return hashlib.sha256(user_id.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _shown(name: str) -> str:
-    """A client's word, fit to be repeated in a header or an error."""
-    return "".join(char for char in name[:40] if char.isascii() and (char.isalnum() or char in "_-.")) or "unknown"

@@ -36,6 +36,8 @@ class Media(msgspec.Struct, frozen=True, kw_only=True):
     url: str | None = None
     name: str | None = None
     """A file's name, as the client gave it."""
+    detail: str | None = None
+    """How closely an image is to be looked at, where the client said."""
     cache: Cache | None = None
 
 
@@ -128,6 +130,8 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     system: tuple[Text, ...]
     """System and developer messages before all others."""
     turns: tuple[Turn, ...]
+    is_named: bool = False
+    """Whether some message says whose words it is."""
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice | None = None
     allows_parallel_calls: bool = True

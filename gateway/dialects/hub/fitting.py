@@ -5,12 +5,12 @@ it (`on_unsupported: drop`). Fields that change nothing about the answer are lef
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import msgspec
 
-from gateway.dialects.hub.conversation import Conversation
+from gateway.dialects.hub.conversation import Conversation, Media
 from gateway.dialects.hub.reading import Unreadable, conversation_of
 from gateway.domain.backend import ServedModel
 from gateway.domain.chat import ChatRequest
@@ -113,4 +113,13 @@ def fit(
             talk = conversation_of(without(request, unsaid | ignored))
     except Unreadable as error:
         return Fit(None, tuple(dict.fromkeys((*sorted(unsaid), error.field))), ())
-    return Fit(talk, tuple(sorted(unsaid)), tuple(sorted(unsaid | ignored)))
+    return Fit(talk, tuple(sorted(unsaid)), tuple(sorted({*unsaid, *ignored, *_unmentioned(talk)})))
+
+
+def _unmentioned(talk: Conversation) -> Iterator[str]:
+    """What inside of messages is for the backend's judgement, and has no word in dialects that are not OpenAI's."""
+    if talk.is_named:
+        yield "messages.name"
+    media = (part for turn in talk.turns for part in turn.parts if isinstance(part, Media))
+    if any(part.detail not in {None, "auto"} for part in media):
+        yield "messages.image_url.detail"

@@ -74,6 +74,7 @@ def conversation_of(request: ChatRequest) -> Conversation:
     return Conversation(
         system=tuple(system),
         turns=tuple(turns),
+        is_named=any(message.name and message.role != "tool" for message in messages),
         tools=tuple(map(_tool, options.tools or ())),
         tool_choice=_tool_choice(options.tool_choice),
         allows_parallel_calls=options.parallel_tool_calls is not False,
@@ -102,8 +103,9 @@ def _place(error: Exception) -> str:
 
 def _turn(message: wire.Message, field: str, names: dict[str, str]) -> Turn:
     """One message. `names` holds the tools behind the calls so far, by the call's id."""
-    if is_given(message.function_call):
-        raise Unreadable(f"{field}.function_call")
+    for name in ("function_call", "audio"):  # The latter is an earlier answer by its id alone.
+        if is_given(getattr(message, name)):
+            raise Unreadable(f"{field}.{name}")
     cache = _cache(message.cache_control)
     parts: list[Part] = list(_content(message.content, f"{field}.content"))
     match message.role:
@@ -149,11 +151,17 @@ def _part(part: wire.Part, field: str) -> Text | Media:
     match part:
         case wire.Part(type="text", text=str(text)) | wire.Part(type="refusal", refusal=str(text)):
             return Text(text, cache)
-        case wire.Part(type="image_url", image_url=str(url)) | wire.Part(type="image_url", image_url=wire.Url(url=url)):
+        case wire.Part(type="image_url", image_url=str() | wire.Url() as image):
+            url, detail = (image, None) if isinstance(image, str) else (image.url, image.detail)
             media_type, data = _data_url(url)
-            found = url if data is None else None
             return Media(
-                kind="image", field=f"{field}.image_url", media_type=media_type, data=data, url=found, cache=cache
+                kind="image",
+                field=f"{field}.image_url",
+                media_type=media_type,
+                data=data,
+                url=url if data is None else None,
+                detail=detail,
+                cache=cache,
             )
         case wire.Part(type="input_audio", input_audio=wire.Sound(data=data, format=form)):
             return Media(kind="audio", field=f"{field}.input_audio", media_type=f"audio/{form}", data=data, cache=cache)

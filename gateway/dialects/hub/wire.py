@@ -18,6 +18,7 @@ class Url(msgspec.Struct):
     """Where an image is, or the image itself as a `data:` URL."""
 
     url: str
+    detail: str | None = None
 
 
 class Sound(msgspec.Struct):
@@ -93,6 +94,7 @@ class Message(msgspec.Struct):
     tool_calls: list[Call] | None = None
     tool_call_id: str | None = None
     function_call: msgspec.Raw = ABSENT
+    audio: msgspec.Raw = ABSENT
     thinking_blocks: list[Thought] | None = None
     extra_content: Extra | None = None
     cache_control: Ephemeral | None = None

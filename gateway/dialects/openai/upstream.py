@@ -63,17 +63,21 @@ class _OpenAI:
             )
         if quirks.chat_by_responses != "never" and _by_responses(request, target):
             return _asked_by_responses(request, target)
-        fields = dict(request.fields) if request.native is None else plain(request.fields, quirks.efforts)
+        fields, left_out = (
+            (dict(request.fields), ()) if request.native is None else plain(request.fields, quirks.efforts)
+        )
         fields["model"] = msgspec.Raw(msgspec.json.encode(target.model))
         dropped = dispensed(request, target.facts) if request.needs else ()
         for name in dropped:
             del fields[name]
         if request.native is not None:
-            dropped += tuple(sorted(request.fields.keys() - fields.keys() - set(dropped)))
+            dropped += (*left_out, *sorted(request.fields.keys() - fields.keys() - set(dropped)))
         if not quirks.takes_developer and _DEVELOPER in bytes(fields.get("messages", b"")):
             fields["messages"] = _without_developers(fields["messages"])
         if not quirks.reports_stream_usage:
-            fields.pop("stream_options", None)  # It would refuse the request; the client goes without the chunk.
+            fields.pop("stream_options", None)  # It would refuse the request.
+            if request.wants_usage and request.native is None:
+                dropped += ("stream_options",)  # The client goes without the chunk.
         elif request.stream and not request.wants_usage:
             fields["stream_options"] = _with_usage(fields.get("stream_options"))
         if request.endpoint == "chat" and quirks.max_tokens_field != "keep":
@@ -156,8 +160,11 @@ def _asked_by_responses(request: ChatRequest, target: Target) -> WireRequest:
     native = request.native
     dropped = {*asking.untellable(request), *dispensed(request, target.facts)}
     if native is not None:  # In OpenAI's own words: the extensions of others are left out.
-        request = msgspec.structs.replace(request, fields=plain(request.fields, target.facts.quirks.efforts))
-    body = asking.asked(without(request, dropped), target.model)
+        fields, left_out = plain(request.fields, target.facts.quirks.efforts)
+        request = msgspec.structs.replace(request, fields=fields)
+        dropped.update(left_out)
+    body, unsaid = asking.asked(without(request, dropped), target.model)
+    dropped.update(unsaid)
     return WireRequest(
         method="POST", path=_placed(_RESPONSES, target), headers=_CONTENT, body=body, dropped=tuple(sorted(dropped))
     )

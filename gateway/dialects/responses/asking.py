@@ -22,6 +22,7 @@ from gateway.dialects.hub.conversation import (
 )
 from gateway.dialects.hub.fitting import HINTS, said
 from gateway.dialects.hub.reading import Unreadable, conversation_of
+from gateway.dialects.hub.turns import without_marks
 from gateway.dialects.openai.wire import ABSENT
 from gateway.domain.chat import ChatRequest
 
@@ -53,9 +54,17 @@ def untellable(request: ChatRequest) -> tuple[str, ...]:
     return tuple(sorted({*(said(request) - _EXPRESSIBLE - HINTS), *more}))
 
 
-def asked(request: ChatRequest, model: str) -> bytes:
-    """The body for `POST /responses`. Not for requests of which something is `untellable` and may not be dropped."""
+def asked(request: ChatRequest, model: str) -> tuple[bytes, tuple[str, ...]]:
+    """The body for `POST /responses`, and what it does without inside of the messages.
+
+    Not for requests of which something is `untellable` and may not be dropped.
+    """
     talk = conversation_of(request)
+    untold = {
+        "cache_control": without_marks(talk) != talk,
+        "messages.name": talk.is_named,
+        "thinking_blocks": any(isinstance(part, Reasoning) for turn in talk.turns for part in turn.parts),
+    }
     fields = request.fields
     body: Json = {"model": model, "input": list(_input(talk)), "store": fields.get("store", False)}
     body |= {name: fields[name] for name in _AS_THEY_ARE if name in fields}
@@ -79,7 +88,7 @@ def asked(request: ChatRequest, model: str) -> bytes:
     if talk.logprobs:
         body["include"] = ["message.output_text.logprobs"]
         body["top_logprobs"] = talk.top_logprobs or 0
-    return msgspec.json.encode(body)
+    return msgspec.json.encode(body), tuple(name for name, is_there in untold.items() if is_there)
 
 
 def _input(talk: Conversation) -> Iterator[Json]:
@@ -121,7 +130,7 @@ def _items(turn: Turn) -> Iterator[Json]:
 def _media(media: Media) -> Json:
     where = media.url if media.data is None else f"data:{media.media_type};base64,{media.data}"
     if media.kind == "image":
-        return {"type": "input_image", "image_url": where, "detail": "auto"}
+        return {"type": "input_image", "image_url": where, "detail": media.detail or "auto"}
     return {"type": "input_file", "file_data": where, "filename": media.name or "file"}
 
 

@@ -52,7 +52,7 @@ class ResponsesEndpoint:
             read,
             wants_usage=read.stream,
             fields=read.fields | ({"stream_options": _WITH_USAGE} if read.stream else {}),
-            native=Native(dialect="responses", fields=native),
+            native=Native(dialect="responses", fields=native, hints=translation.hints),
             beyond_hub=translation.beyond,
         )
 

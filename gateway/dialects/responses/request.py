@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from gateway.dialects.body import shown
 from gateway.dialects.openai.wire import is_given
 from gateway.dialects.responses.wire import Function, Item, Named, Part, Request
 from gateway.domain.errors import InvalidRequest
@@ -20,6 +21,20 @@ _AS_THEY_ARE: Final = (
     "prompt_cache_retention", "service_tier",
 )  # fmt: skip
 """Fields that mean the same in Chat."""
+_SAID: Final = frozenset(
+    {
+        *_AS_THEY_ARE, "background", "conversation", "include", "input", "instructions", "max_output_tokens",
+        "previous_response_id", "prompt", "reasoning", "text", "tool_choice", "tools", "top_logprobs",
+    }
+)  # fmt: skip
+_HINTS: Final = frozenset(
+    {
+        "client_metadata", "max_tool_calls", "metadata", "prompt_cache_options", "store", "stream_options",
+        "truncation",
+    }
+)  # fmt: skip
+"""Fields about how an answer is kept, told and made room for: without them it is the same."""
+_SAYS_NOTHING: Final = {"metadata": b"{}", "store": b"false", "truncation": b'"disabled"'}
 _ONE_TEXT: Final = msgspec.Raw(b'{"type":"object","properties":{"input":{"type":"string"}},"required":["input"]}')
 _SEAL: Final = "gw1."
 """Begins `encrypted_content` that we wrote: thoughts with their maker's signature, in Chat's words."""
@@ -39,6 +54,8 @@ class Translation(msgspec.Struct, frozen=True):
     fields: dict[str, msgspec.Raw]
     beyond: tuple[str, ...]
     """What could not be said, by place: `tools[1].web_search`. A backend that speaks Chat does without it."""
+    hints: tuple[str, ...]
+    """What need not be said: without it the answer is the same."""
 
 
 def translate(native: dict[str, msgspec.Raw], request: Request) -> Translation:
@@ -61,11 +78,16 @@ def translate(native: dict[str, msgspec.Raw], request: Request) -> Translation:
         chat["top_logprobs"] = request.top_logprobs or 0
     if is_given(request.prompt):
         beyond.append("prompt")
+    asking = {name for name, raw in native.items() if bytes(raw) not in {b"null", _SAYS_NOTHING.get(name)}}
+    beyond += sorted(map(shown, asking - _SAID - _HINTS))
+    hints = sorted(asking & _HINTS)
+    if _has_foreign_thoughts(request):
+        hints.append("input.reasoning")
     fields = {
         name: value if isinstance(value, msgspec.Raw) else msgspec.Raw(msgspec.json.encode(value))
         for name, value in chat.items()
     }
-    return Translation(fields, tuple(beyond))
+    return Translation(fields, tuple(beyond), tuple(hints))
 
 
 def tool_names(tools: Iterable[Function]) -> dict[str, ToolName]:
@@ -99,6 +121,12 @@ def _unseal(sealed: str | None) -> list[msgspec.Raw]:
         return msgspec.json.decode(base64.urlsafe_b64decode(sealed[len(_SEAL) :]), type=list[msgspec.Raw])
     except (binascii.Error, ValueError, msgspec.DecodeError):
         return []
+
+
+def _has_foreign_thoughts(request: Request) -> bool:
+    """Whether thoughts of another maker stand in the conversation, which only they can read."""
+    items = request.input if not isinstance(request.input, str) else ()
+    return any(item.type == "reasoning" and not _unseal(item.encrypted_content) for item in items)
 
 
 def _messages(request: Request, beyond: list[str]) -> Iterator[dict[str, object]]:
