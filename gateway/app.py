@@ -66,6 +66,7 @@ from gateway.telemetry.push import Push
 from gateway.telemetry.record import RequestRecord
 from gateway.telemetry.tracing import Tracing
 from gateway.upstream.probes import Probes
+from gateway.upstream.seam import Seam
 from gateway.upstream.transport import Transport
 
 if TYPE_CHECKING:
@@ -108,10 +109,11 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
     writer = LogWriter(sys.stderr.buffer)
     tracer = Tracing(settings.tracing, random=source, version=__version__)
     transport = Transport()
+    seam = Seam(transport)
     fleet = Fleet({}, draw=source.random)
     live = Live(desk.now.book, fleet=fleet)
     files = Files(settings.config, desk)
-    probes = Probes(transport, live.by_name, suspects=fleet.suspects, reached=fleet.reached)
+    probes = Probes(seam, live.by_name, suspects=fleet.suspects, reached=fleet.reached)
     begin_budgets = partial(_begin_budgets, stores.limiter, settings.store, set())
 
     def adopt(now: Snapshot) -> None:
@@ -140,7 +142,7 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
         counting=CountingPool(counter),
         repeats=stores.repeats,
         journal=journal,
-        transport=transport,
+        transport=seam,
         destination_of=live.destination_of,
         configuration_trouble=lambda: files.trouble,
         report=_to_all(tracer.report, writer.request_log, decisions.note, metrics.note, recorder.note),

@@ -12,7 +12,7 @@ from gateway.domain.plan import Target
 from gateway.pipeline import Collaborators
 from gateway.telemetry.record import RequestRecord
 from gateway.upstream.destination import Destination
-from gateway.upstream.transport import Transport
+from gateway.upstream.seam import Seam
 
 if TYPE_CHECKING:
     from gateway.api.stream import Driver
@@ -27,7 +27,7 @@ class Machinery:
     counting: CountingPool
     repeats: Repeats
     journal: Journal
-    transport: Transport
+    transport: Seam
     destination_of: Callable[[Target], Destination]
     """Where a target is; only of those that may be tried."""
     report: Callable[[RequestRecord], None]

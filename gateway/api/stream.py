@@ -44,6 +44,7 @@ from gateway.pipeline import (
     record_of,
 )
 from gateway.pipeline.intake import State
+from gateway.upstream.drilling import Behalf
 
 BODY_TIMEOUT_S = 30.0
 """By when the body must be there."""
@@ -424,6 +425,12 @@ class _Line:
         self.driver = driver
         self.number = number
         self.over = False
+
+    def on_behalf(self) -> Behalf:
+        """Whose request it is; asked by a drill alone."""
+        exchange = self.driver.exchange
+        tenant = exchange.caller.tenant.id if exchange.caller is not None else ""
+        return Behalf(exchange.id, self.number, tenant, exchange.model)
 
     def sent(self) -> None:
         self.driver.feed(self.driver.exchange.sent, self.number)

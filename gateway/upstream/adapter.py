@@ -14,7 +14,7 @@ import httpx
 from gateway.domain.fault import Fault, FaultKind
 from gateway.domain.wire import CONTENT_HEADERS, OWN_HEADERS, Call, Headers, WireRequest
 from gateway.upstream.destination import Destination, parse_destination
-from gateway.upstream.transport import Transport
+from gateway.upstream.seam import Sender
 
 _MAX_ORIGINS = 256
 _MAX_BUFFERED = 262_144
@@ -32,7 +32,7 @@ _ERRORS: dict[FaultKind, type[httpx.TransportError]] = {
 
 
 class HttpxTransport(httpx.AsyncBaseTransport):
-    """Lets any `httpx.AsyncClient` ride on a `Transport`, which it does not own: closing the client leaves it open.
+    """Lets any `httpx.AsyncClient` ride on a transport or its seam, which it does not own: closing it leaves them open.
 
     The client's own headers are sent (it is our code that set them), except those of `OWN_HEADERS`. The
     timeouts `connect` (until the request is written) and `read` are honoured. Cancelling a request frees its place. A
@@ -44,7 +44,7 @@ class HttpxTransport(httpx.AsyncBaseTransport):
 
     def __init__(
         self,
-        transport: Transport,
+        transport: Sender,
         *,
         name: str = "httpx",
         allow_private: bool = False,

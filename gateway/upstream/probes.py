@@ -13,7 +13,7 @@ import structlog
 
 from gateway.upstream.adapter import HttpxTransport
 from gateway.upstream.destination import Destination
-from gateway.upstream.transport import Transport
+from gateway.upstream.seam import Sender
 
 EVERY_S: Final = 5.0
 """Between two looks at a backend, and before the first: a breaker that opens for the first time needs none."""
@@ -31,7 +31,7 @@ class Probes:
 
     def __init__(
         self,
-        transport: Transport,
+        transport: Sender,
         destinations: Mapping[str, Destination],
         *,
         suspects: Callable[[float], Iterable[str]],
