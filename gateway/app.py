@@ -3,7 +3,7 @@
 import random
 import secrets
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -46,6 +46,7 @@ from gateway.config.policies import PolicyBook, Sources
 from gateway.config.settings import Settings
 from gateway.control.decisions import Decisions
 from gateway.control.desk import Desk, Snapshot
+from gateway.control.drills import Drills
 from gateway.control.recorder import Recorder
 from gateway.control.replicas import Board, Replicas
 from gateway.control.state import KeyLife
@@ -60,10 +61,10 @@ from gateway.routing.budget import RetryBudgets
 from gateway.routing.fleet import Fleet
 from gateway.routing.shares import Shares
 from gateway.telemetry.families import Family, families
+from gateway.telemetry.listeners import Listeners
 from gateway.telemetry.logs import LogWriter, configure_logging
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.push import Push
-from gateway.telemetry.record import RequestRecord
 from gateway.telemetry.tracing import Tracing
 from gateway.upstream.probes import Probes
 from gateway.upstream.seam import Seam
@@ -108,12 +109,12 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
     journal = Journal(settings.store)
     writer = LogWriter(sys.stderr.buffer)
     tracer = Tracing(settings.tracing, random=source, version=__version__)
-    transport = Transport()
-    seam = Seam(transport)
+    seam = Seam(Transport())
     fleet = Fleet({}, draw=source.random)
     live = Live(desk.now.book, fleet=fleet)
     files = Files(settings.config, desk)
     probes = Probes(seam, live.by_name, suspects=fleet.suspects, reached=fleet.reached)
+    listeners = Listeners(tracer.report, writer.request_log, decisions.note, metrics.note, recorder.note)
     begin_budgets = partial(_begin_budgets, stores.limiter, settings.store, set())
 
     def adopt(now: Snapshot) -> None:
@@ -145,16 +146,18 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
         transport=seam,
         destination_of=live.destination_of,
         configuration_trouble=lambda: files.trouble,
-        report=_to_all(tracer.report, writer.request_log, decisions.note, metrics.note, recorder.note),
+        report=listeners.tell,
         shipping_trouble=stores.shipper.trouble if stores.shipper is not None else lambda: None,
     )
 
     replicas = Replicas(process, desk, fleet, stores.board, wall=time)
+    drills = Drills(process, desk, seam, listeners, decisions, draw=source.random, wall=time)
     office = Office(
         desk=desk,
         machinery=machinery,
         replicas=replicas,
         decisions=decisions,
+        drills=drills,
         metrics=metrics,
         recorder=recorder,
         log_lines_dropped=lambda: writer.dropped,
@@ -182,17 +185,15 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
             stack.push_async_callback(desk.aclose)
             await desk.refresh()
             begin_budgets(desk.now.book)
-            stack.push_async_callback(transport.aclose)
+            stack.push_async_callback(seam.aclose)
             directory.refresh()
             stack.callback(directory.close)
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
             watching = partial(_sweep, machinery), partial(_watch_lag, metrics)
-            for run in (directory.watch, desk.watch, replicas.run, probes.run, push.run, *watching):
-                tasks.start_soon(run)
+            _start(tasks, directory.watch, desk.watch, replicas.run, probes.run, push.run, drills.run, *watching)
             await _join_fleet(stores, settings.store, journal.name, tasks, stack)
-            tasks.start_soon(live.run)
-            tasks.start_soon(files.run)
+            _start(tasks, live.run, files.run)
             tasks.start_soon(anyio.to_thread.run_sync, counter.load)
             log.info("gateway.started", version=__version__, revision=desk.now.book.revision)
             yield
@@ -223,6 +224,11 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
     )
     public.state.admin = create_admin(office, settings.admin_key, public)
     return public
+
+
+def _start(tasks: TaskGroup, *runs: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    for run in runs:
+        tasks.start_soon(run)
 
 
 def _open_books(stores: "_Stores", journal: Journal, stack: AsyncExitStack) -> None:
@@ -290,14 +296,6 @@ def _begin_budgets(limiter: Limiter, ledger: Path, begun: set[str], book: Policy
     for begin in beginnings(book, partial(statement.paid, ledger), time(), begun):
         limiter.seed(begin.key, begin.used, begin.ends_at)
         begun.add(begin.key)
-
-
-def _to_all(*listeners: Callable[[RequestRecord], None]) -> Callable[[RequestRecord], None]:
-    def report(record: RequestRecord) -> None:
-        for listener in listeners:
-            listener(record)
-
-    return report
 
 
 def _told(office: Office) -> list[Family]:

@@ -4,7 +4,7 @@ Kept in memory for a bounded number of requests and a bounded time, for an opera
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import msgspec
@@ -32,6 +32,8 @@ class AttemptShown(msgspec.Struct, frozen=True, kw_only=True):
     was_sent_on: bool
     """Whether the client got any of it."""
     cost_nano_usd: int | None
+    drill: str | None = None
+    """The drill that struck it, so that the fault is none of the backend's."""
 
 
 class DecisionShown(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +79,11 @@ class Decisions:
         if len(records) > MOST:
             records.popitem(last=False)
 
+    def recent(self) -> Iterable[RequestRecord]:
+        """All that are known, the oldest first."""
+        since = self._clock() - KEPT_S
+        return (record for record in self._records.values() if record.wall_started > since)
+
     def of(self, request_id: str) -> DecisionShown | None:
         """What is known of this request; None when it is too long ago, or was never here."""
         record = self._records.get(request_id)
@@ -116,6 +123,7 @@ def shown(record: RequestRecord) -> DecisionShown:
                 fault=each.fault.kind.value if each.fault is not None else None,
                 was_sent_on=each.bytes_forwarded,
                 cost_nano_usd=each.cost_nano_usd,
+                drill=each.drill,
             )
             for each in record.attempts
         ),

@@ -23,6 +23,10 @@ Action = Literal[
     "admin_key.revoke",
     "backend.drain",
     "backend.undrain",
+    "drill.plan",
+    "drill.abort",
+    "drill.stop",
+    "drill.report",
 ]
 
 NOTHING: Final = msgspec.Raw(b"null")
@@ -38,10 +42,11 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     at: float
     """Seconds since the epoch."""
     actor: str
-    """Who changed it: `environment` for the key of GATEWAY_ADMIN_KEY, else the admin key's id."""
+    """Who changed it: `environment` for the key of GATEWAY_ADMIN_KEY, else the admin key's id; `gateway NAME` for what
+    a gateway did by itself."""
     action: Action
     resource: str
-    """The name of what was changed: a policy's, a tenant's, a key's public id."""
+    """The name of what was changed: a policy's, a tenant's, a key's public id, a drill's id."""
     before: msgspec.Raw = NOTHING
     after: msgspec.Raw = NOTHING
     previous: str

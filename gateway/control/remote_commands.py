@@ -125,6 +125,8 @@ def _attempt(number: int, tried: "AttemptShown") -> tuple[str, ...]:
         ended += f" ({tried.status})"
     times = (tried.started_ms, tried.ttft_ms, tried.took_ms)
     cost = "" if tried.cost_nano_usd is None else usd(tried.cost_nano_usd)
+    if tried.drill is not None:
+        ended += f", by drill {tried.drill}"
     return (
         str(number),
         f"{tried.backend}/{tried.model}",

@@ -19,6 +19,7 @@ from gateway.control.portability import ModelPortability, portability
 from gateway.control.recorder import recorded
 from gateway.control.simulate import Question, simulate
 from gateway.control.simulated import Simulation
+from gateway.domain.backend import Backend
 
 _POLITENESS: Final = 10
 """Of the process that computes: serving goes first."""
@@ -63,10 +64,7 @@ class Job:
     def check(self) -> tuple[PolicyBook, PolicyBook]:
         """What holds, and what is tried. Raises ConfigurationError for a draft with mistakes, NoSuchDomain."""
         before = assemble(self.sources, self.overlay)
-        for dimension, value in self.without.items():
-            known = sorted({domain_of(name, backend, dimension) for name, backend in before.backends.items()})
-            if value not in known:
-                raise NoSuchDomain(f"No backend has the {dimension} {value[:64]!a}; there is {', '.join(known)}.")
+        check_without(self.without, before.backends)
         if self.draft is None:
             return before, before
         return before, assemble(self.sources, drafted(self.overlay, self.policy, self.draft))
@@ -78,6 +76,14 @@ class Job:
             policy=self.policy, before=before, after=after, without=self.without, unavailable=self.unavailable
         )
         return simulate(question, lambda: recorded(self.file, since=self.since), told)
+
+
+def check_without(without: Mapping[Dimension, str], backends: Mapping[str, Backend]) -> None:
+    """See that what is to be taken away is there. Raises NoSuchDomain."""
+    for dimension, value in without.items():
+        known = sorted({domain_of(name, backend, dimension) for name, backend in backends.items()})
+        if value not in known:
+            raise NoSuchDomain(f"No backend has the {dimension} {value[:64]!a}; there is {', '.join(known)}.")
 
 
 def drafted(overlay: Overlay, policy: str, draft: Tree) -> Overlay:

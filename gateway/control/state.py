@@ -1,4 +1,4 @@
-"""What the log of changes amounts to: policies with their revisions, tenants, keys, drained backends. Pure.
+"""What the log of changes amounts to: policies with their revisions, tenants, keys, drained backends, drills. Pure.
 
 A revision of a policy is written once and never changes; which of them holds is a change of its own, so that going
 back is one step.
@@ -12,6 +12,7 @@ import msgspec
 
 from gateway.config.policies import Overlay
 from gateway.config.yaml_file import Tree
+from gateway.control.drill import Drill, DrillLife, DrillPart
 from gateway.control.events import FIRST, Event
 
 Role = Literal["viewer", "operator", "owner"]
@@ -96,6 +97,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     keys: Mapping[str, KeyLife] = {}
     admin_keys: Mapping[str, AdminKey] = {}
     drained: frozenset[str] = frozenset()
+    drills: Mapping[str, DrillLife] = {}
+    """By id, in the order in which they were planned."""
 
     @property
     def overlay(self) -> Overlay:
@@ -167,6 +170,25 @@ def _applied(state: State, event: Event) -> State:
             return replace(state, drained=state.drained | {name})
         case "backend.undrain":
             return replace(state, drained=state.drained - {name})
+        case "drill.plan" | "drill.abort" | "drill.stop" | "drill.report":
+            return replace(state, drills={**state.drills, name: _drilled(state.drills.get(name), event)})
+
+
+class _Ended(msgspec.Struct):
+    because: str | None = None
+
+
+def _drilled(life: DrillLife | None, event: Event) -> DrillLife:
+    """The drill after what was done to it."""
+    if life is None:
+        return DrillLife(drill=msgspec.json.decode(event.after, type=Drill), by=event.actor)
+    replace = msgspec.structs.replace
+    if event.action == "drill.report":
+        return replace(life, parts=(*life.parts, msgspec.json.decode(event.after, type=DrillPart)))
+    if life.over_at is not None:  # Two gateways may find at once that it has to stop.
+        return life
+    because = msgspec.json.decode(event.after, type=_Ended).because
+    return replace(life, over_at=event.at, over_by=event.actor, because=because)
 
 
 def _holding(life: PolicyLife, number: int | None) -> PolicyLife:

@@ -102,6 +102,8 @@ class AttemptRecord:
     response_id: str | None = None
     response_model: str | None = None
     finish_reasons: tuple[str, ...] = ()
+    drill: str | None = None
+    """The drill that struck it."""
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)

@@ -106,6 +106,7 @@ ATTEMPT_RETRYABLE: Final = "gateway.attempt.retryable"
 ATTEMPT_DECISION: Final = "gateway.attempt.decision"
 ATTEMPT_RETRY_AFTER_S: Final = "gateway.attempt.retry_after_s"
 ATTEMPT_BYTES_FORWARDED: Final = "gateway.attempt.bytes_forwarded"
+ATTEMPT_DRILL: Final = "gateway.attempt.drill"
 COST_SOURCE: Final = "gateway.cost.source"
 
 # Closed lists.

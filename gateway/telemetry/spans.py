@@ -150,6 +150,7 @@ def _attempt(attempt: AttemptRecord, record: RequestRecord, *, latest_semconv: b
     _put(attributes, semconv.SERVER_PORT, attempt.server_port)
     _put(attributes, semconv.HTTP_STATUS, attempt.status)
     _put(attributes, semconv.ATTEMPT_DECISION, attempt.decision)
+    _put(attributes, semconv.ATTEMPT_DRILL, attempt.drill)
     finish_reasons = [clean(reason) for reason in attempt.finish_reasons]
     if fault is not None:
         attributes[semconv.ERROR_TYPE] = fault.error_type

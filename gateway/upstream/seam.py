@@ -46,3 +46,7 @@ class Seam:
     def restore(self) -> None:
         """Let requests go straight into the transport again."""
         self.send = self._transport.send
+
+    async def aclose(self) -> None:
+        """Close the transport."""
+        await self._transport.aclose()

@@ -11,7 +11,7 @@ from litestar.openapi.spec import Components, SecurityScheme
 
 from gateway import __version__
 from gateway.api import health
-from gateway.api.admin import draining, independence, metrics, policies, problems, records, simulation, tenants
+from gateway.api.admin import draining, drills, independence, metrics, policies, problems, records, simulation, tenants
 from gateway.api.admin.auth import Gatekeeper, guard
 from gateway.api.admin.office import Office
 
@@ -24,6 +24,7 @@ def create_admin(office: Office, own_key: str | None, public: Litestar) -> Lites
         *tenants.HANDLERS,
         *records.HANDLERS,
         *draining.HANDLERS,
+        *drills.HANDLERS,
         *independence.HANDLERS,
         *simulation.HANDLERS,
     ]

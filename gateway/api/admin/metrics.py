@@ -54,6 +54,8 @@ def gauges(made: Office, now: float) -> Iterator[Gauge]:
     seq, trouble = made.desk.now.state.seq, made.desk.trouble
     yield Gauge("gateway.config.seq", "The last change of the configuration that holds here.", {}, seq)
     yield Gauge("gateway.config.followed", "1 while changes can be followed.", {}, float(trouble is None))
+    meaning = "1 while a drill strikes calls of this gateway."
+    yield Gauge("gateway.drill.running", meaning, {}, float(made.drills.is_running))
     yield from _of_backends(made, now)
 
 

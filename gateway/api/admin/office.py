@@ -12,6 +12,7 @@ from litestar.params import HeaderParameter
 from gateway.api.machinery import Machinery
 from gateway.control.decisions import Decisions
 from gateway.control.desk import Desk
+from gateway.control.drills import Drills
 from gateway.control.recorder import Recorder
 from gateway.control.replicas import Replicas
 from gateway.telemetry.metrics import Metrics
@@ -29,6 +30,7 @@ class Office:
     machinery: Machinery
     replicas: Replicas
     decisions: Decisions
+    drills: Drills
     metrics: Metrics
     recorder: Recorder
     log_lines_dropped: Callable[[], int]

@@ -1,0 +1,53 @@
+"""Drills: outages on purpose, of a failure domain, for a while, and what they did."""
+
+from litestar import get, post
+from litestar.params import FromPath, JSONBody
+
+from gateway.api.admin.auth import needs
+from gateway.api.admin.office import AdminRequest, Office, actor, office
+from gateway.control import drill_verbs
+from gateway.control.drill import DrillLife, DrillWanted
+from gateway.control.drill_verbs import DrillShown
+from gateway.control.verbs import Missing
+
+_ID_BYTES = 4
+
+
+@post("/drills", opt=needs("operator"), status_code=201)
+async def plan_drill(request: AdminRequest, data: JSONBody[DrillWanted]) -> DrillShown:
+    """Let the backends of a failure domain fail on every gateway, now or at a time; it always ends by itself."""
+    made = office(request)
+    drill_id = f"d-{made.random_bytes(_ID_BYTES).hex()}"
+    life = await drill_verbs.plan_drill(made.desk, actor(request), data, drill_id=drill_id, now=made.wall())
+    return _shown(made, life)
+
+
+@get("/drills", opt=needs("viewer"), sync_to_thread=False)
+def list_drills(request: AdminRequest) -> list[DrillShown]:
+    """All drills, those planned last first."""
+    made = office(request)
+    return [_shown(made, life) for life in reversed(tuple(made.desk.now.state.drills.values()))]
+
+
+@get("/drills/{drill_id:str}", opt=needs("viewer"), sync_to_thread=False)
+def get_drill(request: AdminRequest, drill_id: FromPath[str]) -> DrillShown:
+    """A drill and its report; while it runs, as far as this gateway and those that are done have seen it."""
+    made = office(request)
+    life = made.desk.now.state.drills.get(drill_id)
+    if life is None:
+        raise Missing(f"There is no drill {drill_id[:64]!a}.")
+    return _shown(made, life)
+
+
+@post("/drills/{drill_id:str}/abort", opt=needs("operator"), status_code=200)
+async def abort_drill(request: AdminRequest, drill_id: FromPath[str]) -> DrillShown:
+    """End a drill on every gateway before its time, or before it begins."""
+    made = office(request)
+    return _shown(made, await drill_verbs.abort_drill(made.desk, actor(request), drill_id, now=made.wall()))
+
+
+def _shown(made: Office, life: DrillLife) -> DrillShown:
+    return drill_verbs.shown(life, made.drills.parts(life), made.wall())
+
+
+HANDLERS = [plan_drill, list_drills, get_drill, abort_drill]
