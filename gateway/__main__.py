@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gateway import __version__
-from gateway.control import completion, key_commands, ledger, policy_commands, remote_commands
+from gateway.control import completion, drill_commands, key_commands, ledger, policy_commands, remote_commands
 from gateway.control.commands import (
     CONFIG_HELP,
     JOURNAL_HELP,
@@ -58,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     key_commands.add_keys(commands)
     policy_commands.add_policy(commands)
     remote_commands.add_remote(commands)
+    drill_commands.add_drill(commands)
     ledger.add_ledger(commands)
     add_import(commands)
     completion.add_completion(commands, parser)

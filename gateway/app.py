@@ -190,8 +190,17 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
             stack.callback(directory.close)
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
-            watching = partial(_sweep, machinery), partial(_watch_lag, metrics)
-            _start(tasks, directory.watch, desk.watch, replicas.run, probes.run, push.run, drills.run, *watching)
+            _start(
+                tasks,
+                directory.watch,
+                desk.watch,
+                replicas.run,
+                probes.run,
+                push.run,
+                drills.run,
+                partial(_sweep, machinery),
+                partial(_watch_lag, metrics),
+            )
             await _join_fleet(stores, settings.store, journal.name, tasks, stack)
             _start(tasks, live.run, files.run)
             tasks.start_soon(anyio.to_thread.run_sync, counter.load)

@@ -58,7 +58,7 @@ class DrillWanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     starts_at: float | None = None
     """Seconds since the epoch; null for now."""
     stop_below: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.95
-    reason: Annotated[str, msgspec.Meta(max_length=200)] = ""
+    reason: Annotated[str, msgspec.Meta(max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")] = ""
     may_leave_nothing: bool = False
     """Whether models may be struck that nobody else serves: their requests fail."""
 

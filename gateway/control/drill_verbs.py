@@ -32,6 +32,8 @@ class DrillShown(msgspec.Struct, frozen=True, kw_only=True):
     """Why a gateway ended it; null when an operator did, and when nobody did."""
     report: DrillReport | None
     """Of all gateways that told so far; null while none did."""
+    is_reported: bool
+    """Whether a gateway that saw it has told the log, which it does when the last of its requests is over."""
 
 
 def shown(life: DrillLife, parts: Sequence[DrillPart], now: float) -> DrillShown:
@@ -44,6 +46,7 @@ def shown(life: DrillLife, parts: Sequence[DrillPart], now: float) -> DrillShown
         over_by=life.over_by,
         because=life.because,
         report=added_up(parts),
+        is_reported=bool(life.parts),
     )
 
 

@@ -5,6 +5,7 @@ are served; whichever comes first, and none of them needs the admin API. What wa
 struck request is over, at the latest when the gateway stops.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -77,7 +78,7 @@ class Drills:
         self._over: set[str] = set()
         """Those that ran here and run no more, whatever the log says."""
         self._to_write: list[tuple[Action, str, object]] = []
-        self._wake = anyio.Event()
+        self._wake = asyncio.Event()  # Not anyio's: it is set from callbacks, outside of any task.
         self._is_open = False
         desk.on_change(self._changed)
 
@@ -100,9 +101,9 @@ class Drills:
             while True:
                 self._turn()
                 await self._write()
-                wake, wait_s = self._wake, self._wait_s()
-                with anyio.move_on_after(wait_s):
-                    await wake.wait()
+                with anyio.move_on_after(self._wait_s()):
+                    await self._wake.wait()
+                self._wake.clear()
         finally:
             self._is_open = False
             with anyio.move_on_after(_LAST_WORD_S, shield=True):
@@ -116,7 +117,6 @@ class Drills:
         if self._is_open:
             self._turn()
             self._wake.set()
-            self._wake = anyio.Event()
 
     def _turn(self) -> None:
         """Begin and end what is to begin and end now."""
@@ -126,7 +126,7 @@ class Drills:
             life = lives[running.id]
             if life.phase(now) != "running":
                 self._end(life.because or life.phase(now))
-            elif anyio.current_time() >= running.ends_at:
+            elif _now() >= running.ends_at:
                 self._end("ended")  # The time of day was put back.
             else:
                 self._follow_backends(running, life)
@@ -136,14 +136,14 @@ class Drills:
                     self._begin(life)
                     break
         for each in tuple(self._lingering):
-            if not each.collector.awaits or anyio.current_time() >= each.report_by:
+            if not each.collector.awaits or _now() >= each.report_by:
                 self._conclude(each)
 
     def _begin(self, life: DrillLife) -> None:
         drill, now = life.drill, self._wall()
         backends = struck_backends(drill.without, self._desk.now.book.backends)
         collector = Collector(drill, self._name, self._decisions.recent(), backends=backends, since=now)
-        ends_at = anyio.current_time() + drill.ends_at - now
+        ends_at = _now() + drill.ends_at - now
         strike = Strike(
             fault=drill.fault, tenant=drill.tenant, model=drill.model, part=drill.percent / 100, ends_at=ends_at
         )
@@ -162,7 +162,7 @@ class Drills:
         self._over.add(running.id)
         self._seam.restore()
         running.drilling.end()
-        running.report_by = anyio.current_time() + LINGER_S
+        running.report_by = _now() + LINGER_S
         self._lingering.append(running)
         log.warning("drill.ended", drill=running.id, because=because)
 
@@ -175,7 +175,6 @@ class Drills:
             self._end(because)
             self._to_write.append(("drill.stop", running.id, {"because": because}))
             self._wake.set()
-            self._wake = anyio.Event()
 
     def _conclude(self, ended: _Running) -> None:
         """Nothing more is to come: the report can be told."""
@@ -207,9 +206,14 @@ class Drills:
         if self._lingering:
             waits.append(_LOOK_S)
         if self._running is not None:
-            waits.append(self._running.ends_at - anyio.current_time())
+            waits.append(self._running.ends_at - _now())
         else:
             now = self._wall()
             lives = self._desk.now.state.drills.values()
             waits += [life.drill.starts_at - now for life in lives if life.phase(now) == "planned"]
         return max(0.0, min(waits))
+
+
+def _now() -> float:
+    """The event loop's time; inside a callback anyio would not know which loop."""
+    return asyncio.get_running_loop().time()

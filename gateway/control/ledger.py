@@ -4,7 +4,6 @@
 
 import argparse
 import csv
-import datetime as dt
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,6 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from gateway.control.arguments import instant
 from gateway.control.commands import JOURNAL_HELP, STORE_HELP, CommandError, Commands, ledger_path, places, print_table
 
 if TYPE_CHECKING:
@@ -78,8 +78,8 @@ def add_grouping(parser: argparse.ArgumentParser) -> None:
 def add_selection(parser: argparse.ArgumentParser) -> None:
     """Add `--tenant`, `--since` and `--before`: which rows are meant, the times in seconds since the epoch."""
     parser.add_argument("--tenant", metavar="NAME", help="only this tenant's")
-    parser.add_argument("--since", type=_instant, metavar="TIME", help="only from this date or time on (ISO 8601, UTC)")
-    parser.add_argument("--before", type=_instant, metavar="TIME", help="only before this date or time")
+    parser.add_argument("--since", type=instant, metavar="TIME", help="only from this date or time on (ISO 8601, UTC)")
+    parser.add_argument("--before", type=instant, metavar="TIME", help="only before this date or time")
 
 
 def print_totals(by: Sequence[str], totals: "Iterable[Total]") -> None:
@@ -226,14 +226,3 @@ def _dimensions(text: str) -> list[str]:
         if name not in get_args(By) or names.count(name) > 1:
             raise argparse.ArgumentTypeError(f"{text!r} is not a list of {', '.join(get_args(By))}, each once at most")
     return names
-
-
-def _instant(text: str) -> float:
-    """Seconds since the epoch; a time without a zone is UTC."""
-    try:
-        moment = dt.datetime.fromisoformat(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a time such as 2030-01-31 or 2030-01-31T12:00:00Z"
-        ) from error
-    return (moment if moment.tzinfo is not None else moment.replace(tzinfo=dt.UTC)).timestamp()

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from gateway.control.arguments import number, part, removal
 from gateway.control.commands import (
     CONFIG_HELP,
     JOURNAL_HELP,
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from gateway.config.yaml_file import Tree
-    from gateway.control.independence import Dimension
     from gateway.control.portability import ModelPortability
     from gateway.control.simulated import Simulation
 
@@ -54,7 +54,7 @@ def add_simulate(verbs: Commands) -> None:
     parser.add_argument(
         "--without",
         action="append",
-        type=_removal,
+        type=removal,
         default=[],
         metavar="DOMAIN=VALUE",
         help="take away a failure domain, for example provider=openai; one value of each kind",
@@ -64,7 +64,7 @@ def add_simulate(verbs: Commands) -> None:
     )
     parser.add_argument(
         "--min-served",
-        type=_part,
+        type=part,
         metavar="PART",
         help="exit with 1 when a smaller part of the requests would be served, or none were recorded: 0.99",
     )
@@ -304,32 +304,8 @@ def _ms(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.0f}"
 
 
-def _removal(text: str) -> "tuple[Dimension, str]":
-    from gateway.control.independence import DIMENSIONS
-
-    name, _, value = text.partition("=")
-    for dimension in DIMENSIONS:
-        if dimension == name and value:
-            return dimension, value
-    raise argparse.ArgumentTypeError(f"{text!r} is not any of {', '.join(DIMENSIONS)} with a value: provider=acme")
-
-
-def _part(text: str) -> float:
-    value = _number(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a part from 0 to 1")
-    return value
-
-
 def _hours(text: str) -> float:
-    value = _number(text)
+    value = number(text)
     if not 0 < value <= 366 * 24:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of hours, a year's at most")
     return value
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from error

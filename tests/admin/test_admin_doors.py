@@ -45,6 +45,10 @@ NEEDS = {
     ("GET", "/backends/{name}/health"): "viewer",
     ("POST", "/backends/{name}/drain"): "operator",
     ("POST", "/backends/{name}/undrain"): "operator",
+    ("POST", "/drills"): "operator",
+    ("GET", "/drills"): "viewer",
+    ("GET", "/drills/{drill_id}"): "viewer",
+    ("POST", "/drills/{drill_id}/abort"): "operator",
 }
 """What each route asks for: a new one has to be entered here, or the walk below fails."""
 

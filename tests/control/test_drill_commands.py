@@ -1,0 +1,46 @@
+"""`gateway drill`, as it is typed."""
+
+import json
+
+import pytest
+
+from gateway.control.arguments import duration
+from tests.control.operator import Shell
+
+
+def test_a_drill_is_started_shown_and_aborted(shell: Shell) -> None:
+    """A line in the list, its scope and who did what; for programs, as the API tells it."""
+    started = shell(
+        "drill", "start", "--without", "provider=first", "--fault", "hang", "--for", "1m", "--reason", "to see"
+    )
+    drill_id, phase = started.stdout.split()[:2]
+    assert phase == "running:"
+    assert "hang of provider=first for every tenant, every model, 100 % of tries" in started.stdout
+    assert "reason: to see" in started.stdout
+    assert [row[:2] for row in shell.table("drill", "list")] == [[drill_id, "running"]]
+    assert shell.json("drill", "show", drill_id)["drill"]["without"] == {"provider": "first"}
+    assert "runs at that time" in shell("drill", "start", "--without", "provider=second", code=1).stderr
+    assert f"{drill_id} aborted" in shell("drill", "abort", drill_id).stdout
+    assert "is over: aborted" in shell("drill", "abort", drill_id, code=1).stderr
+    assert json.loads(shell("drill", "list", "--json").stdout)[0]["over_by"] == "environment"
+
+
+def test_waiting_for_a_drill_ends_with_its_report(shell: Shell) -> None:
+    """The exit code says whether it ran to its end."""
+    done = shell("drill", "start", "--without", "provider=first", "--for", "1s", "--tenant", "acme", "--wait")
+    assert " ended: refuse of provider=first for acme, every model" in done.stdout
+    assert "0 served, 0 of them struck" in done.stdout
+
+
+def test_a_drill_that_leaves_nobody_has_to_be_meant(shell: Shell) -> None:
+    """The models are named."""
+    asked = ["drill", "start", "--without", "accelerator=unlabelled", "--at", "2099-01-01"]
+    assert "within the next year" in shell(*asked, code=1).stderr
+    assert "acme/assistant" in shell(*asked[:4], code=1).stderr
+    assert "there is unlabelled" in shell("drill", "start", "--without", "cloud=aws", code=1).stderr
+    shell("drill", "start", "--without", "galaxy=1", code=2)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("5m", 300), ("1.5h", 5400), ("7d", 604_800)])
+def test_times_are_read(text: str, seconds: float) -> None:
+    assert duration(text) == seconds
