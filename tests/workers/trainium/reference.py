@@ -35,7 +35,7 @@ class ReferenceLlama:
         """The same of several texts, each by itself; every weight is read once for all of them."""
         found = []
         for logits in self._logits_of(texts):
-            order = np.sort(logits, axis=-1)
+            order = np.partition(logits, -2, axis=-1)
             found.append(([int(row.argmax()) for row in logits], float((order[:, -1] - order[:, -2]).min())))
         return found
 
@@ -44,19 +44,22 @@ class ReferenceLlama:
         return self._logits_of([(tokens, start)])[0]
 
     def _logits_of(self, texts: list[tuple[list[int], int]]) -> list[Array]:
+        """All texts are one array, one below the other, but where a position reads those before it."""
         embedding = self._weight("token_embd.weight")
-        rows = [embedding[tokens] for tokens, _ in texts]
+        x = embedding[[token for tokens, _ in texts for token in tokens]]
+        ends = np.cumsum([len(tokens) for tokens, _ in texts])
         for layer in range(self.layers):
             names = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
             q, k, v, output, gate, up, down = (self._weight(f"blk.{layer}.{name}.weight") for name in names)
-            for index, x in enumerate(rows):
-                h = self._norm(x, f"blk.{layer}.attn_norm.weight")
-                x = x + self._attention(h @ q.T, h @ k.T, h @ v.T) @ output.T  # noqa: PLW2901  # the residual stream
-                h = self._norm(x, f"blk.{layer}.ffn_norm.weight")
-                opened = h @ gate.T
-                rows[index] = x + (opened / (1 + np.exp(-opened)) * (h @ up.T)) @ down.T
+            h = self._norm(x, f"blk.{layer}.attn_norm.weight")
+            parts = zip(*(np.split(h @ weight.T, ends[:-1]) for weight in (q, k, v)), strict=True)
+            x = x + np.concatenate([self._attention(*part) for part in parts]) @ output.T
+            h = self._norm(x, f"blk.{layer}.ffn_norm.weight")
+            opened = h @ gate.T
+            x = x + (opened / (1 + np.exp(-opened)) * (h @ up.T)) @ down.T
         head = self._weight("output.weight") if "output.weight" in self._tensors else embedding
-        return [self._norm(x[start:], "output_norm.weight") @ head.T for x, (_, start) in zip(rows, texts, strict=True)]
+        asked = [rows[start:] for rows, (_, start) in zip(np.split(x, ends[:-1]), texts, strict=True)]
+        return [self._norm(rows, "output_norm.weight") @ head.T for rows in asked]
 
     def _attention(self, q: Array, k: Array, v: Array) -> Array:
         count = len(q)

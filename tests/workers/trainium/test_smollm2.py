@@ -16,20 +16,21 @@ from workers.trainium.text import ChatTemplate, Message, Vocabulary
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
 
-NEW_TOKENS = 12
-BUCKETS = Buckets(prefill=(64,), decode=(1, 4), context=(512,))
+NEW_TOKENS = 8
+SLOTS = 8
+BUCKETS = Buckets(prefill=(64,), decode=(1, SLOTS), context=(256,))
 CHATS = (
     "What is the capital of France?",
     "Write a haiku about the sea.",
     "Wie heißt die Hauptstadt von Österreich? 🏔️",
-    "Summarize in one sentence: " + "The quick brown fox jumps over the lazy dog, and then it rests. " * 9,
+    "Summarize in one sentence: " + "The quick brown fox jumps over the lazy dog, and then it rests. " * 7,
 )
 TEXTS = (
     "Once upon a time",
     "def fibonacci(n):\n    ",
     "1, 2, 3, 4, 5, 6, 7, 8,",
     "The three laws of thermodynamics are:\n\n1. ",
-    "To be, or not to be, that is the question: " * 8,
+    "To be, or not to be, that is the question: " * 6,
     "The capital of Italy is",
     "Roses are red,",
     "import numpy as np\n",
@@ -58,14 +59,14 @@ def prompts(smollm2_path: Path, vocabulary: Vocabulary) -> list[list[int]]:
 
 @pytest.fixture(scope="module")
 def answers(smollm2_path: Path, vocabulary: Vocabulary, prompts: list[list[int]]) -> list[list[int]]:
-    """All prompts at once on four slots, greedily."""
+    """All prompts at once on a few slots, greedily."""
     use_compilation_cache(default_cache_dir() / "executables")
     runner = JaxRunner.load(
-        GgufFile(smollm2_path), Capacity(4, 512), platform="cpu", dtype="float32", report=lambda _done, _total: None
+        GgufFile(smollm2_path), Capacity(SLOTS, 256), platform="cpu", dtype="float32", report=lambda _done, _total: None
     )
     for shape in BUCKETS.shapes():
         runner.compile(shape)
-    scheduler = Scheduler(4, 512)
+    scheduler = Scheduler(SLOTS, 256)
     readers = [CountingReader() for _ in prompts]
     for index, (prompt, reader) in enumerate(zip(prompts, readers, strict=True)):
         scheduler.submit(Sequence(str(index), tuple(prompt), Sampling(NEW_TOKENS, 0.0), reader, frozenset()))

@@ -26,10 +26,14 @@ CHAT = "/v1/chat/completions"
 
 
 @contextmanager
-def supervising(tmp_path: Path, behaviour: str, *flags: str) -> Iterator[WorkerProcess]:
-    """A worker whose child behaves so; its starts are noted in `tmp_path / "starts"`."""
+def supervising(
+    tmp_path: Path, behaviour: str, *flags: str, patience: dict[str, float] | None = None
+) -> Iterator[WorkerProcess]:
+    """A worker whose child behaves so; its starts are noted in `tmp_path / "starts"`. It looks and starts often."""
     program = f"{sys.executable} {fake_vllm.__file__} {behaviour} {tmp_path / 'starts'}"
-    with WorkerProcess("org/big", tmp_path, "--engine", "vllm", "--vllm-command", program, *flags) as worker:
+    waits = {"first_wait_s": 0.02, "poll_s": 0.05} | (patience or {})
+    flags = ("--engine", "vllm", "--vllm-command", program, *flags)
+    with WorkerProcess("org/big", tmp_path, *flags, env={"TRN_WORKER_VLLM_PATIENCE": json.dumps(waits)}) as worker:
         yield worker
 
 
@@ -99,10 +103,9 @@ def test_a_child_that_dies_is_started_again(tmp_path: Path) -> None:
         assert worker.metric("trn_worker_restarts_total") == 2
 
 
-def test_a_child_that_no_longer_answers_is_killed_and_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_that_no_longer_answers_is_killed_and_replaced(tmp_path: Path) -> None:
     """Alive is not enough."""
-    monkeypatch.setenv("TRN_WORKER_VLLM_PATIENCE", '{"answer_s": 0.3, "poll_s": 0.1, "failed_checks": 2}')
-    with supervising(tmp_path, "hangs-later") as worker:
+    with supervising(tmp_path, "hangs-later", patience={"answer_s": 0.3, "failed_checks": 2}) as worker:
         eventually(lambda: len(starts(tmp_path)) == 2)
         worker.wait_until_ready()
         assert any("no longer answers" in line for line in worker.lines)
@@ -129,12 +132,9 @@ def test_a_child_that_never_serves_ends_the_worker_with_the_cause(tmp_path: Path
         assert len(starts(tmp_path)) == Patience().hopeless
 
 
-def test_a_drain_lets_running_answers_finish_and_ends_a_stubborn_child(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_drain_lets_running_answers_finish_and_ends_a_stubborn_child(tmp_path: Path) -> None:
     """New ones are refused at once; SIGKILL follows SIGTERM."""
-    monkeypatch.setenv("TRN_WORKER_VLLM_PATIENCE", '{"stop_s": 0.5}')
-    with supervising(tmp_path, "ignores-sigterm", "--drain-timeout", "60") as worker:
+    with supervising(tmp_path, "ignores-sigterm", "--drain-timeout", "60", patience={"stop_s": 0.5}) as worker:
         worker.wait_until_ready()
         with worker.http.stream("POST", CHAT, json={"stream": 20, "pause": 0.05}) as stream:
             lines = stream.iter_lines()

@@ -23,7 +23,7 @@ def test_sigterm_lets_running_requests_finish_and_refuses_new_ones(tiny_path: Pa
     """`/ready` is 503 at once; the process ends by itself, with 0, when the last answer is out."""
     with WorkerProcess(tiny_path, worker_cache, "--max-model-len", "8192", "--drain-timeout", "60") as worker:
         worker.wait_until_ready()
-        with streaming(worker, max_tokens=1500) as lines:
+        with streaming(worker, max_tokens=400) as lines:
             worker.send_signal(signal.SIGTERM)
             eventually(lambda: worker.http.get("/ready").status_code == 503)
             assert worker.http.get("/ready").json()["status"] == "draining"
