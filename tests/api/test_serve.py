@@ -28,8 +28,8 @@ WHOLE = 384
 
 @pytest.fixture(scope="module")
 def patient(tmp_path_factory: pytest.TempPathFactory, house: Tree) -> Iterator[RunningGateway]:
-    """A gateway that waits one second for clients."""
-    patience = {"BODY_TIMEOUT_S": 1.0, "SLOW_CLIENT_S": 1.0}
+    """A gateway that is not: it waits a third of a second for clients."""
+    patience = {"BODY_TIMEOUT_S": 0.3, "SLOW_CLIENT_S": 0.3}
     with gateway(tmp_path_factory.mktemp("patient"), house, patience=patience) as process:
         yield process
 

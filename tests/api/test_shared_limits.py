@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -21,6 +22,12 @@ from tests.running.store_proxy import store_proxy
 TENANTS: dict[str, Terms] = {"fifty": {"limits": {"requests_per_minute": 50}}, "free": {}}
 PATIENCE = {"gateway.admission.resp.OPERATION_S": 10.0}
 """A noisy machine is no fault of Redis's."""
+
+
+def assert_is_what_one_limit_holds(statuses: Counter[int], took_s: float) -> None:
+    """50, and what came back while they were asked for: one in 1.2 seconds."""
+    assert set(statuses) == {200, 429}
+    assert 50 <= statuses[200] <= 50 + took_s * 50 / 60, statuses
 
 
 @pytest.fixture
@@ -52,8 +59,9 @@ async def test_a_burst_over_two_gateways_gets_what_one_limit_holds(redis: RedisS
                     body = (await client.get(f"{one.url}/readyz")).json()
                     return body["status"], body["parts"].get("limits", "")
 
+                began = time.monotonic()
                 statuses = Counter(await asyncio.gather(*(ask(n) for n in range(200))))
-                assert statuses == {200: 50, 429: 150}
+                assert_is_what_one_limit_holds(statuses, time.monotonic() - began)
 
                 async def degraded() -> bool | None:
                     status, limits = await readiness()
@@ -63,12 +71,12 @@ async def test_a_burst_over_two_gateways_gets_what_one_limit_holds(redis: RedisS
                     return True if (await readiness())[1] == "" else None
 
                 redis.kill()
-                await eventually(degraded, "a degraded gateway")
+                await eventually(degraded, "a degraded gateway", 30.0)
                 assert await ask(0, "free") == 200
                 # The share begins at the last known level: a full one would serve all of these.
                 assert Counter(await asyncio.gather(*(ask(0) for _ in range(20))))[429] > 10
                 redis.again()
-                await eventually(well, "a gateway that is well again")
+                await eventually(well, "a gateway that is well again", 30.0)
                 assert await ask(0, "free") == 200
 
 
@@ -89,9 +97,10 @@ async def test_gateways_of_one_machine_share_a_file(tmp_path: Path) -> None:
                     response = await client.post(each.url + CHAT, json=chat(), headers=each.headers("fifty"))
                     return response.status_code
 
+                began = time.monotonic()
                 statuses = Counter(await asyncio.gather(*(ask(n) for n in range(120))))
-        assert statuses == {200: 50, 429: 70}
-        assert len(one.ledger()) + len(other.ledger()) == 50
+                assert_is_what_one_limit_holds(statuses, time.monotonic() - began)
+        assert len(one.ledger()) + len(other.ledger()) == statuses[200]
 
 
 async def test_a_client_that_leaves_before_its_limits_have_answered_holds_nothing(
@@ -124,7 +133,7 @@ async def test_a_client_that_leaves_before_its_limits_have_answered_holds_nothin
                     taken = client.zcard("gw:{t:few}:concurrency")
                 return True if len(settled) == 20 and all(settled) and not taken else None
 
-            await eventually(free, "every slot being free")
+            await eventually(free, "every slot being free", 30.0)
             assert backend.requests == []
             proxy.delay_s = 0.0
             await asyncio.to_thread(stack.close)

@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.bench import processes
 from tests.bench.load import Address
 from tests.bench.processes import ROOT
-from tests.bench.rounds import Case, Server, measure
+from tests.bench.rounds import Case, Server, Size, measure
 
 _MOST_LINES = 45
 
@@ -36,7 +36,8 @@ def profile(case: Case, *, seconds: float, python: str) -> str:
             processes.gateway(folder / "gateway", upstream=upstream, python=command) as (process, port, key),
         ):
             server = Server("profiled", Address(port=port, key=key), process, settle_s=0.15)
-            sample = measure(server, case, seconds=seconds, requests=sys.maxsize)
+            size = Size(rounds=1, seconds=seconds, warm_s=0.0, requests=sys.maxsize)
+            sample = measure(server, case, size)
         return _render(kept, sample.requests)
 
 

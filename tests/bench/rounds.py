@@ -75,6 +75,8 @@ class Size:
     """Of each case at each server before the first round."""
     requests: int = 100_000
     """The most of one measurement."""
+    settles: float = 1.0
+    """Which part of the time is waited in which a server's threads may still be at work on the last answers."""
     starts: int = 3
     """How often the gateway is started, to know how long that takes."""
 
@@ -173,14 +175,14 @@ def _rounds(results: Results, tell: Callable[[str], None]) -> None:
             tell(f"round {number + 1} of {size.rounds}, {case.name}")
             for position in range(len(servers)):  # Each round begins with another one: nobody is always the first.
                 server = servers[(position + number) % len(servers)]
-                sample = measure(server, case, seconds=size.seconds, requests=size.requests)
+                sample = measure(server, case, size)
                 results.samples.setdefault((case.name, server.name), []).append(sample)
     for server in servers:
         if server.process is not None:
             server.rss_after_mib = server.process.rss_mib()
 
 
-def measure(server: Server, case: Case, *, seconds: float, requests: int) -> Sample:
+def measure(server: Server, case: Case, size: Size) -> Sample:
     """Put the case's load on the server once. Raises LoadFailed."""
     before_s = 0.0
 
@@ -189,10 +191,10 @@ def measure(server: Server, case: Case, *, seconds: float, requests: int) -> Sam
         if server.process is not None:
             before_s = server.process.cpu_s()
 
-    answers = load.run(server.address, _load(case, seconds, requests), begin=begin)
+    answers = load.run(server.address, _load(case, size.seconds, size.requests), begin=begin)
     cpu_us: float | None = None
     if server.process is not None:
-        time.sleep(server.settle_s)
+        time.sleep(server.settle_s * size.settles)
         cpu_us = (server.process.cpu_s() - before_s) * 1e6 / len(answers.latencies_s)
     latencies_ms = sorted(latency_s * 1000 for latency_s in answers.latencies_s)
     return Sample(

@@ -5,7 +5,7 @@ import dataclasses
 from tests.bench.report import notes, table
 from tests.bench.rounds import CASES, DIRECT, GATEWAY, TRACED, Size, run
 
-TINY = Size(rounds=1, seconds=0.5, warm_s=0.0, requests=300, starts=1)
+TINY = Size(rounds=1, seconds=0.25, warm_s=0.0, requests=100, settles=0.25, starts=1)
 
 
 def test_the_smallest_run_fills_every_row_of_the_table() -> None:
