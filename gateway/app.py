@@ -328,11 +328,16 @@ async def _sweep(machinery: Machinery) -> None:
         await anyio.sleep(SWEEP_S)
         now = anyio.current_time()
         machinery.house.lobby.pressure.note(now - due)
-        for driver in tuple(machinery.live):
-            driver.sweep(now)
+        _sweep_once(machinery, now)
         if now >= reap_at:
             reap_at = now + _REAP_S
             machinery.journal.reap(time())
+
+
+def _sweep_once(machinery: Machinery, now: float) -> None:
+    """In a function of its own: a coroutine's variable would hold on to the last request until there is another."""
+    for driver in tuple(machinery.live):
+        driver.sweep(now)
 
 
 def _http_error(request: Request[Any, Any, State], error: HTTPException) -> Response[bytes]:

@@ -71,7 +71,8 @@ def run(*, port: int, admin_port: int | None, worker_port: int, state: Path) -> 
         *("--store", f"sqlite://{store.resolve()}", "--drain", str(_DRAIN_S)),
     ]
     work = ["-m", "workers.trainium", "serve", "--port", str(worker_port), "--drain-timeout", str(_DRAIN_S)]
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGINT):  # A shell lets its background jobs ignore Ctrl-C: the demo does not.
+        signal.signal(number, _interrupt)
     with contextlib.suppress(KeyboardInterrupt), _children() as start:
         gateway = start("gateway", serve, state / "gateway.log")
         worker = start("worker", work, state / "worker.log")
