@@ -75,9 +75,10 @@ def _killed(folder: Path) -> bool:
     killed = asyncio.run(measured.killed_clients(folder))
     print(
         f"\n{killed.clients} clients killed in their streams: {killed.held_before} slots held before, "
-        f"{killed.held_after} after {killed.seconds:.2f} s"
+        f"{killed.held_after} after {killed.seconds:.2f} s; "
+        f"charged {killed.charged} nano-dollars, invoiced {killed.invoiced}"
     )
-    return killed.held_before == killed.clients and killed.held_after == 0
+    return killed.held_before == killed.clients and killed.held_after == 0 and killed.charged == killed.invoiced
 
 
 def _costs(folder: Path) -> None:

@@ -55,9 +55,14 @@ class Client:
         tokens = _TOKENS.search(answer)
         return Reply(int(head[9:12]), int(tokens[1]) if tokens else 0)
 
-    async def first_bytes(self) -> None:
-        """Wait for the first bytes of an answer."""
-        await self._reader.read(1)
+    async def sees(self, piece: bytes, times: int) -> None:
+        """Read on until the answer so far has the piece that often."""
+        seen = b""
+        while seen.count(piece) < times:
+            more = await self._reader.read(1 << 16)
+            if not more:
+                raise ConnectionError(f"the answer ended after {seen[-200:]!r}")
+            seen += more
 
     def kill(self) -> None:
         """Vanish: the connection is reset."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.backends.openai_backend import answer_sensibly, chat_stream, openai_backend
 from tests.backends.scripted import Request, Script
 from tests.limits.client import Client
-from tests.running.configuration import Terms, configuration
+from tests.running.configuration import Terms, charge, configuration
 from tests.running.gateway import RunningGateway, gateway
 from tests.running.redis import RedisServer, redis_server
 from tests.running.store_proxy import store_proxy
@@ -26,6 +26,10 @@ SLOTS = 100
 PATIENT = {"gateway.admission.resp.OPERATION_S": 1.0}
 """Where the store is well: on a machine that has no CPU for it, 50 ms would make an outage of that."""
 _MOST_WORDS = 40
+_SENT_WORDS = 40
+"""Of each stream, when its client vanishes; each is a token."""
+_PROMPT_TOKENS = 3 + len(["word"]) + 3
+"""As OpenAI's cookbook counts one message with one word."""
 _RETRY_S = (0.05, 0.25)
 """How long a denied client waits: less than any SDK does."""
 
@@ -70,6 +74,10 @@ class Killed:
     held_after: int
     seconds: float
     """Until nothing was held."""
+    charged: int
+    """Nano-dollars in the ledgers of both gateways."""
+    invoiced: int
+    """What a provider asks that counts what it had sent to each of them."""
 
 
 async def bursts(folder: Path, seeds: int) -> list[Round]:
@@ -147,11 +155,14 @@ def _ninth(ordered: Sequence[float]) -> float:
 
 
 async def killed_clients(folder: Path) -> Killed:
-    """As many clients as a tenant has slots vanish while their streams run."""
+    """As many clients as a tenant has slots vanish while their streams run. Nobody ever reports what these used."""
     tenants: dict[str, Terms] = {"acme": {"limits": {"concurrency": SLOTS}}}
 
     def slow(request: Request) -> Script:
-        return chat_stream(["word "] * 600, gap_s=0.05) if request.method == "POST" else answer_sensibly(request)
+        if request.method != "POST":
+            return answer_sensibly(request)
+        words = ["word"] + [" word"] * (_SENT_WORDS - 1)
+        return chat_stream(words, gap_s=0.01, cut_after=_SENT_WORDS, end="hang")
 
     async with _house(folder, tenants, answer=slow) as (gateways, redis):
         clients = []
@@ -160,7 +171,7 @@ async def killed_clients(folder: Path) -> Killed:
             client = await Client.connect(each.port, each.keys["acme"])
             client.send({"model": "assistant", "stream": True, "messages": [{"role": "user", "content": "word"}]})
             clients.append(client)
-        await asyncio.gather(*(client.first_bytes() for client in clients))
+        await asyncio.gather(*(client.sees(b"word", _SENT_WORDS) for client in clients))
         with redis.client() as inside:
             before = int(inside.zcard("gw:{t:acme}:concurrency"))
             began = time.perf_counter()
@@ -170,7 +181,10 @@ async def killed_clients(folder: Path) -> Killed:
             while after and time.perf_counter() < began + 10:
                 await asyncio.sleep(0.005)
                 after = int(inside.zcard("gw:{t:acme}:concurrency"))
-    return Killed(SLOTS, before, after, time.perf_counter() - began)
+            took_s = time.perf_counter() - began
+        rows = [row for each in gateways for row in each.ledger(tenant="acme")]
+    invoiced = SLOTS * charge(_PROMPT_TOKENS, _SENT_WORDS)
+    return Killed(SLOTS, before, after, took_s, sum(row.charge_nano_usd for row in rows), invoiced)
 
 
 def _random_answer(request: Request) -> Script:
