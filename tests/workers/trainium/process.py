@@ -105,6 +105,6 @@ def eventually(holds: Callable[[], bool], deadline_s: float = DEADLINE_S) -> Non
 
 
 def events_of(lines: Iterable[str]) -> list[Any]:
-    """The decoded events of a stream; the end mark is kept as text."""
-    found = [line.removeprefix("data: ") for line in lines if line]
+    """The decoded events of a stream, without its comments; the end mark is kept as text."""
+    found = [line.removeprefix("data: ") for line in lines if line and not line.startswith(":")]
     return [event if event == "[DONE]" else json.loads(event) for event in found]
