@@ -1,0 +1,234 @@
+"""Three providers with skewed prices, two gateways on one Redis, and load: shares hold, providers die, drills are run.
+
+What a provider did not see is what the drill's report says; what the rehearsal foretold is what the drill brings.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.admin.conftest import OWNER, admin
+from tests.backends.openai_backend import openai_backend
+from tests.backends.scripted import ScriptedBackend
+from tests.running.configuration import Tree, configuration
+from tests.running.gateway import FORGETFUL, RunningGateway, gateway
+from tests.running.polling import eventually
+from tests.running.redis import redis_server
+
+AT_ONCE = 4
+PRICES = {"cheap": 1, "fair": 2, "dear": 4}
+TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    """The same event loop for all tests of this file: the providers live in it."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def providers() -> AsyncIterator[dict[str, ScriptedBackend]]:
+    """Three, by name."""
+    async with openai_backend() as cheap, openai_backend() as fair, openai_backend() as dear:
+        yield {"cheap": cheap, "fair": fair, "dear": dear}
+
+
+@pytest.fixture(scope="module")
+def house(providers: dict[str, ScriptedBackend]) -> Tree:
+    """The cheapest first, which alone takes tools. For `capped` price decides, and none may have more than its part."""
+    backends = {
+        name: {
+            "base_url": backend.base_url,
+            "domains": {"provider": name},
+            "models": {
+                "small": {
+                    "prices": {"input": PRICES[name], "output": PRICES[name]},
+                    "accepts": ["tools"] if name == "cheap" else [],
+                }
+            },
+        }
+        for name, backend in providers.items()
+    }
+    made = configuration(backends=backends, models={"assistant": list(PRICES)}, tenants={"capped": {}, "free": {}})
+    made["policies"]["capped"]["independence"] = {"max_share": {"provider": 0.6}}
+    cost = made["policies"]["capped"]["models"]["assistant"] | {"strategy": {"mode": "cost"}}
+    made["policies"]["capped"]["models"] = {"assistant": cost}
+    return made
+
+
+@dataclass(slots=True)
+class Fleet:
+    """Two gateways, and clients of them."""
+
+    gateways: Sequence[RunningGateway]
+    owner: httpx.AsyncClient
+    """The first one's admin API."""
+    elsewhere: httpx.AsyncClient
+    """The second one's."""
+    client: httpx.AsyncClient
+
+    async def load(self, tenant: str, count: int, *, tools_every: int = 0) -> list[httpx.Response]:
+        """So many requests at both in turn, some at once; every so-many-th needs tools."""
+        turns = iter(list(zip(range(count), cycle(self.gateways), strict=False)))
+        answers: list[httpx.Response] = []
+
+        async def ask() -> None:
+            for number, running in turns:
+                body: dict[str, Any] = {"model": "assistant", "messages": [{"role": "user", "content": "Say hello."}]}
+                if tools_every and number % (2 * tools_every) < 2:  # as often at each of the two
+                    body["tools"] = [TOOL]
+                url = f"{running.base_url}/chat/completions"
+                answers.append(await self.client.post(url, json=body, headers=running.headers(tenant)))
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(AT_ONCE):
+                tasks.create_task(ask())
+        return answers
+
+    def rows(self, since: float) -> Counter[str]:
+        """Tries by backend, of both ledgers."""
+        return Counter(row.backend for running in self.gateways for row in running.ledger() if row.at >= since)
+
+
+@pytest.fixture(scope="module")
+def gateways(tmp_path_factory: pytest.TempPathFactory, house: Tree) -> Iterator[Sequence[RunningGateway]]:
+    """Two on one Redis."""
+    folders = [tmp_path_factory.mktemp(name) for name in ("a", "b")]
+    with (
+        redis_server(tmp_path_factory.mktemp("redis")) as redis,
+        gateway(folders[0], house, redis=redis.url, admin_key=OWNER) as first,
+        gateway(folders[1], house, redis=redis.url, admin_key=OWNER) as second,
+    ):
+        yield first, second
+
+
+@pytest.fixture
+async def fleet(gateways: Sequence[RunningGateway]) -> AsyncIterator[Fleet]:
+    """Both, with clients."""
+    first, second = gateways
+    async with (
+        admin(first, OWNER) as owner,
+        admin(second, OWNER) as elsewhere,
+        httpx.AsyncClient(trust_env=False, timeout=30) as client,
+    ):
+        yield Fleet(gateways, owner, elsewhere, client)
+
+
+async def test_the_most_attractive_keeps_to_its_part_on_two_gateways(fleet: Fleet) -> None:
+    """Within two hundredths, of all tokens and at each gateway; nobody is refused for it."""
+    answers = await fleet.load("capped", 400)
+    assert {answer.status_code for answer in answers} == {200}
+    parts = []
+    for running in fleet.gateways:
+        used: Counter[str] = Counter()
+        for row in running.ledger(tenant="capped"):
+            used[row.backend] += row.usage.total_tokens
+        parts.append(used["cheap"] / used.total())
+    assert parts == pytest.approx([0.6, 0.6], abs=0.02)
+    for api in (fleet.owner, fleet.elsewhere):
+        told = (await api.get("/independence", params={"tenant": "capped"})).json()
+        providers = next(each for each in told["concentration"] if each["dimension"] == "provider")
+        assert providers["shares"][0]["value"] == "cheap"
+        assert providers["shares"][0]["share"] == pytest.approx(0.6, abs=0.02)
+
+
+async def test_a_drill_brings_what_the_rehearsal_foretold(fleet: Fleet, providers: dict[str, ScriptedBackend]) -> None:
+    """On both gateways: the part that is served and its cost, to two hundredths. Planned at one, aborted at the other.
+
+    Tries that the ledgers have and the provider has not are those that the report says were struck.
+    """
+    await fleet.load("free", 80, tools_every=5)
+    told = (await fleet.owner.post("/policies/free/simulate", json={"without": {"provider": "cheap"}})).json()
+    foretold = told["after"]
+    assert foretold["served_share"] == pytest.approx(0.8, abs=0.001)
+
+    began = time.time()
+    seen = {name: len(each.requests) for name, each in providers.items()}
+    wanted = {"without": {"provider": "cheap"}, "tenant": "free", "stop_below": 0.5, "may_leave_nothing": True}
+    drill = (await fleet.owner.post("/drills", json=wanted)).json()["drill"]["id"]
+    await phase(fleet.elsewhere, drill, "running")
+    answers = await fleet.load("free", 80, tools_every=5)
+    statuses = Counter(answer.status_code for answer in answers)
+    assert (await fleet.elsewhere.post(f"/drills/{drill}/abort")).status_code == 200
+    report = (await phase(fleet.owner, drill, "aborted", gateways=2))["report"]
+
+    asked_after = {
+        name: sum(request.method == "POST" for request in each.requests[seen[name] :])
+        for name, each in providers.items()
+    }
+    tries = fleet.rows(began)
+    (struck,) = report["tries"]
+    assert (struck["backend"], struck["reached"]) == ("cheap", 0)
+    assert struck["tries"] == tries["cheap"] - asked_after["cheap"] > 0
+    assert asked_after["cheap"] == 0
+    assert report["requests"] == 80
+    assert report["served"] == statuses[200] == asked_after["fair"] + asked_after["dear"]
+    assert abs(report["served_share"] - foretold["served_share"]) <= 0.02
+    assert sum(report["failures"].values()) == 80 - statuses[200]
+    spent = sum(row.cost_nano_usd for running in fleet.gateways for row in running.ledger() if row.at >= began)
+    assert spent == pytest.approx(foretold["cost_nano_usd"] * 2, rel=0.02)
+
+
+async def test_whoever_dies_the_others_serve(fleet: Fleet, providers: dict[str, ScriptedBackend]) -> None:
+    """Each in turn, then all but one: ninety-nine of a hundred are served, though the last has more than its part."""
+    statuses: Counter[int] = Counter()
+    for dead in [["cheap"], ["fair"], ["dear"], ["cheap", "fair"]]:
+        for name in dead:
+            providers[name].refuse()
+            providers[name].close_connections(reset=True)
+        answers = await fleet.load("capped", 50)
+        statuses.update(answer.status_code for answer in answers)
+        for name in dead:
+            await providers[name].listen()
+    assert statuses[200] >= 0.99 * statuses.total(), statuses
+
+
+async def phase(api: httpx.AsyncClient, drill: str, wanted: str, *, gateways: int = 0) -> Tree:
+    """The drill, once this gateway knows it so, and so many told what they saw."""
+
+    async def look() -> Tree | None:
+        answer = await api.get(f"/drills/{drill}")
+        told: Tree = answer.json() if answer.is_success else {"phase": "unknown"}
+        is_told = not gateways or len((told.get("report") or {"gateways": ()})["gateways"]) >= gateways
+        return told if told["phase"] == wanted and is_told else None
+
+    return await eventually(look, f"{drill} {wanted}")
+
+
+async def test_a_drill_ends_though_the_gateway_was_restarted(
+    tmp_path: Path, house: Tree, providers: dict[str, ScriptedBackend]
+) -> None:
+    """It goes on in the new one, which had no word of the admin API, and ends at its time there."""
+    async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+
+        async def backend_of(running: RunningGateway) -> str:
+            body = {"model": "assistant", "messages": [{"role": "user", "content": "Say hello."}]}
+            url = f"{running.base_url}/chat/completions"
+            answer = await client.post(url, json=body, headers=running.headers("free"))
+            return answer.headers["x-gateway-backend"]
+
+        with gateway(tmp_path, house, admin_key=OWNER, patience=FORGETFUL) as running:
+            async with admin(running, OWNER) as owner:
+                wanted = {"without": {"provider": "cheap"}, "duration_s": 3, "may_leave_nothing": True}
+                drill = (await owner.post("/drills", json=wanted)).json()["drill"]
+            assert await backend_of(running) == "fair"
+        with gateway(tmp_path, house, admin_key=OWNER, patience=FORGETFUL) as running:
+            if time.time() < drill["ends_at"] - 1:  # A machine that took so long has nothing to show.
+                assert await backend_of(running) == "fair"
+
+            async def look() -> bool | None:
+                return await backend_of(running) == "cheap" or None
+
+            await eventually(look, "the end of the drill", 20)
+            assert time.time() >= drill["ends_at"] - 0.1
+            async with admin(running, OWNER) as owner:
+                told = await phase(owner, drill["id"], "ended", gateways=1)
+                assert told["report"]["affected"] >= 1
