@@ -35,7 +35,7 @@ from gateway.admission.limits import (
 )
 from gateway.admission.link import Link
 from gateway.admission.orders import OrderCounts, Orders, loading
-from gateway.admission.resp import OPERATION_S, Reply, Word
+from gateway.admission.resp import OPERATION_S, Lost, Reply, TimedOut, Word
 from gateway.admission.servers import servers_of
 from gateway.admission.share import Known, Share
 from gateway.admission.wording import (
@@ -93,14 +93,18 @@ class LimitCounts:
 
 
 class _Held:
-    __slots__ = ("by_share", "dimensions", "ends_at", "grown")
+    __slots__ = ("by_share", "dimensions", "ends_at", "grown", "is_unsure")
 
-    def __init__(self, dimensions: Sequence[Dimension], ends_at: float, *, by_share: bool) -> None:
+    def __init__(
+        self, dimensions: Sequence[Dimension], ends_at: float, *, by_share: bool, is_unsure: bool = False
+    ) -> None:
         self.dimensions = dimensions
         self.ends_at = ends_at
         self.grown = NOTHING_USED
         self.by_share = by_share
         """Granted by this gateway's share: the store's buckets were not charged."""
+        self.is_unsure = is_unsure
+        """Or they were, and the answer was lost: the settlement finds out."""
 
 
 class RedisLimiter:
@@ -201,7 +205,7 @@ class RedisLimiter:
         for share in self._shares.values():
             share.settle(reservation, used, now)
         if dimensions:
-            self._settle(reservation, dimensions, used, now)
+            self._settle(reservation, dimensions, used, now, is_unsure=held is not None and held.is_unsure)
 
     def seed(self, key: str, used: int, ends_at: float) -> None:
         """Begin a budget's counter with what the ledger knows; see `Limiter.seed`."""
@@ -227,6 +231,9 @@ class RedisLimiter:
     def taken(self, reservation: str) -> bool:
         """What was reserved stands as it is and is not settled; whether the store itself granted it."""
         held = self._held.pop(reservation)
+        if held.is_unsure:
+            for share in self._shares.values():
+                share.owe(reservation)
         return not held.by_share
 
     def correct(self, dimension: Dimension, amount: int, now: float) -> None:
@@ -289,9 +296,12 @@ class RedisLimiter:
 
     # With the store.
 
-    def _settle(self, reservation: str, dimensions: Sequence[Dimension], used: Used, now: float) -> None:
+    def _settle(
+        self, reservation: str, dimensions: Sequence[Dimension], used: Used, now: float, *, is_unsure: bool = False
+    ) -> None:
         head = (REMEMBER_MS, self._clock(now), reservation, self._process, self._ledger, MOST_DEBT_S)
-        words = settle_words(head, dimensions, used, spent=lambda dimension: self._budgets.of(dimension.key))
+        spent = self._budgets.of
+        words = settle_words(head, dimensions, used, spent=lambda dimension: spent(dimension.key), is_unsure=is_unsure)
         self._orders.deliver("settle", keys(reservation, dimensions), words, self._settled)
 
     def _settled(self, reply: Reply) -> None:
@@ -332,14 +342,17 @@ class RedisLimiter:
 
     # Without the store.
 
-    def _from_share(self, reservation: str, dimensions: Sequence[Dimension], now: float, ttl_s: float) -> Answer:
+    def _from_share(
+        self, reservation: str, dimensions: Sequence[Dimension], now: float, ttl_s: float, *, is_unsure: bool
+    ) -> Answer:
         answer: Answer = Unavailable()
         # Nobody knows what a gateway's share is that has never heard of the others: they may grant it all.
         if self._are_counted and not any(dimension.fails_closed for dimension in dimensions):
             link = self._servers.link(dimensions[0].key)
-            answer = self._share(link, now).reserve(reservation, dimensions, now, ttl_s)
+            answer = self._share(link, now).reserve(reservation, dimensions, now, ttl_s, is_unsure=is_unsure)
         if isinstance(answer, Granted):
-            self._held.setdefault(reservation, _Held(dimensions, now + ttl_s, by_share=True))
+            held = _Held(dimensions, now + ttl_s, by_share=True, is_unsure=is_unsure)
+            self._held.setdefault(reservation, held)
         if isinstance(answer, Unavailable):
             self.counts.unavailable += 1
         else:
@@ -472,7 +485,7 @@ class _Reserving:
     def _told(self, reply: Reply) -> None:
         limiter, now = self.limiter, self.now
         if not isinstance(reply, list):
-            self._without()
+            self._without(is_unsure=isinstance(reply, TimedOut | Lost))  # After any other error nothing was taken.
             return
         status, generation, *numbers = reply
         whose = owner(self.dimensions[0].key)
@@ -492,10 +505,10 @@ class _Reserving:
                 limiter._held.setdefault(self.reservation, _Held(self.dimensions, now + self.ttl_s, by_share=False))
         self.answer(answer)
 
-    def _without(self) -> None:
-        """Answer from the share. Should Redis have granted it all the same, the settlement gives that back."""
+    def _without(self, *, is_unsure: bool = False) -> None:
+        """Answer from the share. Should Redis have granted it all the same, the settlement finds that there."""
         limiter = self.limiter
-        answer = limiter._from_share(self.reservation, self.dimensions, self.now, self.ttl_s)
+        answer = limiter._from_share(self.reservation, self.dimensions, self.now, self.ttl_s, is_unsure=is_unsure)
         if self.tries and not isinstance(answer, Granted):
             limiter._settle(self.reservation, self.dimensions, NOTHING_USED, self.now)
         self.answer(answer)

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.admission.limits import Denied, Dimension, Granted, Level, Unavailable, Used
+from gateway.admission.limits import Denied, Dimension, Granted, Level, Unavailable, Used, amount_of
 from gateway.admission.tally import Tally
 
 BUDGET_EDGE: Final = 0.95
@@ -36,7 +36,7 @@ class Known(msgspec.Struct, frozen=True, gc=False):
 class Share:
     """One outage's own counting."""
 
-    __slots__ = ("_gateways", "_known", "_quotas", "_tally", "_touched", "used_at")
+    __slots__ = ("_gateways", "_known", "_quotas", "_tally", "_touched", "_unsure", "_unsure_of", "used_at")
 
     def __init__(
         self,
@@ -52,6 +52,10 @@ class Share:
         self._tally = Tally(wall)
         self._touched: dict[str, tuple[Dimension, Known]] = {}  # buckets, and how they began here
         self._quotas: dict[str, int] = {}  # budgets likewise
+        self._unsure: dict[str, Sequence[Dimension]] = {}
+        """Reservations that the store may have granted, too."""
+        self._unsure_of: dict[str, int] = {}
+        """What they took of each bucket: their settlements tell the store."""
         self.used_at = now
 
     def adopt(self, reservation: str, dimensions: Sequence[Dimension], now: float, lasts_s: float) -> None:
@@ -65,11 +69,18 @@ class Share:
             self._tally.reserve(reservation, slots, now, lasts_s)
 
     def reserve(
-        self, reservation: str, dimensions: Sequence[Dimension], now: float, ttl_s: float
+        self,
+        reservation: str,
+        dimensions: Sequence[Dimension],
+        now: float,
+        ttl_s: float,
+        *,
+        is_unsure: bool = False,
     ) -> Granted | Denied | Unavailable:
         """Take from this gateway's share of all dimensions, or from none.
 
-        What the share can never hold though the limit can is not known to be denied: it is `Unavailable`.
+        What the share can never hold though the limit can is not known to be denied: it is `Unavailable`. What the
+        store was asked for and may have granted, too, `is_unsure`: the share owes nothing for it.
         """
         self.used_at = now
         shared = [self._shared(dimension, now) for dimension in dimensions]
@@ -79,6 +90,10 @@ class Share:
             for level, dimension in zip(answer.levels, dimensions, strict=True)
         )
         if isinstance(answer, Granted):
+            if is_unsure and reservation not in self._unsure:
+                self._unsure[reservation] = dimensions
+                for dimension in dimensions:
+                    self._leave(dimension, dimension.cost)
             return Granted(reservation, levels)
         original = dimensions[shared.index(answer.dimension)]
         if answer.retry_after_s is None and original.cost <= original.limit:
@@ -92,6 +107,18 @@ class Share:
     def settle(self, reservation: str, used: Used, now: float) -> None:
         """Close a reservation that was made or adopted here."""
         self._tally.settle(reservation, used, now)
+        for dimension in self._unsure.pop(reservation, ()):
+            if dimension.kind != "requests":
+                self._leave(dimension, amount_of(dimension.kind, used) - dimension.cost)
+
+    def owe(self, reservation: str) -> None:
+        """Nobody will settle what the store may have granted: the share owes it, as all else."""
+        for dimension in self._unsure.pop(reservation, ()):
+            self._leave(dimension, -dimension.cost)
+
+    def _leave(self, dimension: Dimension, amount: int) -> None:
+        if dimension.refill_per_s:
+            self._unsure_of[dimension.key] = self._unsure_of.get(dimension.key, 0) + amount
 
     def owed(self, now: float) -> list[tuple[Dimension, int]]:
         """What the share granted of each bucket and refilling has not paid back: the store has to be told.
@@ -102,7 +129,7 @@ class Share:
         owed = []
         for original, began in self._touched.values():
             shared = self._shared(original, now)
-            level = self._tally.level_of(shared, now)
+            level = self._tally.level_of(shared, now) + self._unsure_of.get(original.key, 0)
             granted = began.left + (now - began.at) * shared.refill_per_s - level
             missing = math.ceil(min(granted, shared.limit - level) - _TOLERANCE)
             if missing > 0:

@@ -77,16 +77,26 @@ def reserve_words(
 
 
 def settle_words(
-    head: Sequence[Word], dimensions: Sequence[Dimension], used: Used, *, spent: Callable[[Dimension], Spent | None]
+    head: Sequence[Word],
+    dimensions: Sequence[Dimension],
+    used: Used,
+    *,
+    spent: Callable[[Dimension], Spent | None],
+    is_unsure: bool = False,
 ) -> list[Word]:
-    """What follows `head` for each dimension."""
+    """What follows `head` for each dimension. With `is_unsure` a bucket is charged even if nothing was taken of it."""
     words = list(head)
     for dimension in dimensions:
         kind = letter(dimension)
         amount: Word = "" if dimension.kind in _TAKEN_ONCE else amount_of(dimension.kind, used)
         told = spent(dimension) if kind == "W" else None
         words += (kind, dimension.limit, _param(dimension), amount)
-        words += ("", "") if told is None else (told.seed, told.spent)
+        if told is not None:
+            words += (told.seed, told.spent)
+        elif is_unsure and kind == "B":
+            words += (dimension.cost if amount == "" else amount, "")
+        else:
+            words += ("", "")
     return words
 
 

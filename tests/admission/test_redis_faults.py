@@ -360,17 +360,33 @@ async def test_a_settlement_whose_reply_is_lost_has_one_effect(
     assert left(await ask(other, "b", requests(), tokens(0), slots(2), budget(0))) == [58, 500, 1, 900]
 
 
-async def test_a_reservation_whose_reply_is_lost_is_given_back(
-    proxy: StoreProxy, redis: RedisServer, hasty: Fleet
+@pytest.mark.parametrize("is_taken", [True, False])
+@pytest.mark.parametrize("is_back_before", [True, False])
+async def test_a_reservation_whose_reply_is_lost_costs_what_it_used(
+    proxy: StoreProxy, redis: RedisServer, hasty: Fleet, *, is_taken: bool, is_back_before: bool
 ) -> None:
-    """Redis granted it, we did not hear of it and served our share: the settlement corrects what Redis took."""
+    """Redis granted it or never heard of it; we do not know and serve our share. The settlement makes it right.
+
+    Also when the store is back before: what the share has granted by itself is told then, and this is not yet known.
+    """
     limiter, other = await hasty.start(proxy.url), await hasty.start(redis.url)
-    proxy.replies_to_lose = 1
-    assert isinstance(await ask(limiter, "a", tokens(300), slots(2), budget(300)), Granted)
+    proxy.replies_to_lose, proxy.is_hole = (1_000, False) if is_taken else (0, True)
+    limits = (requests(), tokens(300), slots(2), budget(300))
+    assert isinstance(await ask(limiter, "a", *limits), Granted)
     assert limiter.counts.shared == 1
+    await proxy.refuse()
+    await away(limiter)
+    proxy.replies_to_lose, proxy.is_hole = 0, False
+    if is_back_before:
+        await proxy.open()
+        assert await limiter.connected(20.0)
+        await delivered(limiter)
     await settle(limiter, "a", Used(100, nano_usd=100))
+    if not is_back_before:
+        await proxy.open()
+        assert await limiter.connected(20.0)
     await delivered(limiter)
-    assert left(await ask(other, "b", tokens(0), slots(2), budget(0))) == [500, 1, 900]
+    assert left(await ask(other, "b", requests(), tokens(0), slots(2), budget(0))) == [58, 500, 1, 900]
 
 
 async def test_what_arrives_twice_has_one_effect(proxy: StoreProxy, redis: RedisServer, gateways: Fleet) -> None:

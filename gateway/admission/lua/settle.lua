@@ -2,7 +2,8 @@
 -- KEYS  record, then each dimension's key; a budget's is followed by <key>:o
 -- ARGV  ms to remember it by, now or '', id, process, ledger, most debt in s,
 --       then per dimension: kind, limit, refill or end, amount used, seed, spent (the last two for W
---       of which the process has something to tell, else '')
+--       of which the process has something to tell, else ''; for B the first is what to charge if nothing was taken
+--       here, else '')
 -- Gives 1 the first time, 0 when it was settled before, 2 when its lease had ended or it was never made here: then what
 -- was taken from buckets stands. The mark stays even then: a reservation that arrives later takes nothing.
 local record, id = KEYS[1], ARGV[3]
@@ -37,6 +38,8 @@ for i = 1, (#ARGV - 6) / 6 do
     if status ~= 0 then redis.call('ZREM', key, id) end
   elseif status == 1 and used and costs[i] ~= '-' and used ~= tonumber(costs[i]) then
     charge(key, limit, param, now, used - tonumber(costs[i]), most_debt)
+  elseif status ~= 0 and ARGV[a + 5] ~= '' and (costs[i] or '-') == '-' then
+    charge(key, limit, param, now, tonumber(ARGV[a + 5]), most_debt)
   end
 end
 return status
