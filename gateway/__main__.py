@@ -14,7 +14,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gateway import __version__
-from gateway.control import completion, drill_commands, key_commands, ledger, policy_commands, remote_commands
+from gateway.control import (
+    completion,
+    drill_commands,
+    key_commands,
+    ledger,
+    policy_commands,
+    remote_commands,
+    tenant_commands,
+)
 from gateway.control.commands import (
     CONFIG_HELP,
     JOURNAL_HELP,
@@ -56,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_check(commands)
     _add_schema(commands)
     key_commands.add_keys(commands)
+    tenant_commands.add_tenants(commands)
     policy_commands.add_policy(commands)
     remote_commands.add_remote(commands)
     drill_commands.add_drill(commands)

@@ -47,6 +47,7 @@ from gateway.config.settings import Settings
 from gateway.control.decisions import Decisions
 from gateway.control.desk import Desk, Snapshot
 from gateway.control.drills import Drills
+from gateway.control.last_use import LastUse
 from gateway.control.recorder import Recorder
 from gateway.control.replicas import Board, Replicas
 from gateway.control.state import KeyLife
@@ -104,6 +105,7 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
     recorder = Recorder(
         settings.decisions_file, most=settings.decisions.most, age_s=settings.decisions.days * _DAY_S, wall=time
     )
+    last_use = LastUse(stores.log)
     metrics = Metrics(tenants=settings.told_tenants)
     counter = TokenCounter()
     journal = Journal(settings.store)
@@ -114,7 +116,7 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
     live = Live(desk.now.book, fleet=fleet)
     files = Files(settings.config, desk)
     probes = Probes(seam, live.by_name, suspects=fleet.suspects, reached=fleet.reached)
-    listeners = Listeners(tracer.report, writer.request_log, decisions.note, metrics.note, recorder.note)
+    listeners = Listeners(tracer.report, writer.request_log, decisions.note, metrics.note, recorder.note, last_use.note)
     begin_budgets = partial(_begin_budgets, stores.limiter, settings.store, set())
 
     def adopt(now: Snapshot) -> None:
@@ -160,6 +162,7 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
         drills=drills,
         metrics=metrics,
         recorder=recorder,
+        last_use=last_use,
         log_lines_dropped=lambda: writer.dropped,
         reports_dropped=lambda: push.dropped,
         ship_lag_s=stores.shipper.lag_s if stores.shipper is not None else None,
@@ -198,12 +201,12 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
                 probes.run,
                 push.run,
                 drills.run,
+                last_use.run,
                 partial(_sweep, machinery),
                 partial(_watch_lag, metrics),
             )
             await _join_fleet(stores, settings.store, journal.name, tasks, stack)
-            _start(tasks, live.run, files.run)
-            tasks.start_soon(anyio.to_thread.run_sync, counter.load)
+            _start(tasks, live.run, files.run, partial(anyio.to_thread.run_sync, counter.load))
             log.info("gateway.started", version=__version__, revision=desk.now.book.revision)
             yield
 

@@ -14,6 +14,7 @@ from gateway.api.replies import Asked, headers_of, id_headers
 from gateway.api.stream import BODY_TIMEOUT_S
 from gateway.dialects.anthropic import MESSAGES
 from gateway.domain.errors import RequestTimedOut
+from gateway.pipeline.entry import check_door
 
 
 class CountedTokens(msgspec.Struct):
@@ -26,6 +27,7 @@ class CountedTokens(msgspec.Struct):
 async def count_tokens(request: Asked) -> Response[CountedTokens]:
     """Our own count of the prompt, with what the model's first target usually makes of it. No backend is asked."""
     caller = caller_of(request)
+    check_door(caller.key, MESSAGES.door)
     if (problem := head_of(headers_of(request)).problem) is not None:
         raise problem
     try:

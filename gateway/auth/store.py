@@ -16,8 +16,8 @@ from typing import Final, Self
 
 from gateway.domain.tenant import ApiKey
 
-FORMAT: Final = 1
-"""SQLite's `user_version` of the file."""
+FORMAT: Final = 2
+"""SQLite's `user_version` of the file. 1 has no endpoints."""
 WRITE_WAIT_S: Final = 5.0
 READ_WAIT_S: Final = 1.0
 
@@ -30,10 +30,11 @@ CREATE TABLE keys (
     models TEXT,                -- JSON list of public models; NULL is every model of the policy
     created_at REAL NOT NULL,   -- seconds since the epoch, as all times here
     expires_at REAL,
-    revoked_at REAL
+    revoked_at REAL,
+    endpoints TEXT              -- JSON list; NULL is all of them
 ) STRICT
 """
-SELECT: Final = "SELECT public_id, tenant, name, digest, models, created_at, expires_at, revoked_at FROM keys"
+SELECT: Final = "SELECT public_id, tenant, name, digest, models, created_at, expires_at, revoked_at, {} FROM keys"
 
 
 class KeyStoreUnreadable(Exception):
@@ -76,9 +77,10 @@ class KeyStore:
     def add(self, key: ApiKey, *, created_at: float) -> None:
         """Keep a new key. sqlite3.IntegrityError when it, or its public id, is there already."""
         models = None if key.models is None else json.dumps(key.models)
+        endpoints = None if key.endpoints is None else json.dumps(key.endpoints)
         self._connection.execute(
-            "INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?, NULL)",
-            (key.public_id, key.tenant, key.name, key.digest, models, created_at, key.expires_at),
+            "INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?, NULL, ?)",
+            (key.public_id, key.tenant, key.name, key.digest, models, created_at, key.expires_at, endpoints),
         )
 
     def keys(self) -> list[StoredKey]:
@@ -101,9 +103,12 @@ class KeyStore:
         version = _format(self._connection)
         if version == 0:
             self._connection.execute(TABLE)
+        elif version == 1:
+            self._connection.execute("ALTER TABLE keys ADD COLUMN endpoints TEXT")
+        if version < FORMAT:
             self._connection.execute(f"PRAGMA user_version = {FORMAT}")
         self._connection.execute("COMMIT")
-        if version not in (0, FORMAT):
+        if version > FORMAT:
             raise KeyStoreUnreadable(f"the key store has format {version}; this version knows {FORMAT}")
 
 
@@ -163,7 +168,7 @@ class KeyStoreReader:
         if version == self._version:
             return None
         known = _format(self._connection)
-        if known not in (0, FORMAT):
+        if known > FORMAT:
             raise KeyStoreUnreadable(f"{self.path.name}: has format {known}; this version knows {FORMAT}")
         rows = _rows(self._connection) if known else []
         self._version = version
@@ -175,7 +180,8 @@ def _format(connection: sqlite3.Connection) -> int:
 
 
 def _rows(connection: sqlite3.Connection) -> list[StoredKey]:
-    with closing(connection.execute(f"{SELECT} ORDER BY created_at, public_id")) as cursor:
+    query = SELECT.format("NULL" if _format(connection) == 1 else "endpoints")
+    with closing(connection.execute(f"{query} ORDER BY created_at, public_id")) as cursor:
         return [
             StoredKey(
                 ApiKey(
@@ -184,10 +190,11 @@ def _rows(connection: sqlite3.Connection) -> list[StoredKey]:
                     digest=digest,
                     name=name,
                     models=None if models is None else tuple(json.loads(models)),
+                    endpoints=None if endpoints is None else tuple(json.loads(endpoints)),
                     expires_at=expires_at,
                 ),
                 created_at,
                 revoked_at,
             )
-            for public_id, tenant, name, digest, models, created_at, expires_at, revoked_at in cursor
+            for public_id, tenant, name, digest, models, created_at, expires_at, revoked_at, endpoints in cursor
         ]

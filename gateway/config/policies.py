@@ -294,6 +294,7 @@ def _tenant(name: str, entry: TenantEntry, policy: Policy) -> Tenant:
         budget=entry.budget or policy.budget,
         weight=entry.weight,
         metadata=entry.metadata,
+        is_suspended=entry.suspended,
     )
 
 
@@ -346,6 +347,7 @@ def _keys(tenant: str, entry: TenantEntry) -> Iterator[ApiKey]:
             digest=bytes.fromhex(key.sha256),
             name=key.name,
             models=key.models,
+            endpoints=key.endpoints,
             expires_at=None if midnight is None else midnight.timestamp(),
             limits=key.limits,
             budget=key.budget,

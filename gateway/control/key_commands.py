@@ -30,6 +30,7 @@ from gateway.control.connection import ADMIN_HELP, connected, print_json
 if TYPE_CHECKING:
     from gateway.control.remote import AdminApi
     from gateway.control.shown import KeyShown
+    from gateway.domain.tenant import Door
 
 
 def add_keys(commands: Commands) -> None:
@@ -53,6 +54,9 @@ def add_keys(commands: Commands) -> None:
     create.add_argument("--name", default="", help="what the key is for, for your own lists")
     create.add_argument(
         "--models", type=_names, metavar="A,B", help="public models it may use (default: all of the policy)"
+    )
+    create.add_argument(
+        "--endpoints", type=_doors, metavar="A,B", help="endpoints it may use: chat, embeddings, … (default: all)"
     )
     create.add_argument("--expires", type=_date, metavar="DATE", help="first day (UTC) on which it no longer works")
     create.add_argument("--config", action="append", type=Path, metavar="PATH", help=CONFIG_HELP)
@@ -117,6 +121,7 @@ def _create(arguments: argparse.Namespace) -> int:
             now=time.time(),
             name=arguments.name,
             models=arguments.models,
+            endpoints=arguments.endpoints,
             expires=arguments.expires,
             book=configuration(config) if config else None,
         )
@@ -138,6 +143,7 @@ def _create_remote(arguments: argparse.Namespace) -> int:
     wanted = KeyWanted(
         name=arguments.name,
         models=None if arguments.models is None else tuple(arguments.models),
+        endpoints=arguments.endpoints,
         expires_at=None if arguments.expires is None else midnight(arguments.expires),
     )
     with connected(arguments) as api:
@@ -155,7 +161,7 @@ def _list(arguments: argparse.Namespace) -> int:
     is_remote = _is_remote(arguments)
     if is_remote:
         with connected(arguments) as api:
-            found = api.get("/keys").read(list[KeyShown])
+            found = api.all("/keys", KeyShown)
     else:
         with _refusals():
             found = [
@@ -166,14 +172,16 @@ def _list(arguments: argparse.Namespace) -> int:
         print_json(found)
         return 0
     now = time.time()
-    # Where a key was made is worth a column where it can be more than one place.
-    lines = [("PUBLIC ID", "TENANT", "NAME", "MODELS", "CREATED", "EXPIRES", *(["FROM"] * is_remote), "STATE")]
+    # Where a key was made is worth a column where it can be more than one place; a key store knows nothing of use.
+    elsewhere = ["USED", "FROM"] * is_remote
+    lines = [("PUBLIC ID", "TENANT", "NAME", "MODELS", "ENDPOINTS", "CREATED", "EXPIRES", *elsewhere, "STATE")]
     for key in found:
-        models = "all" if key.models is None else ",".join(key.models)
+        models, endpoints = ("all" if each is None else ",".join(each) for each in (key.models, key.endpoints))
         created = "" if key.created_at is None else _day(key.created_at)
         expires = "never" if key.expires_at is None else _day(key.expires_at)
-        place = [key.source] * is_remote
-        lines.append((key.id, key.tenant, key.name, models, created, expires, *place, _state(key, now)))
+        used = "never" if key.last_used_at is None else _day(key.last_used_at)
+        place = [used, key.source] * is_remote
+        lines.append((key.id, key.tenant, key.name, models, endpoints, created, expires, *place, _state(key, now)))
     print_table(lines)
     return 0
 
@@ -217,7 +225,7 @@ def _revoke(arguments: argparse.Namespace) -> int:
 def _tenant_of(api: "AdminApi", public_id: str) -> str:
     from gateway.control.shown import KeyShown
 
-    for key in api.get("/keys").read(list[KeyShown]):
+    for key in api.all("/keys", KeyShown):
         if key.id == public_id:
             return key.tenant
     raise CommandError(f"there is no key `{public_id}`")
@@ -247,6 +255,16 @@ def _refusals() -> Iterator[None]:
 
 def _day(at: float) -> str:
     return dt.datetime.fromtimestamp(at, dt.UTC).date().isoformat()
+
+
+def _doors(text: str) -> "tuple[Door, ...]":
+    from gateway.domain.tenant import DOORS
+
+    names = _names(text)
+    for name in names:
+        if name not in DOORS:
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(DOORS)}")
+    return tuple(door for door in DOORS if door in names)
 
 
 def _names(text: str) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Final
 from gateway.auth.keys import digest, mint, public_id_of
 from gateway.auth.store import KeyStore, KeyStoreReader, StoredKey
 from gateway.config.policies import PolicyBook
-from gateway.domain.tenant import ApiKey
+from gateway.domain.tenant import ApiKey, Door
 
 TENANT: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 MODEL: Final = re.compile(r"[A-Za-z0-9._:/@-]{1,128}")
@@ -41,6 +41,7 @@ def create(
     now: float,
     name: str = "",
     models: Sequence[str] | None = None,
+    endpoints: Sequence[Door] | None = None,
     expires: dt.date | None = None,
     book: PolicyBook | None = None,
 ) -> NewKey:
@@ -70,6 +71,7 @@ def create(
         digest=hashed,
         name=name,
         models=None if models is None else tuple(models),
+        endpoints=None if endpoints is None else tuple(endpoints),
         expires_at=expires_at,
     )
     with KeyStore(store) as keys:

@@ -105,22 +105,26 @@ def _list(arguments: argparse.Namespace) -> int:
     from gateway.control.shown import PolicyLine, RevisionShown
 
     name = arguments.name
+    rows: list[tuple[str, ...]]
     with connected(arguments) as api:
-        answer = api.get("/policies" if name is None else f"/policies{step(name)}/revisions")
+        if name is None:
+            policies = api.all("/policies", PolicyLine)
+            rows = [("NAME", "HOLDS", "REVISIONS", "DIGEST", "LABEL")]
+            for line in policies:
+                holds = line.source if line.active is None else f"revision {line.active}"
+                rows.append((line.name, holds, str(line.revisions), line.digest, line.label))
+            found: object = policies
+        else:
+            revisions = api.all(f"/policies{step(name)}/revisions", RevisionShown)
+            rows = [("REVISION", "WRITTEN", "BY", "DIGEST", "STATE")]
+            rows += [
+                (str(each.number), moment(each.at), each.by, each.digest, "holds" if each.is_active else "")
+                for each in revisions
+            ]
+            found = revisions
     if arguments.json:
-        print_json(answer.body)
-    elif name is None:
-        lines = [("NAME", "HOLDS", "REVISIONS", "DIGEST", "LABEL")]
-        for line in answer.read(list[PolicyLine]):
-            holds = line.source if line.active is None else f"revision {line.active}"
-            lines.append((line.name, holds, str(line.revisions), line.digest, line.label))
-        print_table(lines)
+        print_json(found)
     else:
-        rows = [("REVISION", "WRITTEN", "BY", "DIGEST", "STATE")]
-        rows += [
-            (str(each.number), moment(each.at), each.by, each.digest, "holds" if each.is_active else "")
-            for each in answer.read(list[RevisionShown])
-        ]
         print_table(rows)
     return 0
 
@@ -268,7 +272,7 @@ def _holding(api: "AdminApi") -> set[str]:
     """The names of the policies that hold."""
     from gateway.control.shown import PolicyLine
 
-    return {line.name for line in api.get("/policies").read(list[PolicyLine]) if line.source != "draft"}
+    return {line.name for line in api.all("/policies", PolicyLine) if line.source != "draft"}
 
 
 def _seen(api: "AdminApi", name: str) -> _Seen:
@@ -295,7 +299,7 @@ def _revisions(api: "AdminApi", name: str) -> "list[RevisionShown]":
     from gateway.control.shown import RevisionShown
 
     try:
-        return api.get(f"/policies{step(name)}/revisions").read(list[RevisionShown])
+        return api.all(f"/policies{step(name)}/revisions", RevisionShown)
     except Refused as refused:
         if refused.status != _MISSING:
             raise

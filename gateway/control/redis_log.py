@@ -4,7 +4,7 @@ Not on any request's path: the plain client is right here. Every call has a dead
 """
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Final, TypeVar, cast
 
 from redis.asyncio import Redis, RedisCluster, Sentinel
@@ -24,6 +24,7 @@ _POLL_S: Final = 1.0
 _LOG: Final = "gw:{control}:log"
 _REPLICAS: Final = "gw:{control}:replicas"
 _BELL: Final = "gw:{control}:bell"
+_USED: Final = "gw:{control}:used"
 _ADD: Final = """
 if redis.call('LLEN', KEYS[1]) + 1 ~= tonumber(ARGV[1]) then return 0 end
 redis.call('RPUSH', KEYS[1], ARGV[2])
@@ -72,6 +73,15 @@ class RedisLog:
     async def forget(self, replica: str) -> None:
         """Strike out a gateway that is gone."""
         await _bounded(self._client.hdel(_REPLICAS, replica))
+
+    async def note_use(self, used: Mapping[str, float]) -> None:
+        """Keep when keys were last used. Gateways overwrite one another's seconds."""
+        await _bounded(self._client.hset(_USED, mapping={key: repr(at) for key, at in used.items()}))
+
+    async def last_use(self) -> Mapping[str, float]:
+        """All that is kept of it."""
+        kept = await _bounded(self._client.hgetall(_USED))
+        return {key.decode(): float(at) for key, at in kept.items()}
 
     async def aclose(self) -> None:
         """Close the connections."""

@@ -43,11 +43,13 @@ class Refused(CommandError):
 class Answer:
     """What the API answered."""
 
-    __slots__ = ("body", "etag")
+    __slots__ = ("body", "etag", "next_after")
 
     def __init__(self, response: httpx.Response) -> None:
         self.body = response.content
         self.etag: str | None = response.headers.get("etag")
+        self.next_after: str | None = response.headers.get("x-next-after")
+        """Where the next page begins; None when this is the last one."""
 
     def read(self, kind: type[Kind]) -> Kind:
         """The answer as a value. Raises CommandError for one that is something else."""
@@ -90,6 +92,15 @@ class AdminApi:
         wanted = {name: each for name, each in query.items() if each is not None}
         return self._asked("GET", path, query=wanted, patience_s=patience_s)
 
+    def all(self, path: str, kind: type[Kind]) -> list[Kind]:
+        """A list, page by page."""
+        answer = self.get(path)
+        found = answer.read(list[kind])  # type: ignore[valid-type]  # a type in a variable, as msgspec reads it
+        while answer.next_after is not None:
+            answer = self.get(path, after=answer.next_after)
+            found += answer.read(list[kind])  # type: ignore[valid-type]  # the same
+        return found
+
     def put(self, path: str, document: object, *, etag: str | None) -> Answer:
         """Write something, of which `etag` names the state that was seen; None when there was nothing."""
         return self._asked("PUT", path, document=document, headers={} if etag is None else {"if-match": etag})
@@ -101,9 +112,9 @@ class AdminApi:
         headers = {} if etag is None else {"if-match": etag}
         return self._asked("POST", path, document=document, headers=headers, patience_s=patience_s)
 
-    def delete(self, path: str) -> Answer:
-        """Let something hold no longer."""
-        return self._asked("DELETE", path)
+    def delete(self, path: str, *, etag: str | None = None) -> Answer:
+        """Let something hold no longer, of which `etag` names the state that was seen."""
+        return self._asked("DELETE", path, headers={} if etag is None else {"if-match": etag})
 
     def _asked(
         self,

@@ -9,7 +9,7 @@ import msgspec
 
 from gateway.accounting.statement import Total
 from gateway.control.replicas import Replica
-from gateway.domain.tenant import ApiKey
+from gateway.domain.tenant import ApiKey, Door
 
 
 class Mistake(msgspec.Struct, frozen=True):
@@ -69,6 +69,7 @@ class TenantLine(msgspec.Struct, frozen=True, kw_only=True):
     policy: str
     source: str
     """`api`, or `files`."""
+    suspended: bool
 
 
 class KeyShown(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,13 +83,23 @@ class KeyShown(msgspec.Struct, frozen=True, kw_only=True):
     """`api`; `store` for one of `gateway keys create`; `files` for one of the configuration."""
     models: tuple[str, ...] | None
     """Public models it may use; null is every model of the policy."""
+    endpoints: tuple[Door, ...] | None
+    """Endpoints it may use, by the end of their paths; null is all."""
     created_at: float | None
     expires_at: float | None
     revoked_at: float | None
+    last_used_at: float | None
+    """When the last request with it began, of all gateways, as of some seconds ago; null for none, or where nobody
+    knows. Seconds since the epoch, like all times here."""
 
 
 def key_shown(
-    key: ApiKey, *, source: str, created_at: float | None = None, revoked_at: float | None = None
+    key: ApiKey,
+    *,
+    source: str,
+    created_at: float | None = None,
+    revoked_at: float | None = None,
+    last_used_at: float | None = None,
 ) -> KeyShown:
     """A key of which the rest is known."""
     return KeyShown(
@@ -97,9 +108,11 @@ def key_shown(
         name=key.name,
         source=source,
         models=key.models,
+        endpoints=key.endpoints,
         created_at=created_at,
         expires_at=key.expires_at,
         revoked_at=revoked_at,
+        last_used_at=last_used_at,
     )
 
 
@@ -108,6 +121,7 @@ class KeyWanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     name: Annotated[str, msgspec.Meta(max_length=64)] = ""
     models: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] | None = None
+    endpoints: Annotated[tuple[Door, ...], msgspec.Meta(min_length=1)] | None = None
     expires_at: float | None = None
     """Seconds since the epoch."""
 

@@ -14,6 +14,7 @@ from gateway.config.policies import Overlay
 from gateway.config.yaml_file import Tree
 from gateway.control.drill import Drill, DrillLife, DrillPart
 from gateway.control.events import FIRST, Event
+from gateway.domain.tenant import Door
 
 Role = Literal["viewer", "operator", "owner"]
 ROLES: tuple[Role, ...] = ("viewer", "operator", "owner")
@@ -73,6 +74,7 @@ class KeyLife(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float
     expires_at: float | None
     revoked_at: float | None = None
+    endpoints: tuple[Door, ...] | None = None
 
 
 class AdminKey(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ win: the loser reads on and tries again, or tells its operator.
 
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final, Protocol
@@ -20,6 +20,10 @@ _WAIT_S: Final = 5.0
 FORMAT: Final = 1
 """SQLite's `user_version` of the file."""
 _TABLE: Final = "CREATE TABLE events (seq INTEGER PRIMARY KEY, event BLOB NOT NULL) STRICT"
+_USED: Final = "CREATE TABLE IF NOT EXISTS used (key TEXT PRIMARY KEY, at REAL NOT NULL) STRICT"
+_USE: Final = """
+INSERT INTO used VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET at = max(at, excluded.at)
+"""
 
 
 class LogUnreachable(Exception):
@@ -37,6 +41,12 @@ class LogStore(Protocol):
 
     async def wait(self, seconds: float) -> None:
         """Return when something was added by anybody, or after that many seconds."""
+
+    async def note_use(self, used: Mapping[str, float]) -> None:
+        """Keep when keys were last used: seconds since the epoch, by public id. Raises LogUnreachable."""
+
+    async def last_use(self) -> Mapping[str, float]:
+        """All that is kept of it. Raises LogUnreachable."""
 
     async def aclose(self) -> None:
         """Let go of it."""
@@ -65,6 +75,14 @@ class SqliteLog:
         with anyio.move_on_after(seconds):
             await self._added.wait()
 
+    async def note_use(self, used: Mapping[str, float]) -> None:
+        """Keep when keys were last used."""
+        await anyio.to_thread.run_sync(self._note_use, used)
+
+    async def last_use(self) -> Mapping[str, float]:
+        """All that is kept of it."""
+        return await anyio.to_thread.run_sync(self._last_use)
+
     async def aclose(self) -> None:
         """Nothing is open between two calls."""
 
@@ -87,6 +105,26 @@ class SqliteLog:
         except (sqlite3.Error, OSError) as error:
             raise LogUnreachable(f"{self._path.name}: {error}") from error
         return True
+
+    def _note_use(self, used: Mapping[str, float]) -> None:
+        try:
+            with closing(self._open()) as connection:
+                connection.execute(_USED)
+                connection.execute("BEGIN IMMEDIATE")
+                connection.executemany(_USE, used.items())
+                connection.execute("COMMIT")
+        except (sqlite3.Error, OSError) as error:
+            raise LogUnreachable(f"{self._path.name}: {error}") from error
+
+    def _last_use(self) -> dict[str, float]:
+        if not self._path.exists():
+            return {}
+        try:
+            with closing(self._open()) as connection:
+                connection.execute(_USED)
+                return dict(connection.execute("SELECT key, at FROM used").fetchall())
+        except (sqlite3.Error, OSError) as error:
+            raise LogUnreachable(f"{self._path.name}: {error}") from error
 
     def _open(self) -> sqlite3.Connection:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ from gateway.control.state import (
     digest_of,
 )
 from gateway.domain.errors import InvalidRequest
-from gateway.domain.tenant import ApiKey
+from gateway.domain.tenant import ApiKey, Door
 
 FILES: Final = "files"
 """Who wrote what stands in the files."""
@@ -191,6 +191,7 @@ async def create_key(
     now: float,
     name: str = "",
     models: Sequence[str] | None = None,
+    endpoints: Sequence[Door] | None = None,
     expires_at: float | None = None,
 ) -> NewKey:
     """Make a key; `random_bytes` are 32 fresh ones. Raises Missing, KeyRefused when it could never work."""
@@ -210,6 +211,7 @@ async def create_key(
         name=name,
         digest=hashed.hex(),
         models=None if models is None else tuple(models),
+        endpoints=None if endpoints is None else tuple(endpoints),
         created_at=now,
         expires_at=expires_at,
     )
@@ -232,6 +234,7 @@ async def rotate_key(
         now=now,
         name=old.name,
         models=old.models,
+        endpoints=old.endpoints,
         expires_at=old.expires_at,
     )
     ends_at = min(now + overlap_s, old.expires_at or float("inf"))
@@ -264,6 +267,7 @@ async def revoke_key(desk: Desk, actor: str, public_id: str, *, now: float, know
         name=other.name,
         digest=other.digest.hex(),
         models=other.models,
+        endpoints=other.endpoints,
         created_at=now,
         expires_at=other.expires_at,
         revoked_at=now,
@@ -313,6 +317,7 @@ def api_key(life: KeyLife) -> ApiKey:
         digest=bytes.fromhex(life.digest),
         name=life.name,
         models=life.models,
+        endpoints=life.endpoints,
         expires_at=life.expires_at,
     )
 

@@ -7,6 +7,7 @@ from gateway.domain.chat import ChatReply, ChatRequest, Chunk, EndOfStream, Labe
 from gateway.domain.errors import GatewayError
 from gateway.domain.fault import Fault
 from gateway.domain.plan import Target
+from gateway.domain.tenant import Door
 from gateway.domain.wire import Headers, WireRequest
 
 StreamEvent = Chunk | EndOfStream | MalformedEvent | Fault
@@ -79,6 +80,8 @@ class Endpoint(Protocol):
 
     operation: Literal["chat", "text_completion", "embeddings"]
     """`gen_ai.operation.name` of its attempts."""
+    door: Door
+    """What keys call it that are let through some endpoints only."""
     surface: Literal["openai", "anthropic"]
     """Whose names the response headers use."""
 

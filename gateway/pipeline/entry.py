@@ -13,7 +13,7 @@ from gateway.dialects.protocols import Endpoint
 from gateway.domain.chat import ChatRequest
 from gateway.domain.errors import Forbidden, GatewayError, Overloaded, UnknownModel
 from gateway.domain.plan import Decision, Plan
-from gateway.domain.tenant import ApiKey, Tenant
+from gateway.domain.tenant import ApiKey, Door, Tenant
 from gateway.domain.usage import Estimate
 from gateway.domain.wire import Headers
 from gateway.pipeline.reckoning import Reckoned, Reckoner
@@ -120,7 +120,15 @@ def identify(house: Collaborators, book: PolicyBook, headers: Headers, wall: flo
     tenant = book.tenants.get(key.tenant)
     if tenant is None:
         raise Forbidden("The key's tenant is not in the gateway's configuration.")
+    if tenant.is_suspended:
+        raise Forbidden("The key's tenant is suspended.")
     return Caller(key, tenant, book.policies[tenant.policy])
+
+
+def check_door(key: ApiKey, door: Door) -> None:
+    """See that the key may use this endpoint. Raises Forbidden."""
+    if key.endpoints is not None and door not in key.endpoints:
+        raise Forbidden(f"This key may use these endpoints only: {', '.join(key.endpoints)}.")
 
 
 def prepare(
@@ -134,7 +142,10 @@ def prepare(
     wants_buffer: bool,
     now: float,
 ) -> Job | Unroutable:
-    """Steps 2 to 4: decode, look up the model, estimate, choose. Raises InvalidRequest, UnknownModel, Overloaded."""
+    """Steps 2 to 4: decode, look up the model, estimate, choose.
+
+    Raises InvalidRequest, UnknownModel, Forbidden, Overloaded.
+    """
     if not house.ledger_is_healthy():
         raise Overloaded("The ledger cannot be written at present.", retry_after_s=_LEDGER_RETRY_AFTER_S)
     pressure = house.lobby.pressure
@@ -142,6 +153,8 @@ def prepare(
         # Before the body is read: refusing must cost nearly nothing.
         wait_s = _SHED_LEAST_S + _SHED_SPREAD_S * Draws(int(exchange_id[-8:], 16)).next()
         raise Overloaded("The gateway is busy, and requests of this class come last.", retry_after_s=wait_s)
+    if caller.key.endpoints is not None:
+        check_door(caller.key, endpoint.door)
     request = endpoint.decode_request(body, headers)
     route = caller.policy.routes.get(request.model)
     if route is None or (caller.key.models is not None and request.model not in caller.key.models):

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import time
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
@@ -11,6 +12,7 @@ from tests.admin.conftest import ask
 from tests.backends.openai_backend import error_reply
 from tests.backends.scripted import ScriptedBackend
 from tests.running.gateway import RunningGateway
+from tests.running.polling import eventually
 
 
 async def test_a_key_works_from_making_to_revoking(running: RunningGateway, owner: httpx.AsyncClient) -> None:
@@ -26,6 +28,75 @@ async def test_a_key_works_from_making_to_revoking(running: RunningGateway, owne
     assert (shown["name"], shown["models"], shown["source"]) == ("ci", ["assistant"], "api")
     assert (await owner.delete(f"/tenants/acme/keys/{key_id}")).status_code == 204
     assert (await ask(running, secret)).status_code == 401
+
+
+async def test_a_key_is_let_through_its_endpoints_only(running: RunningGateway, owner: httpx.AsyncClient) -> None:
+    """403 elsewhere, before anything of the body is read; it may list models. Its successor is like it."""
+    made = (await owner.post("/tenants/acme/keys", json={"endpoints": ["chat"]})).json()
+    after = (await owner.post(f"/tenants/acme/keys/{made['id']}/rotate", json={})).json()
+    paths = {
+        "chat/completions": 200,
+        "completions": 403,
+        "embeddings": 403,
+        "messages": 403,
+        "messages/count_tokens": 403,
+        "responses": 403,
+    }
+    body = {"model": "assistant", "messages": [{"role": "user", "content": "Say hello."}]}
+    for key in (made, after):
+        headers = {"authorization": f"Bearer {key['secret']}"}
+        async with httpx.AsyncClient(base_url=running.base_url, headers=headers, trust_env=False) as client:
+            told = {path: (await client.post(path, json=body)).status_code for path in paths}
+            assert (await client.get("models")).status_code == 200
+        assert told == paths
+    assert (await owner.post("/tenants/acme/keys", json={"endpoints": ["chats"]})).status_code == 400
+
+
+async def test_it_is_known_when_a_key_was_last_used(running: RunningGateway, owner: httpx.AsyncClient) -> None:
+    """The moment at which its last request began; null before the first."""
+    made = (await owner.post("/tenants/acme/keys", json={})).json()
+
+    async def last() -> float | None:
+        (found,) = [key for key in (await owner.get("/keys")).json() if key["id"] == made["id"]]
+        used: float | None = found["last_used_at"]
+        return used
+
+    assert await last() is None
+    before = time.time()
+    assert (await ask(running, made["secret"])).status_code == 200
+    used = await eventually(last, "the request's end")
+    assert before - 1 < used < time.time() + 1
+
+
+async def test_a_suspended_tenant_is_refused_until_it_is_resumed(
+    running: RunningGateway, owner: httpx.AsyncClient
+) -> None:
+    """With 403, whatever it asks; its keys and its other settings stay."""
+    key = (await owner.post("/tenants/other/keys", json={})).json()["secret"]
+    tree = await owner.get("/tenants/other")
+    put = {"json": tree.json() | {"suspended": True}, "headers": {"if-match": tree.headers["etag"]}}
+    suspended = await owner.put("/tenants/other", **put)
+    assert suspended.json()["suspended"]
+    refused = await ask(running, key)
+    assert (refused.status_code, "suspended" in refused.text) == (403, True)
+    assert (await ask(running, running.keys["acme"])).status_code == 200
+    await owner.put("/tenants/other", json=tree.json(), headers={"if-match": suspended.headers["etag"]})
+    assert (await ask(running, key)).status_code == 200
+
+
+async def test_long_lists_come_in_pages(owner: httpx.AsyncClient) -> None:
+    """Each begins where the one before ended; all together are the whole list, each once."""
+    for path in ("/keys", "/tenants", "/policies"):
+        whole = (await owner.get(path)).json()
+        found: list[object] = []
+        after: str | None = ""
+        while after is not None:
+            page = await owner.get(path, params={"limit": 1, "after": after} if after else {"limit": 1})
+            assert len(page.json()) == 1
+            found += page.json()
+            after = page.headers.get("x-next-after")
+        assert found == whole
+        assert len(whole) > 1
 
 
 async def test_a_key_that_could_never_work_is_not_made(owner: httpx.AsyncClient) -> None:

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import anyio
@@ -16,7 +17,7 @@ import pytest
 from gateway.auth import directory as module
 from gateway.auth.directory import POLL_S, Directory
 from gateway.auth.keys import REFUSAL, digest
-from gateway.auth.store import READ_WAIT_S, KeyStore, KeyStoreReader, KeyStoreUnreadable
+from gateway.auth.store import READ_WAIT_S, TABLE, KeyStore, KeyStoreReader, KeyStoreUnreadable
 from gateway.domain.errors import Unauthenticated
 from gateway.domain.tenant import ApiKey
 
@@ -252,12 +253,29 @@ def test_a_store_of_a_newer_format_is_refused_by_both_sides(path: Path) -> None:
     with KeyStore(path):
         pass
     with sqlite3.connect(path) as connection:
-        connection.execute("PRAGMA user_version = 2")
+        connection.execute("PRAGMA user_version = 3")
     connection.close()
-    with pytest.raises(KeyStoreUnreadable, match="format 2"):
+    with pytest.raises(KeyStoreUnreadable, match="format 3"):
         KeyStore(path)
-    with pytest.raises(KeyStoreUnreadable, match="format 2"):
+    with pytest.raises(KeyStoreUnreadable, match="format 3"):
         KeyStoreReader(path).poll()
+
+
+def test_a_store_of_the_first_format_is_read_and_then_taken_over(path: Path) -> None:
+    """It knows no endpoints: its keys may use all of them, whoever reads it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    old = TABLE.partition(",\n    endpoints")[0] + ") STRICT"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(old)
+        connection.execute("PRAGMA user_version = 1")
+        connection.execute("INSERT INTO keys VALUES ('old', 'acme', '', x'00', NULL, 1.0, NULL, NULL)")
+        connection.commit()
+    with closing(KeyStoreReader(path)) as reader:
+        assert [(row.key.public_id, row.key.endpoints) for row in reader.poll() or ()] == [("old", None)]
+        with KeyStore(path) as store:
+            store.add(ApiKey(public_id="new", tenant="acme", digest=b"1", endpoints=("chat",)), created_at=2.0)
+        found = [(row.key.public_id, row.key.endpoints) for row in reader.poll() or ()]
+    assert found == [("old", None), ("new", ("chat",))]
 
 
 def test_the_same_key_cannot_be_added_twice(path: Path) -> None:

@@ -105,7 +105,7 @@ def test_a_key_is_made_listed_and_revoked(store: str) -> None:
     public_id, secret = made.stdout.strip().split("-")[2:]
 
     (header, row) = gateway("keys", "list", "--store", store).stdout.splitlines()
-    assert header.split() == ["PUBLIC", "ID", "TENANT", "NAME", "MODELS", "CREATED", "EXPIRES", "STATE"]
+    assert header.split() == ["PUBLIC", "ID", "TENANT", "NAME", "MODELS", "ENDPOINTS", "CREATED", "EXPIRES", "STATE"]
     assert row.split()[:4] == [public_id, "demo", "ci", "gpt,llama"]
     assert row.split()[-2:] == ["never", "active"]
     assert secret not in row

@@ -14,15 +14,16 @@ def knows(shell: Shell, key: str) -> bool:
 
 def test_a_key_is_made_rotated_and_revoked(shell: Shell) -> None:
     """The secret alone is on stdout, once; the list has the key and where it was made."""
-    made = shell("keys", "create", "acme", "--name", "ci", "--models", "assistant", "--expires", "2099-01-31")
+    doors = ("--endpoints", "messages,chat")
+    made = shell("keys", "create", "acme", "--name", "ci", "--models", "assistant", "--expires", "2099-01-31", *doors)
     secret = made.stdout.strip()
     public_id = secret.split("-")[2]
     assert (made.stdout, secret in made.stderr) == (f"{secret}\n", False)
     assert knows(shell, secret)
 
     (row,) = [row for row in shell.table("keys", "list") if row[0] == public_id]
-    assert row[1:4] == ["acme", "ci", "assistant"]
-    assert row[-3:] == ["2099-01-31", "api", "active"]
+    assert row[1:5] == ["acme", "ci", "assistant", "chat,messages"]
+    assert row[-4:] == ["2099-01-31", "never", "api", "active"]
     assert {row[-2] for row in shell.table("keys", "list")} == {"api", "store"}
     assert secret not in shell("keys", "list", "--json").stdout
 
@@ -32,6 +33,25 @@ def test_a_key_is_made_rotated_and_revoked(shell: Shell) -> None:
     assert not knows(shell, successor)
     states = {each["id"]: each["revoked_at"] is not None for each in shell.json("keys", "list")}
     assert (states[public_id], states[successor.split("-")[2]]) == (False, True)
+
+
+def test_a_tenant_is_made_suspended_resumed_and_deleted(shell: Shell) -> None:
+    """Its key follows; what exists is not made again."""
+    shell("tenants", "create", "newcomer", "--policy", "acme", "--metadata", "region=eu")
+    assert "Say which state you change" in shell("tenants", "create", "newcomer", "--policy", "acme", code=1).stderr
+    assert "metadata: {region: eu}" in shell("tenants", "show", "newcomer").stdout
+    key = shell("keys", "create", "newcomer").stdout.strip()
+    assert knows(shell, key)
+    for _ in range(2):
+        shell("tenants", "suspend", "newcomer")
+    assert ["newcomer", "acme", "api", "suspended"] in shell.table("tenants", "list")
+    assert not knows(shell, key)
+    shell("tenants", "resume", "newcomer")
+    assert shell.json("tenants", "show", "newcomer") == {"policy": "acme", "metadata": {"region": "eu"}}
+    assert knows(shell, key)
+    shell("tenants", "delete", "newcomer")
+    assert not knows(shell, key)
+    assert "newcomer" not in shell("tenants", "list").stdout
 
 
 def test_a_store_that_is_named_goes_before_an_api_of_the_environment(shell: Shell) -> None:

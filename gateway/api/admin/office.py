@@ -13,6 +13,7 @@ from gateway.api.machinery import Machinery
 from gateway.control.decisions import Decisions
 from gateway.control.desk import Desk
 from gateway.control.drills import Drills
+from gateway.control.last_use import LastUse
 from gateway.control.recorder import Recorder
 from gateway.control.replicas import Replicas
 from gateway.telemetry.metrics import Metrics
@@ -33,6 +34,7 @@ class Office:
     drills: Drills
     metrics: Metrics
     recorder: Recorder
+    last_use: LastUse
     log_lines_dropped: Callable[[], int]
     reports_dropped: Callable[[], int]
     """Of metrics to a collector."""

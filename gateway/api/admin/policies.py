@@ -3,15 +3,17 @@
 A draft is checked as if it held already. Revision 0 is what the files say.
 """
 
+from operator import attrgetter
 from typing import Any, Final
 
 import anyio.to_thread
 import msgspec
 from litestar import Response, delete, get, post, put
-from litestar.params import FromPath
+from litestar.params import FromPath, FromQuery
 
 from gateway.api.admin.auth import needs
 from gateway.api.admin.office import AdminRequest, IfMatch, Office, actor, office
+from gateway.api.admin.paging import MOST, NEXT, After, Limit, paged
 from gateway.config.policies import PolicyBook
 from gateway.config.settings import decisions_beside
 from gateway.control import verbs
@@ -26,8 +28,8 @@ _FLUSH_S: Final = 0.5
 
 
 @get("/policies", opt=needs("viewer"), sync_to_thread=False)
-def list_policies(request: AdminRequest) -> list[PolicyLine]:
-    """Every policy that holds, then those that are drafts only."""
+def list_policies(request: AdminRequest, after: After = None, limit: Limit = MOST) -> Response[list[PolicyLine]]:
+    """Every policy that holds, and those that are drafts only."""
     desk = office(request).desk
     lives = desk.now.state.policies
     lines = []
@@ -49,7 +51,7 @@ def list_policies(request: AdminRequest) -> list[PolicyLine]:
             count = len(life.revisions)
             digest = life.revisions[-1].digest
             lines.append(PolicyLine(name=name, source="draft", active=None, revisions=count, digest=digest, label=""))
-    return lines
+    return paged(lines, attrgetter("name"), after, limit)
 
 
 @get("/policies/{name:str}", opt=needs("viewer"), sync_to_thread=False)
@@ -112,10 +114,15 @@ async def delete_policy(request: AdminRequest, name: FromPath[str], if_match: If
 
 
 @get("/policies/{name:str}/revisions", opt=needs("viewer"), sync_to_thread=False)
-def list_revisions(request: AdminRequest, name: FromPath[str]) -> list[RevisionShown]:
-    """Every revision, the oldest first, without its document."""
+def list_revisions(
+    request: AdminRequest, name: FromPath[str], after: FromQuery[int] = 0, limit: Limit = MOST
+) -> Response[list[RevisionShown]]:
+    """Every revision, the oldest first, without its document; those behind the number `after`."""
     life = _life(request, name)
-    return [_shown(revision, life, content=False) for revision in life.revisions]
+    page = life.revisions[max(0, after) :][:limit]
+    more = bool(page) and page[-1].number < len(life.revisions)
+    shown = [_shown(revision, life, content=False) for revision in page]
+    return Response(shown, headers={NEXT: str(page[-1].number)} if more else {})
 
 
 @get("/policies/{name:str}/revisions/{number:int}", opt=needs("viewer"), sync_to_thread=False)

@@ -1,20 +1,23 @@
 """Tenants and their API keys, and the keys of the admin API itself. A secret is shown once, when it is made."""
 
+from operator import attrgetter
 from typing import Annotated, Any
 
+import anyio.to_thread
 import msgspec
 from litestar import Response, delete, get, post, put
 from litestar.params import FromPath, JSONBody
 
 from gateway.api.admin.auth import needs
 from gateway.api.admin.office import AdminRequest, IfMatch, actor, office
+from gateway.api.admin.paging import MOST, After, Limit, paged
 from gateway.auth.keys import SECRET_BYTES
 from gateway.config.settings import key_store_beside
 from gateway.control import keys, verbs
 from gateway.control.shown import KeyMade, KeyShown, KeyWanted, Rotation, TenantLine, key_shown
 from gateway.control.state import Role
 from gateway.control.verbs import Missing
-from gateway.domain.tenant import ApiKey
+from gateway.domain.tenant import ApiKey, Tenant
 
 
 class AdminKeyWanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -35,13 +38,12 @@ class AdminKeyShown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @get("/tenants", opt=needs("viewer"), sync_to_thread=False)
-def list_tenants(request: AdminRequest) -> list[TenantLine]:
+def list_tenants(request: AdminRequest, after: After = None, limit: Limit = MOST) -> Response[list[TenantLine]]:
     """Every tenant."""
     now = office(request).desk.now
-    return [
-        TenantLine(id=name, policy=tenant.policy, source="api" if name in now.state.tenants else "files")
-        for name, tenant in now.book.tenants.items()
-    ]
+    made = now.state.tenants
+    lines = (_line(each, source="api" if name in made else "files") for name, each in now.book.tenants.items())
+    return paged(lines, attrgetter("id"), after, limit)
 
 
 @get("/tenants/{name:str}", opt=needs("viewer"), sync_to_thread=False)
@@ -62,7 +64,7 @@ async def put_tenant(request: AdminRequest, name: FromPath[str], if_match: IfMat
     """Make or change a tenant: the body is what stands under its name in the configuration. Holds at once."""
     desk = office(request).desk
     life = await verbs.put_tenant(desk, actor(request), name, await request.body(), if_match)
-    line = TenantLine(id=name, policy=desk.now.book.tenants[name].policy, source="api")
+    line = _line(desk.now.book.tenants[name], source="api")
     return Response(line, headers={"etag": verbs.tenant_etag(life)})
 
 
@@ -72,16 +74,18 @@ async def delete_tenant(request: AdminRequest, name: FromPath[str], if_match: If
     await verbs.delete_tenant(office(request).desk, actor(request), name, if_match)
 
 
-@get("/tenants/{name:str}/keys", opt=needs("viewer"), sync_to_thread=True)
-def list_keys(request: AdminRequest, name: FromPath[str]) -> list[KeyShown]:
+@get("/tenants/{name:str}/keys", opt=needs("viewer"))
+async def list_keys(
+    request: AdminRequest, name: FromPath[str], after: After = None, limit: Limit = MOST
+) -> Response[list[KeyShown]]:
     """Every key of the tenant, wherever it was made, revoked ones too."""
-    return [key for key in _all_keys(request).values() if key.tenant == name]
+    return paged([key for key in await _listed(request) if key.tenant == name], attrgetter("id"), after, limit)
 
 
-@get("/keys", opt=needs("viewer"), sync_to_thread=True)
-def list_all_keys(request: AdminRequest) -> list[KeyShown]:
+@get("/keys", opt=needs("viewer"))
+async def list_all_keys(request: AdminRequest, after: After = None, limit: Limit = MOST) -> Response[list[KeyShown]]:
     """Every key of every tenant, as the list of one tenant has them."""
-    return list(_all_keys(request).values())
+    return paged(await _listed(request), attrgetter("id"), after, limit)
 
 
 @post("/tenants/{name:str}/keys", opt=needs("operator"), status_code=201)
@@ -96,6 +100,7 @@ async def create_key(request: AdminRequest, name: FromPath[str], data: JSONBody[
         now=made.wall(),
         name=data.name,
         models=data.models,
+        endpoints=data.endpoints,
         expires_at=data.expires_at,
     )
     return KeyMade(id=new.key.public_id, secret=new.secret)
@@ -130,13 +135,14 @@ async def revoke_key(request: AdminRequest, name: FromPath[str], key_id: FromPat
 
 
 @get("/admin-keys", opt=needs("owner"), sync_to_thread=False)
-def list_admin_keys(request: AdminRequest) -> list[AdminKeyShown]:
+def list_admin_keys(request: AdminRequest, after: After = None, limit: Limit = MOST) -> Response[list[AdminKeyShown]]:
     """Every key of the admin API. The one of GATEWAY_ADMIN_KEY is not among them."""
     found = office(request).desk.now.state.admin_keys.values()
-    return [
+    shown = [
         AdminKeyShown(id=key.id, role=key.role, name=key.name, created_at=key.created_at, revoked_at=key.revoked_at)
         for key in found
     ]
+    return paged(shown, attrgetter("id"), after, limit)
 
 
 @post("/admin-keys", opt=needs("owner"), status_code=201)
@@ -161,6 +167,10 @@ async def revoke_admin_key(request: AdminRequest, key_id: FromPath[str]) -> None
     await verbs.revoke_admin_key(made.desk, actor(request), key_id, now=made.wall())
 
 
+def _line(tenant: Tenant, *, source: str) -> TenantLine:
+    return TenantLine(id=tenant.id, policy=tenant.policy, source=source, suspended=tenant.is_suspended)
+
+
 def _check_owner(request: AdminRequest, tenant: str, key_id: str) -> None:
     key = _all_keys(request).get(key_id)
     if key is None or key.tenant != tenant:
@@ -172,6 +182,12 @@ def _known_elsewhere(request: AdminRequest) -> dict[str, ApiKey]:
     made = office(request)
     stored = {row.key.public_id: row.key for row in keys.listed(key_store_beside(made.ledger))}
     return stored | {key.public_id: key for key in made.desk.now.book.keys}
+
+
+async def _listed(request: AdminRequest) -> list[KeyShown]:
+    used = await office(request).last_use.all()
+    found = await anyio.to_thread.run_sync(_all_keys, request)
+    return [msgspec.structs.replace(key, last_used_at=used.get(key.id)) for key in found.values()]
 
 
 def _all_keys(request: AdminRequest) -> dict[str, KeyShown]:

@@ -13,6 +13,7 @@ from gateway.dialects.openai import CHAT
 from gateway.dialects.protocols import StreamEncoder
 from gateway.domain.chat import ChatReply, ChatRequest, Native
 from gateway.domain.errors import GatewayError, InvalidRequest
+from gateway.domain.tenant import Door
 from gateway.domain.wire import Headers
 
 _PASSED_ON: Final = frozenset({b"anthropic-beta", b"anthropic-version"})
@@ -24,6 +25,7 @@ class MessagesEndpoint:
     """`POST /v1/messages`."""
 
     operation: Literal["chat", "text_completion", "embeddings"] = "chat"
+    door: Door = "messages"
     surface: Literal["openai", "anthropic"] = "anthropic"
 
     def decode_request(self, body: bytes, headers: Headers = ()) -> ChatRequest:

@@ -13,6 +13,7 @@ from gateway.dialects.protocols import StreamEncoder
 from gateway.domain.backend import Capability
 from gateway.domain.chat import ChatReply, ChatRequest, Chunk, EndpointName
 from gateway.domain.errors import GatewayError, InvalidRequest, UnsupportedParameter
+from gateway.domain.tenant import Door
 from gateway.domain.wire import Headers
 
 _TOKENS_PER_MESSAGE = 3
@@ -87,6 +88,7 @@ class OpenAIEndpoint:
         prompt_fields: tuple[str, ...],
     ) -> None:
         self.name = name
+        self.door: Door = name
         self.operation: Literal["chat", "text_completion", "embeddings"] = operation
         self._prompt_fields = prompt_fields
         self._encoder = _Encoder(name)

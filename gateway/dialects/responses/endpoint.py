@@ -21,6 +21,7 @@ from gateway.dialects.responses.request import translate
 from gateway.dialects.responses.wire import Request, decode_request
 from gateway.domain.chat import ChatReply, ChatRequest, Chunk, Native
 from gateway.domain.errors import GatewayError, InvalidRequest, UnsupportedParameter
+from gateway.domain.tenant import Door
 from gateway.domain.usage import Usage
 from gateway.domain.wire import Headers
 
@@ -34,6 +35,7 @@ class ResponsesEndpoint:
     """`POST /v1/responses`."""
 
     operation: Literal["chat", "text_completion", "embeddings"] = "chat"
+    door: Door = "responses"
     surface: Literal["openai", "anthropic"] = "openai"
 
     def decode_request(self, body: bytes, headers: Headers) -> ChatRequest:
