@@ -86,7 +86,8 @@ class Account:
         self._grown = more
         grown = []
         if is_claimed:
-            cost = attempt.target.prices.charge(Usage(output_tokens=more))
+            prices = attempt.target.prices.at(self._wall(attempt.started_at))
+            cost = prices.charge(Usage(output_tokens=more))
             grown.append(Grow(self._id, Used(more, 0, more, cost)))
         if attempt.has_place:
             grown.append(Grow(self.place_of(attempt), Used(more, 0, more)))

@@ -122,7 +122,8 @@ def rows(
         target = attempt.target if attempt is not None else None
         ended_as = attempt.outcome if attempt is not None and attempt.outcome is not None else outcome
         at = wall(attempt.ended_at if attempt is not None and attempt.ended_at is not None else now)
-        prices = target.prices.at(at) if target is not None else None
+        # A price that changes meanwhile is for those that begin under it.
+        prices = attempt.target.prices.at(wall(attempt.started_at)) if attempt is not None else None
         cost = charge = prices.charge(usage) if prices is not None else 0
         if attempt is None or not is_paid(attempt):
             charge = 0

@@ -31,13 +31,13 @@ def claim_for(job: Job, wall: float) -> Claim:
     if not holds:
         return NO_CLAIM
     targets = job.plan.targets[: job.plan.attempts]
-    return claim_of(holds, job.estimate, functools.partial(dearest, targets), wall)
+    return claim_of(holds, job.estimate, functools.partial(dearest, targets, wall), wall)
 
 
-def dearest(targets: Sequence[Target], prompt_tokens: int, output_tokens: int) -> int:
-    """Nano-dollars that so many tokens cost at the dearest of the targets; nothing is taken to be cached."""
+def dearest(targets: Sequence[Target], wall: float, prompt_tokens: int, output_tokens: int) -> int:
+    """Nano-dollars that so many tokens cost now at the dearest of the targets; nothing is taken to be cached."""
     usage = Usage(input_tokens=prompt_tokens, output_tokens=output_tokens)
-    return max(target.prices.charge(usage) for target in targets)
+    return max(target.prices.at(wall).charge(usage) for target in targets)
 
 
 def is_guess(job: Job, claim: Claim, denied: Denied) -> bool:
@@ -54,23 +54,33 @@ def is_guess(job: Job, claim: Claim, denied: Denied) -> bool:
 
 
 def detour(
-    house: Collaborators, endpoint: Endpoint, job: Job, refused: tuple[Claim, Denied], *, exchange_id: str, now: float
+    house: Collaborators,
+    endpoint: Endpoint,
+    job: Job,
+    refused: tuple[Claim, Denied],
+    *,
+    exchange_id: str,
+    now: float,
+    wall: float,
 ) -> Job | None:
-    """What is tried instead of the job whose claim was denied; None when its client is to be refused."""
+    """What is tried instead of the job whose claim was denied; None when its client is to be refused.
+
+    `wall` is `now` in seconds since the epoch.
+    """
     claim, denied = refused
     hold, level = claim.denier(denied)
     if hold.on_exceed == "next_target" and hold.kind == "budget_usd":
-        return _cheaper(job, hold, denied.dimension.cost, level.remaining)
+        return _cheaper(job, hold, denied.dimension.cost, level.remaining, wall)
     if hold.on_exceed == "downgrade" and hold.downgrade_to is not None:
         return _downgraded(house, endpoint, job, hold.downgrade_to, exchange_id=exchange_id, now=now)
     return None
 
 
-def _cheaper(job: Job, hold: Hold, denied_cost: int, remaining: int) -> Job | None:
+def _cheaper(job: Job, hold: Hold, denied_cost: int, remaining: int, wall: float) -> Job | None:
     """The job with the targets whose price is within what is left of the budget; None without any."""
     kept: list[Target] = []
     for target in job.plan.targets:
-        cost = hold.cost(job.estimate, functools.partial(dearest, [target]))
+        cost = hold.cost(job.estimate, functools.partial(dearest, [target], wall))
         # Less than before in any case: others may have given back meanwhile, and this must come to an end.
         if cost <= remaining and cost < denied_cost:
             kept.append(target)

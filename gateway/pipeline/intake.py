@@ -267,7 +267,7 @@ class Intake:
         if job.downgraded_from:
             self.downgraded_from = job.downgraded_from[0]
         self.total_by = self.started_at + self._patience_s(job.caller, job.request)
-        self._claim = claim_for(job, self.wall_started + (now - self.started_at))
+        self._claim = claim_for(job, self._wall(now))
         self._reserve()
 
     def denied_by(self, denied: Denied, now: float) -> None:
@@ -311,7 +311,8 @@ class Intake:
         """Try what the limit's policy names instead, or refuse."""
         if self.error is None and not self._gone:
             refused = self._claim, denied
-            job = detour(self._house, self._endpoint, self.job, refused, exchange_id=self.id, now=now)
+            wall = self._wall(now)
+            job = detour(self._house, self._endpoint, self.job, refused, exchange_id=self.id, now=now, wall=wall)
             if job is not None:
                 self._claim_for(job, now)
                 return
@@ -378,6 +379,10 @@ class Intake:
         if self._once is not None:
             self.actions.append(Conclude(self._once, body))
             self._once = None
+
+    def _wall(self, now: float) -> float:
+        """Seconds since the epoch."""
+        return self.wall_started + (now - self.started_at)
 
     def _patience_s(self, caller: Caller, request: ChatRequest) -> float:
         """How long the request may take: the policy's total, or as long as the client waits if that is less."""

@@ -117,7 +117,7 @@ def _outcome(exchange: Exchange) -> RequestOutcome:
 def _attempt(exchange: Exchange, position: int, operation: Operation) -> AttemptRecord:
     attempt = exchange.attempts[position]
     target = attempt.target
-    prices = target.prices.at(exchange.wall_started + (attempt.ended_at or exchange.ended_at) - exchange.started_at)
+    prices = target.prices.at(exchange.wall_started + attempt.started_at - exchange.started_at)
     address = _address_of(target.place.base_url, allow_private=target.place.allow_private)
     decision: AttemptDecision | None = None
     if attempt.fault is not None:

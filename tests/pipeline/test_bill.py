@@ -1,12 +1,17 @@
 """Who used what and who pays: by attempt, by witness, to the nano-dollar."""
 
+import dataclasses
+from decimal import Decimal
+
 import pytest
 
+from gateway.domain.backend import Prices
 from gateway.domain.fault import Fault, FaultKind
 from gateway.domain.ledger import Outcome
 from gateway.domain.usage import NO_USAGE, Usage, UsageSource
 from gateway.pipeline import bill
 from gateway.pipeline.attempt import Attempt
+from gateway.pipeline.claiming import dearest
 from tests.pipeline.driver import Play, configured
 
 PLAN = configured().policies["standard"].routes["assistant"].leaves
@@ -124,3 +129,19 @@ def test_a_request_that_was_never_tried_has_row_0() -> None:
     assert (row.attempt, row.backend, row.upstream_model, row.price_version) == (0, "", "", "")
     assert (row.outcome, row.usage, row.charge_nano_usd, row.cost_nano_usd, row.at) == (O.CLIENT_GONE, NO_USAGE, 0, 0, 9.0)  # fmt: skip  # noqa: E501
     assert bill.charged([]) is None
+
+
+def test_a_price_that_changes_while_a_request_runs_is_not_its_price() -> None:
+    """It is reserved, noted and charged at what held as it began; who begins later pays what holds by then."""
+    begins_at = 1001.0
+    dear = Prices(input=Decimal(10), output=Decimal(10)).table("dear")
+    target = dataclasses.replace(
+        PLAN[0], prices=Prices(input=Decimal(1), output=Decimal(1)).table("cheap", until=begins_at, following=dear)
+    )
+    made = attempt(O.OK, text="hi", usage=REPORTED)
+    made.target = target
+    (row,) = bill.rows(
+        Play().exchange.job, [made], exchange_id="e1", request_id="r1", outcome=O.OK, wall=lambda at: 1000.0 + at, now=9
+    )
+    assert (row.at, row.price_version.partition(":")[0], row.charge_nano_usd) == (1002.0, "cheap", 14_000)
+    assert [dearest([target, PLAN[0]], wall, 10, 0) for wall in (1000.0, begins_at)] == [10_000, 100_000]
