@@ -1,5 +1,7 @@
 """What every test can ask for."""
 
+from itertools import zip_longest
+
 import pytest
 from hypothesis import settings
 
@@ -9,8 +11,21 @@ from tests.running import gateway
 settings.register_profile("shared machine", deadline=None, print_blob=True)
 settings.load_profile("shared machine")
 
-LONGEST = ("trainium", "contract", "bench", "chaos", "soak", "admission", "api", "upstream", "accounting", "admin")
-"""Folders by what their longest file takes."""
+COMPUTE = ("trainium",)
+WAIT = (
+    "contract",
+    "bench",
+    "chaos",
+    "soak",
+    "admission",
+    "api",
+    "upstream",
+    "accounting",
+    "admin",
+    "control",
+    "telemetry",
+)
+"""Folders whose tests mostly use the processor, and those that start processes and wait; all others are short."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -24,12 +39,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The folders that start processes first, so that no worker is left alone with a long file at the end.
+    """Long files first, so that no worker is left alone with one; those that compute beside those that wait.
 
-    Which are dealt out file by file, in this order (`--no-loadscope-reorder`): xdist itself would begin with the files
+    They are dealt out file by file, in this order (`--no-loadscope-reorder`): xdist itself would begin with the files
     that have the most tests, which are tables and take no time.
     """
-    items.sort(key=lambda item: LONGEST.index(folder) if (folder := item.path.parent.name) in LONGEST else len(LONGEST))
+    files = list(dict.fromkeys(item.path for item in items))
+    computing, waiting = (
+        [file for name in names for file in files if file.parent.name == name] for names in (COMPUTE, WAIT)
+    )
+    dealt = [file for pair in zip_longest(computing, waiting) for file in pair if file is not None]
+    place = {file: number for number, file in enumerate(dict.fromkeys([*dealt, *files]))}
+    items.sort(key=lambda item: place[item.path])
 
 
 @pytest.fixture

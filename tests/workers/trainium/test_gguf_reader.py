@@ -21,7 +21,7 @@ def assert_equal_to_oracle(path: Path) -> None:
         expected = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
         found = ours.read(tensor.name)
         assert found.shape == tuple(int(size) for size in tensor.shape)[::-1]
-        np.testing.assert_array_equal(found.ravel(), expected.ravel())
+        assert np.array_equal(found.ravel(), expected.ravel()), tensor.name
 
 
 @pytest.mark.parametrize("kind", ["F32", "F16", "Q4_0", "Q4_1", "Q8_0"])
