@@ -27,10 +27,11 @@ def lines() -> list[str]:
 
 
 def typed(shell: Shell, line: str, **variables: str) -> Done:
-    """Run a line as a shell would: variables, a comment, and where the output goes."""
+    """Run a line as a shell would: variables, a comment, and where the output goes. A drill is a short one."""
     for name, value in variables.items():
         line = line.replace(f"${name}", value)
-    words = shlex.split(line.replace(HERE, shell.url), comments=True)[1:]
+    line = line.replace(HERE, shell.url).replace("--for 5m", "--for 1s")
+    words = shlex.split(line, comments=True)[1:]
     if ">" not in words:
         return shell(*words)
     at = words.index(">")
@@ -74,6 +75,7 @@ async def test_the_session_of_the_readme_is_true(
             assert other("policy", "diff", "standard", tmp_path / "standard.yaml", "--exit-code", code=3).stdout
             assert "1 requests replayed, 0 would go elsewhere" in typed(shell, next(session)).stdout
             assert "served: 100.0000%" in typed(shell, next(session)).stderr
+            assert "ended" in typed(shell, next(session)).stdout
             assert "revision 1 holds" in typed(shell, next(session)).stderr
             assert "all run the same" in typed(shell, next(session)).stderr
             assert other("policy", "diff", "standard", tmp_path / "standard.yaml").stdout == ""
