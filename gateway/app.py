@@ -48,6 +48,7 @@ from gateway.control.decisions import Decisions
 from gateway.control.desk import Desk, Snapshot
 from gateway.control.drills import Drills
 from gateway.control.last_use import LastUse
+from gateway.control.mirror import MirroredLog
 from gateway.control.recorder import Recorder
 from gateway.control.replicas import Board, Replicas
 from gateway.control.state import KeyLife
@@ -186,7 +187,7 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
             recorder.start()
             stack.push_async_callback(anyio.to_thread.run_sync, recorder.close)
             stack.push_async_callback(desk.aclose)
-            await desk.refresh()
+            await desk.begin()
             begin_budgets(desk.now.book)
             stack.push_async_callback(seam.aclose)
             directory.refresh()
@@ -296,7 +297,8 @@ def _stores(settings: Settings, process: str) -> _Stores:
     repeats = RedisRepeats(remote.orders, process=process)
     shared = RedisLog(place)
     shipper = Shipper(place, settings.store, wall=time)
-    return _Stores(SlicedLimiter(remote), repeats, shared, shared, remote, shipper=shipper)
+    copied = MirroredLog(shared, SqliteLog(settings.control_copy))
+    return _Stores(SlicedLimiter(remote), repeats, copied, shared, remote, shipper=shipper)
 
 
 def _stored(life: KeyLife) -> StoredKey:

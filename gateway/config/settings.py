@@ -90,6 +90,11 @@ class Settings:
         """The SQLite file of what was changed through the admin API, next to the ledger."""
         return self.store.with_name(f"{self.store.stem}-control{self.store.suffix}")
 
+    @property
+    def control_copy(self) -> Path:
+        """The SQLite file with this gateway's copy of a fleet's changes, next to the ledger."""
+        return self.store.with_name(f"{self.store.stem}-control-copy{self.store.suffix}")
+
 
 def read(
     environ: Mapping[str, str] = os.environ,

@@ -15,7 +15,7 @@ import structlog
 
 from gateway.config.policies import PolicyBook, Sources, assemble
 from gateway.config.problems import ConfigurationError
-from gateway.control.events import NOTHING, Action, ChainBroken, Event, chained, follow
+from gateway.control.events import FIRST, NOTHING, Action, ChainBroken, Event, chained, follow
 from gateway.control.state import State, after
 from gateway.control.store import LogStore, LogUnreachable
 
@@ -75,10 +75,20 @@ class Desk:
         """The files, as they were read."""
         return self._sources
 
+    async def begin(self) -> None:
+        """Read the log for the first time: what is remembered of it, then what is new. Does not raise."""
+        try:
+            events = await self._store.remembered()
+            if events:
+                self._adopt(events)
+        except (LogUnreachable, ConfigurationError, msgspec.DecodeError) as error:
+            log.warning("control.not_remembered", reason=str(error).partition("\n")[0])
+        await self.refresh()
+
     async def refresh(self) -> None:
         """Read the log on. Does not raise: what cannot be read or understood is logged and told by `trouble`."""
         try:
-            events = await self._store.since(self._now.state.seq)
+            events = await self._store.since(self._now.state.seq, self._now.state.last)
             follow(events, self._now.state.seq, self._now.state.last)
             if events:
                 self._adopt(events)
@@ -159,9 +169,11 @@ class Desk:
                     found.append(f"{section}.{name}")
         return found
 
-    async def events(self, since: int) -> list[Event]:
-        """The log behind the event numbered `since`. Raises LogUnreachable, ChainBroken for one that was changed."""
-        return list(await self._store.since(since))
+    async def events(self) -> list[Event]:
+        """The whole log. Raises LogUnreachable, ChainBroken for one that was changed."""
+        events = list(await self._store.since(0, FIRST))
+        follow(events, 0, FIRST)
+        return events
 
     async def aclose(self) -> None:
         """Let go of the log."""

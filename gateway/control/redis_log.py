@@ -14,7 +14,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from gateway.control.events import Event, decode, encode
-from gateway.control.store import LogUnreachable
+from gateway.control.store import LogUnreachable, behind
 from gateway.domain.store import RedisPlace
 
 Value = TypeVar("Value")
@@ -40,10 +40,14 @@ class RedisLog:
         self._client = _client(place)
         self._ears: Any = None if place.kind == "cluster" else self._client.pubsub()
 
-    async def since(self, seq: int) -> Sequence[Event]:
+    async def remembered(self) -> Sequence[Event]:
+        """Nothing: `mirror` keeps a copy."""
+        return ()
+
+    async def since(self, seq: int, last: str) -> Sequence[Event]:
         """The events behind the one numbered `seq`."""
-        listed = await _bounded(self._client.lrange(_LOG, seq, -1))
-        return [decode(each) for each in listed]
+        listed = await _bounded(self._client.lrange(_LOG, max(0, seq - 1), -1))
+        return behind([decode(each) for each in listed], seq, last)
 
     async def add(self, event: Event) -> bool:
         """Add the event if it is the next."""

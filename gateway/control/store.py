@@ -30,11 +30,18 @@ class LogUnreachable(Exception):
     """Raised when the log cannot be read or written now; the message says why and holds no secret."""
 
 
+class LogLost(LogUnreachable):
+    """Raised when the log does not hold what was read of it before: it is shorter, or another one."""
+
+
 class LogStore(Protocol):
     """Keeps the log. All that is read was written by some gateway, and is checked by whoever reads it."""
 
-    async def since(self, seq: int) -> Sequence[Event]:
-        """The events behind the one numbered `seq`, in order. Raises LogUnreachable."""
+    async def remembered(self) -> Sequence[Event]:
+        """What is known of it without asking: the last good state, to start with. Raises LogUnreachable."""
+
+    async def since(self, seq: int, last: str) -> Sequence[Event]:
+        """The events behind the one numbered `seq` with the hash `last`, in order. Raises LogUnreachable, LogLost."""
 
     async def add(self, event: Event) -> bool:
         """Add the event if it is the next; False when another one took its number. Raises LogUnreachable."""
@@ -52,16 +59,34 @@ class LogStore(Protocol):
         """Let go of it."""
 
 
+def behind(events: Sequence[Event], seq: int, last: str) -> Sequence[Event]:
+    """The events behind that one, of those from it on. Raises LogLost when it is not the first of them."""
+    if not seq:
+        return events
+    if not events or events[0].hash != last:
+        raise LogLost(f"the log of changes does not hold change {seq} as it was read before")
+    return events[1:]
+
+
 class SqliteLog:
     """The log in a file of this machine. Every process opens it by itself; each change is one transaction."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.name = path.name
         self._added = anyio.Event()
 
-    async def since(self, seq: int) -> Sequence[Event]:
+    async def remembered(self) -> Sequence[Event]:
+        """Nothing: the file itself is as near."""
+        return ()
+
+    async def since(self, seq: int, last: str) -> Sequence[Event]:
         """The events behind the one numbered `seq`."""
-        return await anyio.to_thread.run_sync(self._since, seq)
+        return behind(await anyio.to_thread.run_sync(self._from, seq), seq, last)
+
+    async def clear(self) -> None:
+        """Begin anew."""
+        await anyio.to_thread.run_sync(self._clear)
 
     async def add(self, event: Event) -> bool:
         """Add the event if it is the next."""
@@ -86,12 +111,19 @@ class SqliteLog:
     async def aclose(self) -> None:
         """Nothing is open between two calls."""
 
-    def _since(self, seq: int) -> list[Event]:
+    def _clear(self) -> None:
+        try:
+            with closing(self._open()) as connection:
+                connection.execute("DELETE FROM events")
+        except (sqlite3.Error, OSError) as error:
+            raise LogUnreachable(f"{self._path.name}: {error}") from error
+
+    def _from(self, seq: int) -> list[Event]:
         if not self._path.exists():
             return []
         try:
             with closing(self._open()) as connection:
-                rows = connection.execute("SELECT event FROM events WHERE seq > ? ORDER BY seq", (seq,)).fetchall()
+                rows = connection.execute("SELECT event FROM events WHERE seq >= ? ORDER BY seq", (seq,)).fetchall()
         except (sqlite3.Error, OSError) as error:
             raise LogUnreachable(f"{self._path.name}: {error}") from error
         return [decode(row[0]) for row in rows]

@@ -33,12 +33,25 @@ def book(
     **policy: object,
 ) -> PolicyBook:
     """Three providers behind each model, of different dialects, abilities and prices."""
+    made = tree(*order, mode=mode, models=models, midstream=midstream, tenants=tenants, **policy)
+    return assemble(Sources((("test.yaml", made),), complete=True, mistakes=()))
+
+
+def tree(
+    *order: str,
+    mode: str = "priority",
+    models: Sequence[str] | Tree = ("assistant",),
+    midstream: str = "error",
+    tenants: Mapping[str, str] = MappingProxyType({}),
+    **policy: object,
+) -> Tree:
+    """The same as a file has it."""
     facts: dict[str, tuple[str, Tree]] = {
         "big": ("openai", {"prices": {"input": 10, "output": 30}}),
         "claude": ("anthropic", {"prices": {"input": 3, "output": 15}, "context": 10_000}),
         "own": ("openai", {"prices": {"input": 1, "output": 1}, "accepts": ["stop"], "context": 1_000}),
     }
-    tree: Tree = {
+    return {
         "version": 1,
         "backends": {
             name: {
@@ -68,7 +81,6 @@ def book(
         "tenants": {"acme": {"policy": "standard"}}
         | {name: {"policy": "standard", "metadata": {"region": region}} for name, region in tenants.items()},
     }
-    return assemble(Sources((("test.yaml", tree),), complete=True, mistakes=()))
 
 
 def asked(

@@ -16,7 +16,7 @@ from gateway.accounting.rows import SHOWN, Row
 from gateway.api.admin.auth import needs
 from gateway.api.admin.office import AdminRequest, office
 from gateway.control.decisions import DecisionShown
-from gateway.control.events import FIRST, Event, follow
+from gateway.control.events import Event
 from gateway.control.explain import Asked, Explained, explain
 from gateway.control.shown import AuditPage, Change, Health, HintShown, RevisionsShown, Usage
 from gateway.control.verbs import Missing
@@ -95,8 +95,7 @@ async def get_audit(
     request: AdminRequest, after: FromQuery[int] = 0, limit: Annotated[int, QueryParameter(ge=1, le=_PAGE)] = 100
 ) -> AuditPage:
     """Every change, by whom, from what to what. Checked against its own hashes as it is read."""
-    events = await office(request).desk.events(0)
-    follow(events, 0, FIRST)
+    events = await office(request).desk.events()
     page = [event for event in events if event.seq > after][:limit]
     more = bool(page) and page[-1].seq < len(events)
     return AuditPage(events=list(map(_change, page)), next=page[-1].seq if more else None)
