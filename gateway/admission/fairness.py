@@ -27,6 +27,8 @@ MOST: Final = 256
 SHED_AT_S: Final = {PRIORITIES.index("sheddable"): 0.25, PRIORITIES.index("batch"): 0.1}
 """How late the event loop is when requests of a class are refused, by its rank."""
 CLEARLY: Final = 0.8
+SHED_AT_MEMORY: Final = (0.95, 0.92, 0.88, 0.84)
+"""Parts of the memory, by the rank of the class that is refused beyond; each lower one is, too."""
 LAGS: Final = 5
 """Looks at the loop, one a second, that are remembered."""
 LOWER_EVERY: Final = 10
@@ -70,7 +72,7 @@ def _nobody() -> None:
 class FairQueue:
     """The requests that wait for the same backends."""
 
-    __slots__ = ("_finishes", "_lanes", "_number", "_passed_over", "_virtual", "_waiting")
+    __slots__ = ("_finishes", "_lanes", "_number", "_passed_over", "_virtual", "_waiting", "has_gone")
 
     def __init__(self) -> None:
         self._lanes: list[list[tuple[float, int, Ticket]]] = [[] for _ in PRIORITIES]
@@ -79,6 +81,8 @@ class FairQueue:
         self._virtual = 0.0
         self._number = 0
         self._passed_over = 0
+        self.has_gone = False
+        """Whether one that waited was given up, and may hold a place still."""
 
     def __len__(self) -> int:
         return sum(self._waiting.values())
@@ -89,6 +93,8 @@ class FairQueue:
 
     def join(self, ticket: Ticket) -> None:
         """Put a request in its place, or shed one: it, or a lesser one that makes room for it."""
+        if self.has_gone and (self.waiting(ticket.tenant) >= MOST_PER_TENANT or len(self) >= MOST):
+            self._forget_gone()
         if self.waiting(ticket.tenant) >= MOST_PER_TENANT or (len(self) >= MOST and not self._make_room(ticket)):
             ticket.is_shed = True
             ticket.call()
@@ -145,6 +151,17 @@ class FairQueue:
         self._passed_over = 0
         return waiting[1]
 
+    def _forget_gone(self) -> None:
+        """Take out those who wait no longer: while nobody is called, nobody else does."""
+        self.has_gone = False
+        for rank, lane in enumerate(self._lanes):
+            staying = [entry for entry in lane if not entry[2].is_gone]
+            for _, _, ticket in lane:
+                if ticket.is_gone:
+                    self._left(ticket)
+            heapq.heapify(staying)
+            self._lanes[rank] = staying
+
     def _make_room(self, ticket: Ticket) -> bool:
         """Shed one that is less important than the ticket; False when none is.
 
@@ -166,16 +183,19 @@ class FairQueue:
 
 
 class Pressure:
-    """How late the event loop is, and whose requests are refused for it: those of the lowest classes first.
+    """How late the event loop is and how full the memory, and whose requests are refused for it: the lowest classes'
+    first.
 
     A class is refused as soon as the loop is once as late as that, and let in again when it was clearly less so for a
-    few seconds. Where all are refused that may be, the loop is late by the work of the others.
+    few seconds. Where all are refused that may be, the loop is late by the work of the others. Near the end of the
+    memory nobody is let in: the kernel would end all requests at once.
     """
 
-    __slots__ = ("_lags", "is_high", "shed_from")
+    __slots__ = ("_by_lag", "_lags", "is_high", "shed_from")
 
     def __init__(self) -> None:
         self._lags: deque[float] = deque(maxlen=LAGS)
+        self._by_lag = len(PRIORITIES)
         self.shed_from = len(PRIORITIES)
         """The first class, by its rank, that is refused."""
         self.is_high = False
@@ -185,15 +205,17 @@ class Pressure:
         """Whether requests of that class are refused now."""
         return PRIORITIES.index(priority) >= self.shed_from
 
-    def note(self, lag_s: float) -> None:
-        """The loop was so late."""
+    def note(self, lag_s: float, memory: float = 0.0) -> None:
+        """The loop was so late, and that part of the memory is taken."""
         self._lags.append(lag_s)
         worst = max(self._lags)
         for rank, bound_s in SHED_AT_S.items():
             if worst > bound_s:
-                self.shed_from = min(self.shed_from, rank)
-            elif self.shed_from == rank and worst < bound_s * CLEARLY:
-                self.shed_from = rank + 1
+                self._by_lag = min(self._by_lag, rank)
+            elif self._by_lag == rank and worst < bound_s * CLEARLY:
+                self._by_lag = rank + 1
+        by_memory = sum(memory <= bound for bound in SHED_AT_MEMORY)
+        self.shed_from = min(self._by_lag, by_memory)
         self.is_high = self.shed_from < len(PRIORITIES)
 
 
@@ -221,6 +243,11 @@ class Lobby:
             queue = self._queues[places] = FairQueue()
         queue.join(ticket)
         self.is_busy = True
+
+    def left(self, places: frozenset[str]) -> None:
+        """One who waited for these targets has given up."""
+        if (queue := self._queues.get(places)) is not None:
+            queue.has_gone = True
 
     def rejoin(self, places: frozenset[str], ticket: Ticket) -> None:
         """Wait on, after a turn that came to nothing."""

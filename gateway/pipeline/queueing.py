@@ -75,6 +75,7 @@ class Turn:
     def leave(self, now: float) -> None:
         """It waits no longer, and takes no place."""
         self.ticket.is_gone = True
+        self._house.lobby.left(self.places)
         if self.is_called:
             self.arrive()
             self._pass_on(now)

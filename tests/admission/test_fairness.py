@@ -245,3 +245,25 @@ def test_a_lower_class_is_never_better_off(lags_s: list[float]) -> None:
     refused = shed(Pressure(), *lags_s)
     assert refused == list(PRIORITIES[len(PRIORITIES) - len(refused) :])
     assert "standard" not in refused
+
+
+def test_those_who_gave_up_hold_no_places() -> None:
+    """Though nobody is called, because nothing that runs ends: a queue full of them would refuse everybody for ever."""
+    lobby = Lobby()
+    waiting = [ticket("acme", by=2.0) for _ in range(MOST_PER_TENANT)]
+    for each in waiting:
+        lobby.join(A, each)
+    refused = ticket("acme")
+    lobby.join(A, refused)
+    assert refused.is_shed
+    for each in waiting:
+        each.is_gone = True
+        lobby.left(A)
+    late = ticket("acme", by=9.0)
+    called: list[str] = []
+    late.call = lambda: called.append("late")
+    lobby.join(A, late)
+    assert not late.is_shed
+    lobby.freed("a", lambda _place, _reach: 1, 3.0)
+    assert called == ["late"]
+    assert not lobby.has_queue(A) or lobby.is_busy
