@@ -37,7 +37,9 @@ from gateway.api import anthropic, health, inference, models
 from gateway.api.admin.app import create_admin
 from gateway.api.admin.metrics import gauges
 from gateway.api.admin.office import Office
+from gateway.api.doors import doors
 from gateway.api.machinery import Machinery
+from gateway.api.memory import Memory, limit_of_group
 from gateway.api.replies import error_response, refusal
 from gateway.api.stream import SWEEP_S
 from gateway.auth.directory import Directory
@@ -81,6 +83,7 @@ _LIMITS_OPEN_S = 1.0
 _LIMITS_CLOSE_S = 1.0
 _DAY_S = 86_400.0
 _LAG_EVERY_S = 0.25
+_MANY = 16
 _REAP_S = 15.0
 """How often the journal is asked for what should have been settled long ago."""
 _REFUSALS = {
@@ -150,6 +153,7 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
         destination_of=live.destination_of,
         configuration_trouble=lambda: files.trouble,
         report=listeners.tell,
+        doors=doors(settings.peer_connections),
         shipping_trouble=stores.shipper.trouble if stores.shipper is not None else lambda: None,
     )
 
@@ -328,11 +332,14 @@ async def _watch_lag(metrics: Metrics) -> None:
 async def _sweep(machinery: Machinery) -> None:
     """Look after clients that are too slow; one timer for all requests costs each of them nothing."""
     reap_at = 0.0
+    memory = Memory(limit_of_group())
     while True:
         due = anyio.current_time() + SWEEP_S
         await anyio.sleep(SWEEP_S)
         now = anyio.current_time()
-        machinery.house.lobby.pressure.note(now - due)
+        # With few requests under way it is not they who hold it, and refusing more would free nothing.
+        taken = memory.part() if len(machinery.live) >= _MANY else 0.0
+        machinery.house.lobby.pressure.note(now - due, taken)
         _sweep_once(machinery, now)
         if now >= reap_at:
             reap_at = now + _REAP_S

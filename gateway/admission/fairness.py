@@ -183,8 +183,7 @@ class FairQueue:
 
 
 class Pressure:
-    """How late the event loop is and how full the memory, and whose requests are refused for it: the lowest classes'
-    first.
+    """How late the event loop is and how full the memory, and whose requests are refused for it: low classes first.
 
     A class is refused as soon as the loop is once as late as that, and let in again when it was clearly less so for a
     few seconds. Where all are refused that may be, the loop is late by the work of the others. Near the end of the

@@ -23,6 +23,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from gateway.api.edge_request import EdgeRequest, head_bytes
+from gateway.api.errors import error_headers
 from gateway.api.head import head_of
 from gateway.api.headers import request_id
 from gateway.api.inference import INFERENCE
@@ -30,7 +31,7 @@ from gateway.api.machinery import Machinery
 from gateway.api.stream import MOST_UNSENT_BYTES, SLOW_CLIENT_S, Driver
 from gateway.dialects.openai.errors import error_body
 from gateway.dialects.protocols import Endpoint
-from gateway.domain.errors import InvalidRequest
+from gateway.domain.errors import GatewayError, InvalidRequest, Overloaded
 
 MAX_HEAD_BYTES: Final = 32 << 10
 MAX_FIELDS: Final = 128
@@ -39,6 +40,7 @@ MAX_URL_BYTES: Final = 8 << 10
 """A longer one is refused with 414."""
 REST_TIMEOUT_S = 30.0
 """By when a head that has begun must be there, and the rest of a body that is not read any more."""
+_RETRY_S: Final = 1.0
 _LINGER_S: Final = 2.0
 """How long a client that was refused may go on sending, which is thrown away, so that it reads why."""
 
@@ -75,6 +77,8 @@ class EdgeProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._machinery: Machinery = cast("Litestar", config.app).state.machinery
+        self._peer: str | None = None
+        """Whose connection it is, once it was let in."""
         self._request: EdgeRequest | None = None
         """Ours, until its answer is over."""
         self._upload: EdgeRequest | None = None
@@ -97,6 +101,11 @@ class EdgeProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
         """Hold the client to its time from the start."""
         super().connection_made(transport)
+        peer = self.client[0] if self.client else ""
+        if not self._machinery.doors.enter(peer):
+            self._turn_away()
+            return
+        self._peer = peer
         transport.set_write_buffer_limits(high=MOST_UNSENT_BYTES)
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
@@ -104,6 +113,8 @@ class EdgeProtocol(HttpToolsProtocol):
         """The client is gone: whoever serves it is told at once."""
         if self._request is not None:
             self._request.lose()
+        if self._peer is not None:
+            self._machinery.doors.leave(self._peer)
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
 
@@ -311,14 +322,25 @@ class EdgeProtocol(HttpToolsProtocol):
             self._write_refusal(status, message)
             self._close(is_sending=True)
 
+    def _turn_away(self) -> None:
+        """Too many connections are open: tell so before anything is read."""
+        self._is_deaf = True
+        error = Overloaded("Too many connections are open.", retry_after_s=_RETRY_S)
+        self._write_error(error.status, error)
+        self._close(is_sending=True)
+
     def _write_refusal(self, status: int, message: str) -> None:
-        body = error_body(InvalidRequest(message))
+        self._write_error(status, InvalidRequest(message))
+
+    def _write_error(self, status: int, error: GatewayError) -> None:
+        body = error_body(error)
         own_id = request_id(self.headers or (), self._machinery.house.new_id)
         head = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),
             (b"x-request-id", own_id.encode()),
             (b"connection", b"close"),
+            *error_headers(error),
         ]
         self.transport.write(head_bytes(status, head) + body)
 

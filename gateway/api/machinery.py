@@ -8,6 +8,7 @@ from gateway.accounting.journal import Journal
 from gateway.admission.counting_pool import CountingPool
 from gateway.admission.limits import Limiter
 from gateway.admission.repeats import Repeats
+from gateway.api.doors import Doors
 from gateway.domain.plan import Target
 from gateway.pipeline import Collaborators
 from gateway.telemetry.record import RequestRecord
@@ -36,5 +37,7 @@ class Machinery:
     """What keeps the ledger's rows from the fleet's store; None when nothing does, or there is none."""
     configuration_trouble: Callable[[], str | None] = lambda: None
     """Why the files on disk are not the configuration that is live; None when they are."""
+    doors: Doors = dataclasses.field(default_factory=lambda: Doors(1 << 16, 1 << 16))
+    """Who is connected."""
     live: "set[Driver]" = dataclasses.field(default_factory=set)
     """The requests in flight."""

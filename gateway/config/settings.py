@@ -72,6 +72,8 @@ class Settings:
     """Where traces go, from OpenTelemetry's own variables; None when none of them names a collector."""
     push: PushSettings | None = None
     """Where metrics are sent, in the same way. They can be fetched from the admin port besides."""
+    peer_connections: int | None = None
+    """How many connections one client's address may have, from GATEWAY_PEER_CONNECTIONS; None leaves it to us."""
     told_tenants: int = 0
     """How many tenants metrics name, from GATEWAY_METRICS_TENANTS; all others are one."""
 
@@ -130,6 +132,7 @@ def read(
         decisions=_kept(environ),
         tracing=tracing.parse_settings(environ),
         push=push.parse_settings(environ),
+        peer_connections=_whole(environ, "GATEWAY_PEER_CONNECTIONS", 0, 1_000_000) or None,
         told_tenants=_whole(environ, "GATEWAY_METRICS_TENANTS", 0, 1000),
     )
 

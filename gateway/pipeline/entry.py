@@ -152,7 +152,7 @@ def prepare(
     if pressure.is_high and pressure.sheds(caller.policy.policy.priority):
         # Before the body is read: refusing must cost nearly nothing.
         wait_s = _SHED_LEAST_S + _SHED_SPREAD_S * Draws(int(exchange_id[-8:], 16)).next()
-        raise Overloaded("The gateway is busy, and requests of this class come last.", retry_after_s=wait_s)
+        raise Overloaded("The gateway is busy and takes no requests of this class at present.", retry_after_s=wait_s)
     if caller.key.endpoints is not None:
         check_door(caller.key, endpoint.door)
     request = endpoint.decode_request(body, headers)

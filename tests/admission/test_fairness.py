@@ -214,6 +214,26 @@ def test_a_place_that_nobody_waits_for_calls_nobody() -> None:
     assert not lobby.is_busy
 
 
+@pytest.mark.parametrize(
+    ("taken", "refused"),
+    [
+        (0.0, []),
+        (0.84, []),
+        (0.85, ["batch"]),
+        (0.9, ["sheddable", "batch"]),
+        (0.93, ["standard", "sheddable", "batch"]),
+        (0.96, list(PRIORITIES)),
+    ],
+)
+def test_a_full_memory_refuses_everybody_in_the_end(taken: float, refused: list[Priority]) -> None:
+    """And at once lets in again whoever there is room for."""
+    pressure = Pressure()
+    pressure.note(0.0, taken)
+    assert [priority for priority in PRIORITIES if pressure.sheds(priority)] == refused
+    pressure.note(0.0, 0.5)
+    assert not pressure.is_high
+
+
 def shed(pressure: Pressure, *lags_s: float) -> list[Priority]:
     """The classes that are refused after these looks at the loop."""
     for lag_s in lags_s:

@@ -10,6 +10,7 @@ from typing import Final
 from litestar import Response, get
 
 from gateway.api.admin.office import AdminRequest, Office, office
+from gateway.domain.policy import PRIORITIES
 from gateway.telemetry.exposition import CONTENT_TYPE, exposition
 from gateway.telemetry.families import Gauge, families
 
@@ -28,6 +29,12 @@ def gauges(made: Office, now: float) -> Iterator[Gauge]:
     """How things stand."""
     machinery = made.machinery
     yield Gauge("gateway.requests.in_flight", "Requests that are not over.", {}, len(machinery.live))
+    yield Gauge("gateway.connections", "Connections of clients.", {}, machinery.doors.open)
+    yield Gauge("gateway.connections.turned_away", "Those that found no place.", {}, machinery.doors.turned_away)
+    pressure = machinery.house.lobby.pressure
+    for rank, priority in enumerate(PRIORITIES):
+        meaning = "1 while requests of this class are refused, for the loop's or the memory's sake."
+        yield Gauge("gateway.shedding", meaning, {"priority": priority}, float(rank >= pressure.shed_from))
     yield from _of_books(made)
     yield Gauge(
         "gateway.limits.store.healthy",
