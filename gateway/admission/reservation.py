@@ -152,6 +152,19 @@ def holds_of(
     return holds
 
 
+def question_of(holds: tuple[Hold, ...]) -> Claim:
+    """What a request takes that is counted and not answered: one of as many a minute as are answered, and apart.
+
+    So whoever only counts is bounded too, and takes nothing from those who want answers.
+    """
+    asked = tuple(_counting(hold) for hold in holds if hold.kind == "requests")
+    return Claim(asked, tuple(hold.dimension(_ANYTHING, lambda *_: 0, 0.0) for hold in asked)) if asked else NO_CLAIM
+
+
+def _counting(hold: Hold) -> Hold:
+    return msgspec.structs.replace(hold, begin=f"{hold.begin.removesuffix(hold.kind)}counts", fixed=None)
+
+
 def claim_of(holds: tuple[Hold, ...], estimate: Estimate, price: Price, wall: float) -> Claim:
     """What a request that is expected to take so much is held against, at `wall` seconds since the epoch."""
     return (

@@ -5,7 +5,7 @@ from decimal import Decimal
 import pytest
 
 from gateway.admission.limits import Denied, Dimension
-from gateway.admission.reservation import NO_CLAIM, Claim, claim_of, holds_of, refusal_of
+from gateway.admission.reservation import NO_CLAIM, Claim, claim_of, holds_of, question_of, refusal_of
 from gateway.admission.tally import Tally
 from gateway.domain.errors import BudgetExhausted, GatewayError, InvalidRequest, RateLimited
 from gateway.domain.limits import NO_LIMITS, Budget, Limits
@@ -97,6 +97,19 @@ def test_nobody_shares_a_bucket() -> None:
         for dimension in claim(tenant=name, limits=ALL, key=ALL, model=ALL, key_id=other, model_name=other).dimensions
     }
     assert len(keys) == 5 * len(names) * (1 + 2 * len(ids))
+
+
+def test_what_is_counted_and_not_answered_takes_of_buckets_of_its_own() -> None:
+    """One of as many as may be asked; neither tokens nor slots nor money."""
+    limits = Limits(requests_per_minute=60, tokens_per_minute=600, concurrency=2)
+    payer = Tenant(id="acme", policy="standard", limits=limits, budget=Budget(tokens=5, per="day"))
+    proof = ApiKey(public_id="k1", tenant="acme", digest=b"")
+    question = question_of(holds_of(payer, proof, "assistant", limits=limits))
+    assert [(each.kind, each.limit, each.cost) for each in question.dimensions] == [("requests", 60, 1)] * 2
+    answered = claim(limits=limits, model=limits, budget=payer.budget)
+    keys = [each.key for each in (*question.dimensions, *answered.dimensions)]
+    assert len(set(keys)) == len(keys)
+    assert question_of(holds_of(Tenant(id="b", policy="standard", limits=NO_LIMITS), proof, "assistant")) == NO_CLAIM
 
 
 def test_a_denied_request_is_told_which_limit_its_size_and_the_wait() -> None:

@@ -6,8 +6,10 @@ import pytest
 
 from tests.backends.openai_backend import openai_backend
 from tests.backends.scripted import ScriptedBackend
-from tests.running.configuration import configuration
+from tests.running.configuration import Terms, configuration
 from tests.running.gateway import RunningGateway, gateway
+
+ONCE: Terms = {"limits": {"requests_per_minute": 1}}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, the_backend: ScriptedBacke
     house = configuration(
         backends={"only": the_backend.base_url},
         models={"assistant": ["only"], "other": ["only"], "lenient": ["only"]},
-        tenants={"acme": {}, "slow": {"limits": {"requests_per_minute": 1}}},
+        tenants={"acme": {}, "slow": ONCE, "rare": ONCE},
     )
     house["policies"]["acme"]["models"]["lenient"]["on_unsupported"] = "drop"
     with gateway(tmp_path_factory.mktemp("running"), house) as process:

@@ -58,6 +58,23 @@ async def test_message_from_the_synchronous_client(running: RunningGateway, back
     assert message.content[0].to_dict()["text"] == "Hello there"
 
 
+async def test_counting_is_limited_as_answers_are_and_takes_nothing_from_them(
+    running: RunningGateway, backend: ScriptedBackend
+) -> None:
+    """As many a minute, of a bucket of its own."""
+    async with anthropic.AsyncAnthropic(
+        base_url=running.url, api_key=running.keys["rare"], max_retries=0, timeout=30
+    ) as client:
+        counted = await client.messages.with_raw_response.count_tokens(model="assistant", messages=HELLO)
+        assert counted.headers["anthropic-ratelimit-requests-remaining"] == "0"
+        with pytest.raises(anthropic.RateLimitError, match="1 requests per minute") as caught:
+            await client.messages.count_tokens(model="assistant", messages=HELLO)
+        assert int(caught.value.response.headers["retry-after"]) >= 1
+        await client.messages.create(model="assistant", messages=HELLO, max_tokens=9)
+        with pytest.raises(anthropic.RateLimitError):
+            await client.messages.create(model="assistant", messages=HELLO, max_tokens=9)
+
+
 async def test_the_key_in_the_header_of_older_clients(running: RunningGateway, backend: ScriptedBackend) -> None:
     """It is the gateway's alone: the backend is shown neither that header nor the API's version."""
     headers = {"x-api-key": running.keys["acme"], "anthropic-version": "2023-06-01"}
