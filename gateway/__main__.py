@@ -175,6 +175,7 @@ def _add_check(commands: Commands) -> None:
         "that is not set in this environment, does not count.",
     )
     parser.add_argument("config", nargs="*", type=Path, metavar="PATH", help=CONFIG_HELP)
+    parser.add_argument("--strict", action="store_true", help="exit with 1 when there is a warning, too")
     parser.set_defaults(run=_check)
 
 
@@ -192,7 +193,11 @@ def _check(arguments: argparse.Namespace) -> int:
     for problem in book.warnings:
         print(f"warning: {problem}")
     sizes = [(book.backends, "backend"), (book.policies, "policy"), (book.tenants, "tenant")]
-    print(f"ok: {', '.join(_count(len(entries), noun) for entries, noun in sizes)} (revision {book.revision})")
+    found = f"{', '.join(_count(len(entries), noun) for entries, noun in sizes)} (revision {book.revision})"
+    if arguments.strict and book.warnings:
+        print(f"{_count(len(book.warnings), 'warning')} in {found}")
+        return 1
+    print(f"ok: {found}")
     return 0
 
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.config import limit_rules
+from gateway.config import independence_rules, limit_rules
 from gateway.config.checking import Visit
 from gateway.config.credential_rules import CREDENTIAL_RULES
 from gateway.config.problems import Path, Report, shown
@@ -38,6 +38,8 @@ class Names:
     """Of the targets that name theirs."""
     prefills: frozenset[_Place]
     """Those of them that continue an answer."""
+    providers: Mapping[str, str]
+    """By backend."""
     complete: bool
     """False when a file could not be read: then a name that is not here may stand there."""
 
@@ -120,13 +122,18 @@ def _served(file: str, path: Path, fields: Mapping[str, object], names: Names, r
 
 
 def _policy(file: str, path: Path, fields: Mapping[str, object], names: Names, report: Report) -> None:
+    _destinations(file, path, fields, names, report)
+    independence_rules.single_providers(file, path, fields, names.providers, report)
+
+
+def _destinations(file: str, path: Path, fields: Mapping[str, object], names: Names, report: Report) -> None:
     policy = str(path[1])
     limit_rules.destinations(file, path, fields, names.policies.get(policy, frozenset()), report, policy=policy)
 
 
 def _route(file: str, path: Path, fields: Mapping[str, object], names: Names, report: Report) -> None:
     _group(file, path, fields, names, report)
-    _policy(file, path, fields, names, report)
+    _destinations(file, path, fields, names, report)
     strategy, targets = fields.get("strategy", Strategy()), fields.get("targets")
     if isinstance(strategy, Strategy) and isinstance(targets, tuple):
         places = _named(file, path, strategy, targets, report)
@@ -263,5 +270,6 @@ def names_in(sections: Mapping[str, Mapping[str, object]], *, complete: bool) ->
         prices={name: keys(tree) for name, tree in sections["prices"].items()},
         weights=weights,
         prefills=frozenset(prefills),
+        providers=independence_rules.providers_in(sections["backends"]),
         complete=complete,
     )

@@ -142,6 +142,9 @@ class ModelRoute(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """What each tenant may take of this model, besides its other limits."""
     budget: Budget | None = None
     """What each tenant may spend on this model, besides its other budgets."""
+    single_provider_ack: bool = False
+    """Says that this model may hang on one provider alone. Without it a model that no second provider serves is a
+    mistake where the policy has `independence`, and worth a warning elsewhere."""
 
 
 Part = Annotated[float, msgspec.Meta(gt=0, le=1)]

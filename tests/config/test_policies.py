@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config.policies import PolicyBook, load
-from gateway.config.problems import Report
+from gateway.config.problems import ConfigurationError, Report
 from gateway.config.yaml_file import parse
 from gateway.domain.limits import NO_LIMITS, Budget, Limits
 from gateway.domain.plan import Route
@@ -37,10 +37,10 @@ policies:
       assistant:
         strategy: {{mode: weighted}}
         targets: [{{backend: two, model: small, weight: 3}}, {{backend: one, model: small}}]
-      gpt-4.1: {{targets: [{{backend: one, model: small}}, {{backend: one, model: free}}]}}
+      gpt-4.1: {{targets: [{{backend: one, model: small}}, {{backend: one, model: free}}], single_provider_ack: true}}
     limits: {{requests_per_minute: 60, concurrency: 8}}
   other:
-    models: {{only-two: {{targets: [{{backend: two, model: small}}]}}}}
+    models: {{only-two: {{targets: [{{backend: two, model: small}}], single_provider_ack: true}}}}
 tenants:
   acme:
     policy: standard
@@ -280,6 +280,39 @@ def test_warnings_name_missing_secrets_and_idle_policies(tmp_path: Path, monkeyp
     ]
     monkeypatch.setenv("TWO_KEY", "sk-1")
     assert [problem.path for problem in book(tmp_path).warnings] == ["$.policies.other"]
+
+
+ALONE = "standard.models.assistant: only the provider `small` serves it: when that fails, so does every request for it"
+
+
+@pytest.mark.parametrize(
+    ("domains", "found"),
+    [
+        (["{provider: small}", "{provider: small, cloud: other}"], True),
+        (["{provider: small}", "{provider: large}"], False),
+        (["{provider: small}", "{cloud: same}"], False),
+        (["{cloud: same}", "{cloud: same}"], False),
+    ],
+)
+def test_a_model_that_hangs_on_one_provider_says_so_or_is_told_of(
+    tmp_path: Path, domains: list[str], *, found: bool
+) -> None:
+    """Two backends of one provider are one; a backend without a label is a provider of its own."""
+    text = TEXT.replace("env:TWO_KEY", "file:/etc/key")
+    for name, labels in zip(("one", "two"), domains, strict=True):
+        text = text.replace(f"https://{name}.example/v1\n", f"https://{name}.example/v1\n    domains: {labels}\n")
+    told = [f"{each.path}: {each.message}" for each in book(tmp_path, text).warnings if "provider" in each.message]
+    assert [each.partition(";")[0] for each in told] == [f"$.policies.{ALONE}"] * found
+
+    strict = text.replace("  standard:\n", "  standard:\n    independence: {max_share: {provider: 0.7}}\n")
+    if found:
+        with pytest.raises(ConfigurationError) as caught:
+            book(tmp_path, strict)
+        assert [str(each).partition(";")[0] for each in caught.value.problems] == [
+            f"{tmp_path}/x.yaml: $.policies.{ALONE}"
+        ]
+        strict = strict.replace("        strategy: {mode: weighted}\n", "        single_provider_ack: true\n")
+    assert not [each for each in book(tmp_path, strict).warnings if "provider" in each.message]
 
 
 def test_files_of_a_folder_are_merged_by_name(tmp_path: Path) -> None:

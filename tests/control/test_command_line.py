@@ -60,6 +60,9 @@ def test_check_says_what_a_sound_configuration_holds() -> None:
     assert [line.split(": ")[0] for line in lines] == ["warning", "warning", "ok"]
     assert re.fullmatch(r"ok: 3 backends, 1 policy, 1 tenant \(revision [0-9a-f]{8}\)", lines[-1])
     assert gateway("check", GATEWAY_CONFIG=str(DEMO)).stdout == done.stdout
+    strict = gateway("check", "--strict", DEMO)
+    assert strict.returncode == 1
+    assert strict.stdout.splitlines()[-1] == lines[-1].replace("ok: ", "2 warnings in ")
 
 
 def test_check_names_every_mistake_and_exits_with_1(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ def test_a_target_that_cannot_serve_what_was_asked_is_named_with_its_place() -> 
         "$.policies.standard.models.assistant.targets[1]": "could not serve 40.0% of the 10 requests recorded for this "
         "model, because of capability:tools (3), context (1)",
     }
-    assert warned(traffic, "big") == {}
+    assert warned(traffic, "big", "claude") == {}
 
 
 def test_what_no_target_could_serve_is_told_of_the_model() -> None:
@@ -38,5 +38,5 @@ def test_a_model_that_the_draft_lacks_is_told_once() -> None:
 
 def test_what_the_configuration_alone_warns_of_is_told_too() -> None:
     """Of this policy only."""
-    found = warned([], "big", budget={"usd": 1, "per": "day", "on_exceed": "queue"})
+    found = warned([], "big", "own", budget={"usd": 1, "per": "day", "on_exceed": "queue"})
     assert [*found] == ["$.policies.standard.budget.on_exceed"]

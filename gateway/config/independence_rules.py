@@ -1,0 +1,51 @@
+"""Which models hang on one provider alone: told where it stands, unless the operator says that it is meant.
+
+A mistake where the policy asks for independence, which such a model cannot have; a warning elsewhere, since a small
+configuration begins with one backend.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from gateway.config.problems import Path, Report, shown
+from gateway.domain.policy import Independence, ModelRoute, TargetGroup, TargetRef
+
+
+def single_providers(
+    file: str, path: Path, fields: Mapping[str, object], providers: Mapping[str, str], report: Report
+) -> None:
+    """Note a policy's models that one provider alone serves. `providers`: by backend; those unknown are not judged."""
+    models = fields.get("models")
+    for name, route in models.items() if isinstance(models, dict) else ():
+        if not isinstance(route, ModelRoute) or route.single_provider_ack:
+            continue
+        backends = set(_backends(route.targets))
+        serving = {providers[backend] for backend in backends if backend in providers}
+        if len(serving) != 1 or not backends <= providers.keys():
+            continue
+        message = (
+            f"only the provider `{shown(serving.pop())}` serves it: when that fails, so does every request for it; add "
+            "a target of another provider, or say `single_provider_ack: true`"
+        )
+        here = (*path, "models", str(name))
+        if isinstance(fields.get("independence"), Independence):
+            report.mistake(file, here, message)
+        else:
+            report.warn(file, here, message)
+
+
+def providers_in(backends: Mapping[str, object]) -> dict[str, str]:
+    """The provider of each raw backend: what its `domains` say, else its own name."""
+    found: dict[str, str] = {}
+    for name, tree in backends.items():
+        domains = tree.get("domains") if isinstance(tree, dict) else None
+        provider = domains.get("provider") if isinstance(domains, dict) else None
+        found[name] = provider if isinstance(provider, str) else name
+    return found
+
+
+def _backends(targets: Sequence[TargetRef | TargetGroup]) -> Iterator[str]:
+    for entry in targets:
+        if isinstance(entry, TargetGroup):
+            yield from _backends(entry.targets)
+        else:
+            yield entry.backend
