@@ -108,6 +108,13 @@ class WorkerLoad(msgspec.Struct, frozen=True, gc=False):
     waiting: int
     """Requests that have no slot yet."""
     free_slots: int
+    cache_usage: float = 0.0
+    """The part of its cache of keys and values that is held, 0 to 1; 0 when untold."""
+
+    @property
+    def taken(self) -> float:
+        """The part of it that is taken: all while somebody waits, or would have to."""
+        return 1.0 if self.waiting or not self.free_slots else self.cache_usage
 
 
 class Headroom(msgspec.Struct, frozen=True, gc=False):

@@ -72,15 +72,17 @@ class Strategy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """`priority`: in the order they are listed; a group of several targets of which more than 2 in 7 are not well
     leaves a part of the requests to the next entry, so that the others are not overrun. `weighted`: drawn by weight,
     without replacement. `latency`: the better of two drawn ones, by time to first token (of streams) and requests in
-    flight. `least_busy`: by requests in flight. `cost`: by price and latency; a model without prices counts as free.
+    flight. `least_busy`: by requests in flight, and by what a worker says of its load. `cost`: by price and latency; a
+    model without prices counts as free.
     `conditional`: the first entry whose `when` takes the request, and no other."""
     gamma: Annotated[float, msgspec.Meta(ge=1, le=3)] = 1.0
     """Only for `cost`: how much the price weighs against latency, as its exponent. 1 is balanced, 3 nearly price
     alone."""
     fill: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
     """Only for `priority`: an entry that works on more than this part of what it bears at once, or that is a worker
-    which says that requests wait, leaves what comes to the next ones until it has drained. What it bears is learned,
-    and is never more than its backend's `limits.concurrency`. Absent: only a full entry does."""
+    which says that requests wait or that more than this part of its cache is held, leaves what comes to the next ones
+    until it has drained. What it bears is learned, and is never more than its backend's `limits.concurrency`. Absent:
+    only a full entry does."""
 
 
 class When(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

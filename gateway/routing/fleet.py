@@ -31,7 +31,7 @@ _OPENED: Final = BREAKER_HOLDS | {None}
 _TOLD: Final = frozenset({"cooling", "breaker_open", "credential_ejected", "model_ejected"})
 """Reasons that other gateways are told: the target's doing, not that of this one."""
 LOAD_KNOWN_S: Final = 2.0
-"""So long a worker's word on its queue holds: then a request finds out anew."""
+"""So long a worker's word on its load holds: then a request finds out anew."""
 EXPECTED_BASE_S: Final = 0.4
 EXPECTED_PREFILL_PER_S: Final = 8000.0
 """Prompt tokens a second. Only relations between backends matter: this makes long and short prompts comparable."""
@@ -298,8 +298,8 @@ class Fleet:
 
     def loaded(self, target: Target, load: WorkerLoad, now: float) -> None:
         """A worker's answer said how busy it was, with the requests of every gateway that asks it."""
-        is_busy = load.waiting > 0 or load.free_slots == 0
-        self._tally(target).queues_until = now + LOAD_KNOWN_S if is_busy else 0.0
+        tally = self._tally(target)
+        tally.taken, tally.taken_until = load.taken, now + LOAD_KNOWN_S
 
     def lost(self, backend: str, now: float) -> None:
         """The backend's credential has ended and there is no other: its models are useless without it."""

@@ -9,7 +9,8 @@ Lots are ranked by their first target, the one that would be asked, and then lai
     weighted    an exponential race: first with the probability of its share, as Efraimidis and Spirakis (2006)
 
 L is the peak-EWMA of the time to first token over what the prompt lets expect. It fades, so that a target that was slow
-is asked again some time later. A target that came back has a part of its weight, which grows for half a minute.
+is asked again some time later. A target that came back has a part of its weight, which grows for half a minute; of a
+worker that says how much of it is taken, nearly that part of its weight is missing.
 
 Where a route has affinity, the lot that the request belongs to by how it begins comes first, see `affinity`; the others
 keep their order. Lists in order of priority, price or condition stay as they are.
@@ -34,6 +35,8 @@ from gateway.routing.tally import LATENCY_DECAY_S, Standing
 LATENCY_LEAST: Final = 0.05
 """L of a target that nobody asked for long: it looks fast, until a few requests are under way to it."""
 
+TAKEN_COUNTS: Final = 0.9
+"""A worker that says it is taken wholly counts as ten times as busy as our own requests make it: others ask it too."""
 
 OVERPROVISIONED: Final = 1.4
 """Envoy's: a group of a list keeps all its requests while 5 of 7 parts of it are well."""
@@ -166,7 +169,7 @@ def _takes(lot: Lot, scene: Scene, fill: float | None) -> bool:
     busy = sum(standings[each.name].in_flight for each in lot.targets)
     if busy + 1 > fill * sum(_capacity(each, standings) for each in lot.targets):
         return False
-    return not all(standings[each.name].queues for each in lot.targets)
+    return not all(standings[each.name].taken > fill or standings[each.name].taken == 1.0 for each in lot.targets)
 
 
 def _capacity(target: Target, standings: Mapping[str, Standing]) -> float:
@@ -241,7 +244,7 @@ def _latency(standing: Standing, now: float) -> float:
 
 
 def _load(lot: Lot, standing: Standing) -> float:
-    return (standing.in_flight + 1) / (lot.weight * standing.ramp)
+    return (standing.in_flight + 1) / (lot.weight * standing.ramp * (1.0 - TAKEN_COUNTS * standing.taken))
 
 
 def _price(target: Target, estimate: Estimate) -> float:

@@ -41,8 +41,8 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
     """Whether it works on as many tries as it may at once; `barred` tells so only where nothing else bars it."""
     bears: float = START
     """Tries that it may work on at once, as far as that is learned."""
-    queues: bool = False
-    """Whether it is a worker that lately said that it has no free slot."""
+    taken: float = 0.0
+    """The part of a worker that is taken, by its own word of a moment ago: of its cache; 1 without a free slot."""
     failing: float = 0.0
     """The part of its tries of the last minute that failed; 0 where they were too few to tell."""
     is_hinted: bool = False
@@ -65,9 +65,10 @@ class Tally:
         "model",
         "patience",
         "place",
-        "queues_until",
         "record",
         "refuted_until",
+        "taken",
+        "taken_until",
         "unavailable",
     )
 
@@ -86,8 +87,8 @@ class Tally:
         self.place: Backend | None = None
         """As the configuration has it that was last asked about."""
         self.in_flight = 0
-        self.queues_until = 0.0
-        """A worker without a free slot said so not long before."""
+        self.taken = self.taken_until = 0.0
+        """The part that a worker said is taken, and until when that holds."""
         self.hint: Hinted | None = None
         """What another gateway says, until we know better."""
         self.refuted_until = 0.0
@@ -120,7 +121,7 @@ class Tally:
             barred, is_full = barred or SATURATED, True
         else:
             is_full = False
-        queues = now < self.queues_until
+        taken = self.taken if now < self.taken_until else 0.0
         failing = self.record.part(now)
         return Standing(
             barred,
@@ -131,7 +132,7 @@ class Tally:
             self._latency_at,
             is_full,
             self.limit.value,
-            queues,
+            taken,
             failing,
             is_hinted,
         )

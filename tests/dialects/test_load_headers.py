@@ -7,6 +7,7 @@ from gateway.domain.limits import WorkerLoad
 from gateway.domain.wire import Headers
 
 OTHERS: Headers = ((b"content-type", b"application/json"), (b"x-request-id", b"7"))
+QUEUE = (b"x-worker-queue-depth", b"0")
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,20 @@ OTHERS: Headers = ((b"content-type", b"application/json"), (b"x-request-id", b"7
 )
 def test_both_numbers_or_nothing(queue: bytes, free: bytes, load: WorkerLoad | None) -> None:
     assert load_of((*OTHERS, (b"x-worker-queue-depth", queue), (b"x-worker-free-slots", free))) == load
+
+
+@pytest.mark.parametrize(
+    ("said", "part", "taken"),
+    [(b"0", 0.0, 0.0), (b"40", 0.4, 0.4), (b"100", 1.0, 1.0), (b"101", 1.0, 1.0), (b"x", 0.0, 0.0)],
+)
+def test_a_third_number_tells_how_full_its_cache_is(said: bytes, part: float, taken: float) -> None:
+    """One that is full of requests is taken, whatever they hold."""
+    load = load_of((*OTHERS, QUEUE, (b"x-worker-free-slots", b"8"), (b"x-worker-cache-usage", said)))
+    assert load is not None
+    assert (load.cache_usage, load.taken) == (part, taken)
+    full = load_of((*OTHERS, QUEUE, (b"x-worker-free-slots", b"0"), (b"x-worker-cache-usage", said)))
+    assert full is not None
+    assert full.taken == 1.0
 
 
 def test_who_says_nothing_is_not_taken_to_be_idle() -> None:

@@ -39,9 +39,15 @@ def target(name: str, *, weight: int = 1, price: str = "1") -> Target:
 
 
 def standing(
-    *, barred: str | None = None, ramp: float = 1.0, in_flight: int = 0, latency: float = 1.0, age_s: float = 0.0
+    *,
+    barred: str | None = None,
+    ramp: float = 1.0,
+    in_flight: int = 0,
+    latency: float = 1.0,
+    age_s: float = 0.0,
+    taken: float = 0.0,
 ) -> Standing:
-    return Standing(barred, None, ramp, in_flight, latency, NOW - age_s)
+    return Standing(barred, None, ramp, in_flight, latency, NOW - age_s, taken=taken)
 
 
 def asking(*, stream: bool = False, needs: frozenset[str] = frozenset()) -> ChatRequest:
@@ -148,6 +154,7 @@ LOAD = [
     ({"a": standing(in_flight=2), "b": standing(in_flight=1), "c": standing(in_flight=3)}, 1, "bac"),
     ({"a": standing(in_flight=2), "b": standing(in_flight=1), "c": standing(in_flight=4)}, 3, "cba"),
     ({"a": standing(in_flight=2), "b": standing(in_flight=1), "c": standing(ramp=0.2)}, 1, "bac"),
+    ({"a": standing(in_flight=3), "b": standing(taken=1.0), "c": standing(taken=0.5)}, 1, "cab"),
 ]
 
 

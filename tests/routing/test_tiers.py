@@ -51,8 +51,8 @@ def group(*targets: Target) -> Route:
     return Route(Strategy(mode="weighted"), targets)
 
 
-def busy(in_flight: int, *, bears: float = START, queues: bool = False, barred: str | None = None) -> Standing:
-    return Standing(barred, None, 1.0, in_flight, 1.0, NOW, bears=bears, queues=queues)
+def busy(in_flight: int, *, bears: float = START, taken: float = 0.0, barred: str | None = None) -> Standing:
+    return Standing(barred, None, 1.0, in_flight, 1.0, NOW, bears=bears, taken=taken)
 
 
 def share_of_first(one: Route, health: dict[str, Standing], first: str) -> float:
@@ -98,7 +98,9 @@ FILLED = [
     ({"a": busy(7, bears=10)}, "bca"),
     ({"a": busy(7, bears=10), "b": busy(7, bears=10)}, "cab"),
     ({name: busy(9, bears=10) for name in "abc"}, "abc"),
-    ({"a": busy(0, queues=True)}, "bca"),
+    ({"a": busy(0, taken=1.0)}, "bca"),
+    ({"a": busy(0, taken=0.71)}, "bca"),
+    ({"a": busy(0, taken=0.7)}, "abc"),
 ]
 
 
@@ -139,6 +141,8 @@ def test_a_worker_that_has_no_free_slot_says_so() -> None:
     assert first(NOW + LOAD_KNOWN_S) == "a"
     fleet.loaded(A, WorkerLoad(waiting=0, free_slots=1), NOW)
     assert first(NOW) == "a"
+    fleet.loaded(A, WorkerLoad(waiting=0, free_slots=1, cache_usage=0.9), NOW)
+    assert first(NOW) == "b"
 
 
 @given(seed=st.integers(0, 2**32), fill=st.sampled_from([0.25, 0.5, 0.8, 1.0]), slots=st.integers(1, 32))

@@ -25,6 +25,7 @@ _BODY_S: Final = 30.0
 _WRITE_S: Final = 30.0
 """How long one write may be blocked by a client that does not read."""
 _MAX_ID: Final = 128
+_PERCENT: Final = 100
 
 log = structlog.get_logger()
 
@@ -38,6 +39,14 @@ class Host(Protocol):
     def load_headers(self) -> list[tuple[bytes, bytes]]:
         """How busy it is."""
         ...
+
+
+def load_fields(waiting: int, free_slots: int, cache_usage: float | None) -> list[tuple[bytes, bytes]]:
+    """How busy a worker is, for whoever chooses between some; `cache_usage` is between 0 and 1, None when unknown."""
+    told = [(b"x-worker-queue-depth", b"%d" % waiting), (b"x-worker-free-slots", b"%d" % free_slots)]
+    if cache_usage is not None:
+        told.append((b"x-worker-cache-usage", b"%d" % round(_PERCENT * cache_usage)))
+    return told
 
 
 class ClientGone(Exception):  # the client's right, not an error

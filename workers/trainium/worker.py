@@ -13,6 +13,7 @@ from workers.trainium.embedder import Embedder
 from workers.trainium.engine.scheduler import Scheduler
 from workers.trainium.engine.shapes import Shape
 from workers.trainium.errors import EngineFailed, InvalidRequest, Overloaded, WorkerError
+from workers.trainium.exchange import load_fields
 from workers.trainium.loading import Loaded, LoadedEmbedder, Loading, Stopped
 from workers.trainium.metrics import Gauges, Metrics
 from workers.trainium.monitor import DeviceUse, watch_devices
@@ -105,8 +106,9 @@ class Worker:
     def load_headers(self) -> list[tuple[bytes, bytes]]:
         """How busy the worker is, for whoever chooses between workers: fresher than a scrape."""
         engine = self.serving.engine if self.serving is not None else None
-        waiting, free = (engine.waiting, engine.free_slots) if engine is not None else (0, 0)
-        return [(b"x-worker-queue-depth", b"%d" % waiting), (b"x-worker-free-slots", b"%d" % free)]
+        if engine is None:
+            return load_fields(0, 0, None)
+        return load_fields(engine.waiting, engine.free_slots, engine.cache_usage)
 
     def gauges(self) -> Gauges:
         """What is true now, for `/metrics`."""

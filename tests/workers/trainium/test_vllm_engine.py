@@ -57,6 +57,7 @@ def test_a_child_that_serves_is_spoken_for(tmp_path: Path) -> None:
         assert reply.status_code == 200
         assert reply.json()["path"] == CHAT
         assert reply.headers["x-worker-free-slots"] == "7"
+        assert reply.headers["x-worker-cache-usage"] == "50"
         seen = reply.json()["headers"]
         assert (seen["traceparent"], seen["x-request-id"]) == ("00-a-b-01", "r-1")
         assert not {"authorization", "cookie"} & set(seen)

@@ -525,6 +525,7 @@ def test_the_callers_request_id_comes_back(tiny_worker: WorkerProcess) -> None:
     assert given.headers["x-request-id"] == "abc-1"
     assert len(made.headers["x-request-id"]) == 32
     assert int(given.headers["x-worker-queue-depth"]) >= 0
+    assert 0 <= int(given.headers["x-worker-cache-usage"]) <= 100
     assert 0 <= int(given.headers["x-worker-free-slots"]) <= 4
 
 

@@ -19,7 +19,7 @@ from litestar.exceptions import HTTPException
 from workers.trainium.caller import Caller, caller_of, in_time
 from workers.trainium.config import Settings
 from workers.trainium.errors import EngineFailed, Overloaded
-from workers.trainium.exchange import Endpoint, Exchange
+from workers.trainium.exchange import Endpoint, Exchange, load_fields
 from workers.trainium.metrics import Metrics
 from workers.trainium.server import http_error, route
 from workers.trainium.tracing import NoTracing, Tracing
@@ -36,6 +36,7 @@ _GAUGES: Final = re.compile(r"^(vllm:num_requests_(?:running|waiting))\{[^}]*\} 
 
 _SAMPLED: Final = ("/v1/chat/completions", "/v1/completions")
 _fields_of: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_CACHE: Final = re.compile(r"^vllm:kv_cache_usage_perc\{[^}]*\} ([0-9.e+-]+)$", re.MULTILINE)
 
 log = structlog.get_logger()
 
@@ -57,10 +58,12 @@ class VllmWorker:
     is_draining: bool = False
     client: httpx.AsyncClient = field(init=False)
     _idle: anyio.Event | None = None
+    _cache_usage: float | None = None
+    """Of the child's cache, as of its last health check; None while it has not said."""
 
     def __post_init__(self) -> None:
         """Nothing is started yet."""
-        self.supervisor = Supervisor(self.command, self.patience, now=time.monotonic)
+        self.supervisor = Supervisor(self.command, self.patience, now=time.monotonic, when_healthy=self._look)
         # Not the environment's proxies: the child is on this machine.
         self.client = httpx.AsyncClient(
             timeout=httpx.Timeout(_REPLY_S, connect=_CONNECT_S),
@@ -88,7 +91,7 @@ class VllmWorker:
     def load_headers(self) -> list[tuple[bytes, bytes]]:
         """How busy the worker is, for whoever chooses between workers."""
         free = max(0, self.settings.slots - self.open) if self.status == "ready" else 0
-        return [(b"x-worker-queue-depth", b"%d" % self.waiting), (b"x-worker-free-slots", b"%d" % free)]
+        return load_fields(self.waiting, free, self._cache_usage)
 
     async def bring_up(self) -> None:
         """Keep the child serving. Raises `WorkerError` when it never does."""
@@ -158,6 +161,25 @@ class VllmWorker:
                 await exchange.write(piece, more=True)
             await exchange.write(b"", more=False)
 
+    async def _look(self) -> None:
+        """Note how full the child's cache is: it may be full long before all its places are taken."""
+        found = _CACHE.findall(await self._their_metrics())
+        # One for each of its engines, of which the fullest will be asked too.
+        self._cache_usage = max(map(float, found), default=None)
+
+    async def _their_metrics(self) -> str:
+        """The child's metrics under today's names; empty while it is away."""
+        try:
+            reply = await self.client.get(f"{self.supervisor.url}/metrics", timeout=_CONNECT_S)
+        except httpx.TransportError:
+            log.info("vllm.metrics_unreachable")
+            return ""
+        theirs = reply.text if reply.status_code == httpx.codes.OK else ""
+        for old, new in _OLD_NAMES.items():
+            if new not in theirs:
+                theirs = theirs.replace(old, new)
+        return theirs
+
     async def render_metrics(self) -> str:
         """The child's metrics under today's names, and ours of it; only ours while it is away."""
         label = f'model_name="{self.model}"'
@@ -171,16 +193,7 @@ class VllmWorker:
             "# TYPE trn_worker_aborted_total counter",
             f"trn_worker_aborted_total{{{label}}} {self.metrics.aborted}",
         ]
-        theirs = ""
-        try:
-            reply = await self.client.get(f"{self.supervisor.url}/metrics", timeout=_CONNECT_S)
-            theirs = reply.text if reply.status_code == httpx.codes.OK else ""
-        except httpx.TransportError:
-            log.info("vllm.metrics_unreachable")
-        for old, new in _OLD_NAMES.items():
-            if new not in theirs:
-                theirs = theirs.replace(old, new)
-        return "\n".join(ours) + "\n" + theirs
+        return "\n".join(ours) + "\n" + await self._their_metrics()
 
 
 def for_child(body: bytes, caller: Caller, *, by_priority: bool) -> bytes:

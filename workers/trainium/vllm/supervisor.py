@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
@@ -67,10 +67,19 @@ def read_patience() -> Patience:
 class Supervisor:
     """One child at a time, on one loopback port. Belongs to the event loop's thread."""
 
-    def __init__(self, command: Command, patience: Patience, *, now: Callable[[], float] = anyio.current_time) -> None:
+    def __init__(
+        self,
+        command: Command,
+        patience: Patience,
+        *,
+        when_healthy: Callable[[], Awaitable[None]],
+        now: Callable[[], float] = anyio.current_time,
+    ) -> None:
+        """`when_healthy` is awaited after each health check that succeeds; it must bound its own waits."""
         self._command = command
         self._patience = patience
         self._now = now
+        self._when_healthy = when_healthy
         self._process: Process | None = None
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
         self._is_stopping = False
@@ -158,6 +167,8 @@ class Supervisor:
                 is_hung = self._ready_since is not None and failed >= self._patience.failed_checks
                 if self._ready_since is not None:
                     self.state = "ready" if is_healthy else "starting"
+                if is_healthy:
+                    await self._when_healthy()
                 if (is_late or is_hung) and not self._is_stopping:
                     log.error("vllm.killed", reason="not up in time" if is_late else "no longer answers")
                     _signal_group(process, signal.SIGKILL)
