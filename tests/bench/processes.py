@@ -40,7 +40,7 @@ http {{
 }}
 """
 
-_GATEWAY = """\
+CONFIGURATION = """\
 version: 1
 backends:
   fake:
@@ -177,7 +177,7 @@ def gateway(
     """
     folder.mkdir()
     config = folder / "bench.yaml"
-    config.write_text(_GATEWAY.format(upstream=upstream), encoding="ascii")
+    config.write_text(CONFIGURATION.format(upstream=upstream), encoding="ascii")
     told = ("--config", str(config), "--store", f"sqlite://{folder}/gateway.sqlite")
     environ = {
         "PATH": os.environ["PATH"],

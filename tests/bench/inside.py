@@ -1,0 +1,173 @@
+"""A whole gateway in this process, without sockets: what a request costs us, apart from the kernel.
+
+Everything is real but the transports at both ends: a client's connection is the edge's protocol with a transport that
+takes what it writes, and whoever connects to a backend is connected to one that answers in the loop's next turn. So
+nothing depends on the machine's other work, and the same requests take the same steps, which can be counted.
+
+    python -m tests.bench.inside [CONNECTIONS]        # µs of CPU a request, the least of some rounds
+"""
+
+import asyncio
+import contextlib
+import io
+import os
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, Final, cast
+
+import uvicorn
+import uvloop
+from uvicorn.server import ServerState
+
+from gateway.api.edge import EdgeProtocol
+from gateway.app import create_app
+from gateway.auth.keys import digest, mint
+from gateway.auth.store import KeyStore
+from gateway.config import policies, settings
+from gateway.domain.tenant import ApiKey
+from tests.bench.load import Address, request_bytes
+from tests.bench.processes import CONFIGURATION
+from tests.bench.upstream import PLAIN
+
+PROMPT_BYTES: Final = 1200
+_KEY: Final = mint(bytes(range(32)))
+_PORT: Final = 65_000
+"""Nothing is ever sent there."""
+
+
+class Ask:
+    """Clients of the gateway in this process, one a connection."""
+
+    def __init__(self, connect: Callable[[asyncio.Transport], asyncio.Protocol]) -> None:
+        self._connect = connect
+        self._clients: list[_Client] = []
+
+    async def small_chats(self, requests: int, *, connections: int) -> None:
+        """So many small chats, one after another on each connection."""
+        while len(self._clients) < connections:
+            self._clients.append(_Client(self._connect))
+        share, rest = divmod(requests, connections)
+        waits = [client.work(share + (number < rest)) for number, client in enumerate(self._clients[:connections])]
+        await asyncio.gather(*waits)
+
+
+class _Client:
+    def __init__(self, connect: Callable[[asyncio.Transport], asyncio.Protocol]) -> None:
+        self._protocol = connect(_Pipe(self._answered))
+        self._request = request_bytes(Address(port=_PORT, key=_KEY), kind="plain", prompt_bytes=PROMPT_BYTES)
+        self._loop = asyncio.get_running_loop()
+        self._left = 0
+
+    def work(self, requests: int) -> asyncio.Future[None]:
+        self._left = requests
+        self._done = self._loop.create_future()
+        self._loop.call_soon(self._protocol.data_received, self._request)
+        return self._done
+
+    def _answered(self, data: bytes) -> None:
+        if not data.startswith(b"HTTP/1.1 200 "):
+            self._done.set_exception(AssertionError(data.decode()))
+            return
+        self._left -= 1
+        if self._left:
+            self._loop.call_soon(self._protocol.data_received, self._request)
+        else:
+            self._done.set_result(None)
+
+
+class _Pipe(asyncio.Transport):
+    """One end of a connection whose other end takes everything at once."""
+
+    def __init__(self, write: Callable[[bytes], None]) -> None:
+        super().__init__()
+        self.write = write  # type: ignore[method-assign]  # no call in between, which would be counted
+        self._is_closing = False
+
+    def get_extra_info(self, name: str, default: object = None) -> object:
+        return default
+
+    def is_closing(self) -> bool:
+        return self._is_closing
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def abort(self) -> None:
+        self._is_closing = True
+
+    close = abort
+
+
+class _Loop(uvloop.Loop):
+    """Whoever connects is connected to a model server that answers at once."""
+
+    async def create_connection(self, protocol_factory: Any, *_place: Any, **_options: Any) -> Any:
+        protocol = protocol_factory()
+        transport = _Pipe(lambda _request: self.call_soon(protocol.data_received, PLAIN) and None)
+        protocol.connection_made(transport)
+        return transport, protocol
+
+
+@contextlib.asynccontextmanager
+async def gateway(folder: Path) -> AsyncIterator[Ask]:
+    """The gateway of the benchmark, served to clients in this process."""
+    config = folder / "bench.yaml"
+    config.write_text(CONFIGURATION.format(upstream=_PORT), encoding="ascii")
+    told = settings.read({}, config=[config], store=f"sqlite://{folder}/gateway.sqlite")
+    with KeyStore(told.key_store) as keys:
+        key = ApiKey(public_id="abcdefghijkl", tenant="bench", digest=digest(_KEY.encode()))
+        keys.add(key, created_at=time.time())
+    app = create_app(told, policies.read(told.config))
+    served = uvicorn.Config(app, http=EdgeProtocol, ws="none", lifespan="off", log_config=None, access_log=False)
+    served.load()
+    state = ServerState()
+
+    def connect(transport: asyncio.Transport) -> asyncio.Protocol:
+        protocol = EdgeProtocol(served, state, {})
+        protocol.connection_made(transport)
+        return protocol
+
+    async with app.lifespan():
+        yield Ask(connect)
+
+
+def run(measure: Callable[[Ask], Any]) -> None:
+    """Call `measure` with a gateway that is warm, in a loop of its own."""
+
+    async def within(folder: Path) -> None:
+        async with gateway(folder) as ask:
+            await ask.small_chats(500, connections=32)
+            await measure(ask)
+
+    with (
+        tempfile.TemporaryDirectory() as name,
+        open(os.devnull, "wb") as nowhere,
+        asyncio.Runner(loop_factory=_Loop) as runner,
+    ):
+        errors, sys.stderr = sys.stderr, cast("Any", io.TextIOWrapper(nowhere))  # The log goes there.
+        try:
+            runner.run(within(Path(name)))
+        finally:
+            sys.stderr = errors
+
+
+async def _timed(ask: Ask) -> None:
+    connections = int(sys.argv[1]) if len(sys.argv) > 1 else 32
+    least_s = loop_s = float("inf")
+    for _ in range(int(os.environ.get("N", "12"))):
+        begun_s, mine = time.process_time(), time.thread_time()
+        await ask.small_chats(2000, connections=connections)
+        loop_s=min(loop_s, time.thread_time()-mine)
+        await asyncio.sleep(0.1)
+        least_s = min(least_s, time.process_time() - begun_s)
+    print(f"{least_s / 2000 * 1e6:.1f} µs a request, loop {loop_s/2000*1e6:.1f}, {connections} connections")
+
+
+if __name__ == "__main__":
+    run(_timed)
