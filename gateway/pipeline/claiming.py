@@ -5,7 +5,6 @@ than was granted; it is settled at the price of the one that answered. A limit i
 names, cheaper targets or another model, is held against all limits again.
 """
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Final
@@ -87,7 +86,7 @@ def _cheaper(job: Job, hold: Hold, denied_cost: int, remaining: int, wall: float
     if not kept:
         return None
     plan = msgspec.structs.replace(job.plan, targets=tuple(kept))
-    return dataclasses.replace(job, plan=plan, decision=_without(job.decision, {target.name for target in kept}))
+    return msgspec.structs.replace(job, plan=plan, decision=_without(job.decision, {target.name for target in kept}))
 
 
 def _downgraded(
@@ -99,7 +98,7 @@ def _downgraded(
         return None
     request = msgspec.structs.replace(job.request, model=model)
     made = job_for(house, caller, endpoint, request, exchange_id=exchange_id, wants_buffer=job.wants_buffer, now=now)
-    return None if isinstance(made, Unroutable) else dataclasses.replace(made, downgraded_from=tried)
+    return None if isinstance(made, Unroutable) else msgspec.structs.replace(made, downgraded_from=tried)
 
 
 def _without(decision: Decision, kept: set[str]) -> Decision:

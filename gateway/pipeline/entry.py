@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Callable
 
+import msgspec
+
 from gateway.admission.counting import TokenCounter
 from gateway.admission.fairness import Lobby
 from gateway.auth.directory import Directory
@@ -29,8 +31,7 @@ _SHED_LEAST_S = 1.0
 _SHED_SPREAD_S = 2.0
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class RequestHead:
+class RequestHead(msgspec.Struct, frozen=True):
     """What is known before the body."""
 
     headers: Headers
@@ -71,8 +72,7 @@ class Collaborators:
     """32 hex digits: the time in milliseconds, then 80 random bits. In order of time the ledger's index stays small."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(msgspec.Struct, frozen=True):
     """Who asks, and what holds for them."""
 
     key: ApiKey
@@ -80,8 +80,7 @@ class Caller:
     policy: PolicySnapshot
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Job:
+class Job(msgspec.Struct, frozen=True):
     """A request that is ready to be reserved and tried."""
 
     caller: Caller
@@ -101,8 +100,7 @@ class Job:
     """Models that were asked for and could not be had within the limits, the client's own first."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Unroutable:
+class Unroutable(msgspec.Struct, frozen=True):
     """A request that no target can take."""
 
     request: ChatRequest

@@ -4,9 +4,10 @@ Authenticate, decode, estimate, choose; wait for a turn or for an answer from be
 limits, and take another way where they refuse and the policy knows one. Nothing is taken until they have granted.
 """
 
-import dataclasses
 import enum
 from collections.abc import Sequence
+
+import msgspec
 
 from gateway.admission.limits import Denied, Level, Unavailable
 from gateway.admission.repeats import Recollection, Repeat, fingerprint
@@ -303,7 +304,7 @@ class Intake:
                 counted=tokens,
             )
             if isinstance(job, Job) and job.estimate.prompt_tokens < was.estimate.prompt_tokens:
-                self._claim_for(dataclasses.replace(job, downgraded_from=was.downgraded_from), now)
+                self._claim_for(msgspec.structs.replace(job, downgraded_from=was.downgraded_from), now)
                 return
         self._denied(denied, now)
 

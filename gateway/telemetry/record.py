@@ -5,7 +5,7 @@ never the text of an exception. The records are mutable because they grow with t
 telemetry's, which may read them from another thread.
 """
 
-import dataclasses
+import msgspec
 
 from gateway.domain.backend import Capability
 from gateway.domain.chat import EndpointName
@@ -16,8 +16,7 @@ from gateway.telemetry.context import TraceContext
 from gateway.telemetry.semconv import AttemptDecision, AttemptReason, LimitDecision, Operation, RequestOutcome
 
 
-@dataclasses.dataclass(slots=True, kw_only=True)
-class RoutingRecord:
+class RoutingRecord(msgspec.Struct, kw_only=True):
     """The choice of targets; becomes the span `policy.decide`."""
 
     decision: Decision
@@ -30,8 +29,7 @@ class RoutingRecord:
     """What it was taken to use; known though nothing was reserved."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class BudgetUse:
+class BudgetUse(msgspec.Struct, frozen=True):
     """How much of a budget is used."""
 
     ratio: float
@@ -40,8 +38,7 @@ class BudgetUse:
     """When its period ends, on the records' clock."""
 
 
-@dataclasses.dataclass(slots=True, kw_only=True)
-class ReservationRecord:
+class ReservationRecord(msgspec.Struct, kw_only=True):
     """What the limits said; becomes the span `admission.reserve`."""
 
     decision: LimitDecision
@@ -57,8 +54,7 @@ class ReservationRecord:
     """Of the fullest of the budgets that it was held against; None without one."""
 
 
-@dataclasses.dataclass(slots=True, kw_only=True)
-class SettlementRecord:
+class SettlementRecord(msgspec.Struct, kw_only=True):
     """How the reservation was closed; becomes the span `admission.reconcile`."""
 
     started: float
@@ -68,8 +64,7 @@ class SettlementRecord:
     source: UsageSource
 
 
-@dataclasses.dataclass(slots=True, kw_only=True)
-class AttemptRecord:
+class AttemptRecord(msgspec.Struct, kw_only=True):
     """One try at one target; becomes a CLIENT span."""
 
     number: int
@@ -106,8 +101,7 @@ class AttemptRecord:
     """The drill that struck it."""
 
 
-@dataclasses.dataclass(slots=True, kw_only=True)
-class RequestRecord:
+class RequestRecord(msgspec.Struct, kw_only=True):
     """One request, from its first byte to its settlement; becomes the SERVER span and one log line."""
 
     request_id: str
@@ -137,7 +131,7 @@ class RequestRecord:
     stream: bool = False
     routing: RoutingRecord | None = None
     reservation: ReservationRecord | None = None
-    attempts: list[AttemptRecord] = dataclasses.field(default_factory=list)
+    attempts: list[AttemptRecord] = []
     settlement: SettlementRecord | None = None
     usage: Usage | None = None
     """Of the answer that was delivered."""

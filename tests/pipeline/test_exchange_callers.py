@@ -1,6 +1,6 @@
 """What backends are told of a request's caller: machines of our own enough to be fair and discreet, others nothing."""
 
-import dataclasses
+import msgspec
 
 from gateway.auth.keys import digest
 from gateway.domain.fault import FaultKind
@@ -14,7 +14,7 @@ def told(tenant: str, *, priority: str = "standard", deadline_s: float | None = 
     """A request of this tenant, for a's, then b's, then c's answer; only the last is not ours."""
     book = configured(places=OWN, tenants={tenant: {"policy": "standard"}}, policy={"priority": priority})
     key = ApiKey(public_id="abcdefghijkl", tenant=tenant, digest=digest(KEY))
-    play = Play(World(book, keys=[key]), head=dataclasses.replace(HEAD, deadline_s=deadline_s))
+    play = Play(World(book, keys=[key]), head=msgspec.structs.replace(HEAD, deadline_s=deadline_s))
     for _ in range(2):
         play.wait(after_s).failed(FaultKind.CONNECT)
     return play

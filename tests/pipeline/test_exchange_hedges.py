@@ -1,7 +1,6 @@
 """A second try beside one that is slow to begin: one answer, one bill, and the loser closed at once."""
 
-import dataclasses
-
+import msgspec
 import pytest
 
 from gateway.domain.fault import FaultKind
@@ -129,7 +128,7 @@ def test_the_end_of_the_gateway_closes_both() -> None:
 
 
 def test_the_requests_own_time_ends_both() -> None:
-    play = Play(World(BOOK), head=dataclasses.replace(HEAD, deadline_s=1.0)).head().wait(1.0)
+    play = Play(World(BOOK), head=msgspec.structs.replace(HEAD, deadline_s=1.0)).head().wait(1.0)
     assert sorted(play.aborted) == [1, 2]
     assert (play.status, play.param) == (504, "total")
 

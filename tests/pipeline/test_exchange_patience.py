@@ -1,7 +1,6 @@
 """Held-back streams, signs of life, and how long a client is willing to wait."""
 
-import dataclasses
-
+import msgspec
 import pytest
 
 from gateway.domain.fault import FaultKind
@@ -10,7 +9,7 @@ from gateway.domain.usage import UsageSource
 from tests.pipeline.driver import HEAD, Play, World, configured, spent
 from tests.pipeline.wire import DONE, PING, ROLE, chunk, finish, reply, usage_chunk
 
-BUFFERED = dataclasses.replace(HEAD, wants_buffer=True)
+BUFFERED = msgspec.structs.replace(HEAD, wants_buffer=True)
 WAITING = b": waiting\n\n"
 
 
@@ -113,7 +112,7 @@ def test_a_stream_that_has_begun_needs_no_signs_of_life() -> None:
 def test_a_deadline_of_the_clients_ends_the_request() -> None:
     """`x-request-deadline-ms`: nobody works for a client that is gone by then."""
     for stream in (True, False):
-        play = Play(head=dataclasses.replace(HEAD, deadline_s=5.0), stream=stream).head().wait(4.9)
+        play = Play(head=msgspec.structs.replace(HEAD, deadline_s=5.0), stream=stream).head().wait(4.9)
         assert not play.finished
         play.wait(0.2)
         assert (play.status, play.code, play.param, play.tried) == (504, "upstream_timeout", "total", "a")
@@ -121,7 +120,7 @@ def test_a_deadline_of_the_clients_ends_the_request() -> None:
 
 def test_a_deadline_beyond_the_policys_total_changes_nothing() -> None:
     play = Play(
-        World(configured(timeouts={"total": 30})), head=dataclasses.replace(HEAD, deadline_s=90.0), stream=False
+        World(configured(timeouts={"total": 30})), head=msgspec.structs.replace(HEAD, deadline_s=90.0), stream=False
     )
     play.head().wait(30.1)
     assert (play.code, play.param) == ("upstream_timeout", "total")
@@ -129,7 +128,7 @@ def test_a_deadline_beyond_the_policys_total_changes_nothing() -> None:
 
 def test_the_sdks_read_timeout_bounds_an_unstreamed_answer_only() -> None:
     """Its client hears nothing before the whole answer; a stream's client hears every piece."""
-    head = dataclasses.replace(HEAD, read_timeout_s=5.0)
+    head = msgspec.structs.replace(HEAD, read_timeout_s=5.0)
     assert Play(head=head, stream=False).head().wait(5.1).code == "upstream_timeout"
     assert not Play(head=head).head().wait(5.1).finished
 
@@ -138,10 +137,10 @@ def test_the_sdks_read_timeout_bounds_an_unstreamed_answer_only() -> None:
 def test_the_sdks_retries_buy_no_further_ones_of_ours(is_retry: bool, tried: str) -> None:
     """Only first requests deposit into the retry budget: retries of two layers must not multiply."""
     world = spent(World(), sick="b")
-    head = dataclasses.replace(HEAD, is_retry=is_retry)
+    head = msgspec.structs.replace(HEAD, is_retry=is_retry)
     for _ in range(11):
         Play(world, head=head).head().data(chunk(""), finish(), DONE)
-    play = Play(world, head=dataclasses.replace(HEAD, is_retry=True)).failed(FaultKind.LOST)
+    play = Play(world, head=msgspec.structs.replace(HEAD, is_retry=True)).failed(FaultKind.LOST)
     assert play.tried == tried
 
 

@@ -1,7 +1,6 @@
 """Requests under an `Idempotency-Key`: run once, charged once, answered as often as they are asked."""
 
-import dataclasses
-
+import msgspec
 import pytest
 
 from gateway.domain.fault import FaultKind
@@ -9,7 +8,7 @@ from gateway.domain.ledger import Outcome
 from tests.pipeline.driver import HEAD, Play, World, configured
 from tests.pipeline.wire import DONE, ask, chunk, finish, reply
 
-KEYED = dataclasses.replace(HEAD, idempotency_key="k1")
+KEYED = msgspec.structs.replace(HEAD, idempotency_key="k1")
 
 
 def play(world: World, **more: object) -> Play:
@@ -95,7 +94,7 @@ def test_a_client_that_hangs_up_finds_its_answer_when_it_comes_again() -> None:
 def test_the_clients_patience_ends_its_wait_and_not_the_request() -> None:
     """An SDK that gives up after ten seconds asks again."""
     world = World()
-    first = play(world, head=dataclasses.replace(KEYED, read_timeout_s=10.0)).head().wait(15)
+    first = play(world, head=msgspec.structs.replace(KEYED, read_timeout_s=10.0)).head().wait(15)
     assert not first.finished
     first.data(reply("Hello")).ended()
     assert play(world).status == 200

@@ -1,5 +1,3 @@
-import dataclasses
-
 import msgspec
 import pytest
 
@@ -228,7 +226,7 @@ def test_every_fault_has_an_error_type_of_the_closed_list(kind: FaultKind) -> No
 def test_strings_that_others_choose_are_cleaned() -> None:
     """A model name, user agent, path or response id can neither break a batch nor carry a pasted key."""
     hostile = "\ud800\n" + "sk-CANARYCANARYCANARY" + "x" * 10_000
-    record = dataclasses.replace(records.succeeded(None), model=hostile, user_agent=hostile, path=hostile)
+    record = msgspec.structs.replace(records.succeeded(None), model=hostile, user_agent=hostile, path=hostile)
     record.attempts[0].response_id = record.attempts[0].response_model = hostile
     record.attempts[0].finish_reasons = (hostile,)
     told = repr([span.attributes for span in spans_of(record)])
