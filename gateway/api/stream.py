@@ -34,6 +34,7 @@ from gateway.pipeline import (
     FreePlace,
     Grow,
     Recall,
+    Reply,
     RequestHead,
     Reserve,
     ReservePlace,
@@ -248,9 +249,10 @@ class Driver:
         except Exception:  # the edge of the process: whatever broke, the reservation is settled
             log.exception("exchange.crashed", exchange=self.exchange.id)
             self.exchange.crash(now)
+        if self._performing:
+            return  # Whoever performs sees to what follows.
         if self.exchange.actions:
-            if not self._performing:
-                self._perform(now)
+            self._perform(now)
         else:
             self._set_timer(now)
 
@@ -276,10 +278,6 @@ class Driver:
     def _carry_out(self, action: Action, client: Client) -> None:
         if isinstance(action, Send):
             client.write(action.data)
-        elif isinstance(action, Respond):
-            self._respond(action, client)
-        elif isinstance(action, Finish):
-            client.finish()
         elif isinstance(action, Reserve):
             self._machinery.limiter.reserve(
                 action.reservation, action.dimensions, self._loop.time(), action.ttl_s, self._reserved
@@ -289,6 +287,10 @@ class Driver:
         elif isinstance(action, Settle):
             self._machinery.limiter.settle(action.reservation, action.used, self._loop.time())
             self._machinery.journal.submit(action.entries, self._settled)
+        elif isinstance(action, (Reply, Respond)):
+            self._answer(action, client)
+        elif isinstance(action, Finish):
+            client.finish()
         elif isinstance(action, Recall):
             now = self._loop.time()
             self._machinery.repeats.claim(
@@ -365,6 +367,16 @@ class Driver:
         else:
             self.feed(self.exchange.place_granted, attempt)
 
+    def _answer(self, action: Reply | Respond, client: Client) -> None:
+        self._status = 200
+        if isinstance(action, Reply):
+            client.start(200, self._head(action.content_type, len(action.body)))
+            client.write(action.body)
+            client.finish()
+        else:
+            self._note_delivered()
+            client.start(200, self._head(action.content_type, None))
+
     def _settled(self, error: Exception | None) -> None:
         self.feed(self.exchange.settled, error)
 
@@ -373,12 +385,6 @@ class Driver:
         pieces = self.exchange.pieces_delivered
         if pieces:
             self._machinery.journal.delivered(self.exchange.id, self.exchange.tries.current.number, pieces)
-
-    def _respond(self, action: Respond, client: Client) -> None:
-        self._status = 200
-        if action.length is None:
-            self._note_delivered()
-        client.start(200, self._head(action.content_type, action.length))
 
     def _fail(self, error: GatewayError, client: Client) -> None:
         if self._status is not None:
@@ -444,6 +450,10 @@ class _Line:
     def ended(self) -> None:
         self.over = True
         self.driver.feed(self.driver.exchange.ended, self.number)
+
+    def whole(self, status: int, headers: Headers, body: bytes) -> None:
+        self.over = True
+        self.driver.feed(self.driver.exchange.whole, self.number, status, headers, body)
 
     def failed(self, fault: Fault) -> None:
         self.over = True

@@ -84,6 +84,13 @@ class Receiver(Protocol):
         """
 
 
+class WholeReceiver(Receiver, Protocol):
+    """A receiver that may be told of an answer at once, if one read brought it from its first byte to its last."""
+
+    def whole(self, status: int, headers: Headers, body: bytes) -> None:
+        """Take what would have been told by `head`, `data` (of an empty body, not) and `ended`."""
+
+
 class Call(Protocol):
     """A request on its way."""
 

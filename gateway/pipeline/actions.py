@@ -92,12 +92,17 @@ class Abort(msgspec.Struct, frozen=True):
     attempt: int
 
 
-class Respond(msgspec.Struct, frozen=True):
-    """Send the head of a successful answer."""
+class Reply(msgspec.Struct, frozen=True):
+    """Send a whole successful answer. The last action."""
 
     content_type: bytes
-    length: int | None
-    """Bytes of the whole body; None for a stream."""
+    body: bytes
+
+
+class Respond(msgspec.Struct, frozen=True):
+    """Send the head of a successful stream."""
+
+    content_type: bytes
 
 
 class Send(msgspec.Struct, frozen=True):
@@ -136,6 +141,7 @@ Action = (
     | Conclude
     | Dispatch
     | Abort
+    | Reply
     | Respond
     | Send
     | Fail

@@ -36,6 +36,7 @@ from gateway.pipeline.actions import (
     Fail,
     Finish,
     FreePlace,
+    Reply,
     Respond,
     Send,
 )
@@ -217,6 +218,13 @@ class Exchange(Intake):
             self._attempt_failed(attempt, _read_fault(attempt), now)
         else:
             self._reply(attempt, now)
+
+    def whole(self, number: int, status: int, headers: Headers, body: bytes, now: float) -> None:
+        """The whole answer at once."""
+        self.answered(number, status, headers, now)
+        if body:
+            self.data(number, body, now)
+        self.ended(number, now)
 
     def failed(self, number: int, fault: Fault, now: float) -> None:
         """The connection failed."""
@@ -416,7 +424,7 @@ class Exchange(Intake):
         """Send a part of a stream, behind its head if that did not go out yet."""
         if not self._has_begun:
             self._has_begun = True
-            self.actions.append(Respond(_EVENT_STREAM, None))
+            self.actions.append(Respond(_EVENT_STREAM))
         if data:
             self.actions.append(Send(data))
 
@@ -433,7 +441,7 @@ class Exchange(Intake):
         attempt.finish_reasons, attempt.reply_id, attempt.reply_model = reply.finish_reasons, reply.id, reply.model
         body = self._endpoint.encode_reply(self.job.request, reply, native=is_native(self.job.request, attempt))
         self._reply_body = body
-        self._end(Outcome.OK, [Respond(JSON, len(body)), Send(body), Finish()], now)
+        self._end(Outcome.OK, [Reply(JSON, body)], now)
 
     def _attempt_failed(self, attempt: Attempt, fault: Fault, now: float, *, abort: bool = False) -> None:
         """A try is over without an answer: go elsewhere if nothing was delivered, say so honestly if not."""

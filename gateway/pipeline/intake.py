@@ -29,9 +29,8 @@ from gateway.pipeline.actions import (
     Fail,
     Finish,
     Recall,
+    Reply,
     Reserve,
-    Respond,
-    Send,
     Wait,
 )
 from gateway.pipeline.claiming import claim_for, detour, is_guess
@@ -260,7 +259,7 @@ class Intake:
             self.outcome = Outcome.OK
             self.state = State.DONE
             self.ended_at = now
-            self.actions += (Respond(JSON, len(known.body)), Send(known.body), Finish())
+            self.actions += (Reply(JSON, known.body),)
 
     def _claim_for(self, job: Job, now: float) -> None:
         """Ask the limits for what this job takes."""

@@ -8,12 +8,13 @@ send anew from any callback.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 import httptools
 
 from gateway.domain.fault import Fault, FaultKind
-from gateway.domain.wire import Receiver
+from gateway.domain.wire import Headers, Receiver
 
 if TYPE_CHECKING:  # a cycle at run time: the pool makes connections
     from gateway.upstream.pool import Lane
@@ -28,11 +29,13 @@ _SWITCHING_PROTOCOLS = 101
 class PoolCall:
     """One request on its way, as its sender holds it (a `domain.wire.Call`)."""
 
-    __slots__ = ("connection", "lane", "over", "paused", "payload", "receiver", "task")
+    __slots__ = ("connection", "lane", "over", "paused", "payload", "receiver", "task", "whole")
 
     def __init__(self, lane: "Lane", receiver: Receiver, payload: bytes) -> None:
         self.lane = lane
         self.receiver = receiver
+        # Of a `WholeReceiver`. Looked up, because to check for a protocol takes microseconds.
+        self.whole: Callable[[int, Headers, bytes], None] | None = getattr(receiver, "whole", None)
         self.payload = payload
         self.over = False
         """Whether the receiver has been told the end, or does not want it any more."""
@@ -45,8 +48,7 @@ class PoolCall:
         """Give up at once: cancel connecting, leave the queue, or close the connection (kept if nothing was sent)."""
         if self.over:
             return
-        self.over = True
-        del self.receiver
+        self.finish()
         if self.connection is not None:
             self.connection.give_up()
         elif self.task is not None:
@@ -72,13 +74,18 @@ class PoolCall:
         """Tell the receiver the end, unless it has been told or has given up."""
         if self.over:
             return
-        self.over = True
         receiver = self.receiver
-        del self.receiver  # It usually holds this call: without a cycle both are freed at once, not by the collector.
+        self.finish()
         if fault is None:
             receiver.ended()
         else:
             receiver.failed(fault)
+
+    def finish(self) -> None:
+        """Nothing more is told, or the last is about to be."""
+        self.over = True
+        self.whole = None
+        del self.receiver  # It usually holds this call: without a cycle both are freed at once, not by the collector.
 
 
 class Connection(asyncio.Protocol):
@@ -241,6 +248,12 @@ class Connection(asyncio.Protocol):
 
     def _tell(self, call: PoolCall, error: str | None) -> None:
         """Tell what one read brought."""
+        if self._complete and not self._head_told and error is None and (whole := call.whole) is not None:
+            status, headers, body = self._status, self._headers, self._take_body()
+            call.finish()
+            self._release(call, is_clean=True)
+            whole(status, headers, body)
+            return
         receiver = call.receiver
         if self._head_ready and not self._head_told:
             self._head_told = True
@@ -248,17 +261,22 @@ class Connection(asyncio.Protocol):
             if call.over:
                 return
         if self._pieces:
-            pieces, self._pieces = self._pieces, []
-            receiver.data(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+            receiver.data(self._take_body())
             if call.over:
                 return
         if self._complete:
-            self._finish(call, is_clean=error is None)
+            self._release(call, is_clean=error is None)
+            call.end(None)
         elif error is not None:
             self.fail(FaultKind.PROTOCOL, error)
 
-    def _finish(self, call: PoolCall, *, is_clean: bool) -> None:
-        """The answer is whole: keep the connection or close it, then say so."""
+    def _take_body(self) -> bytes:
+        """What has come of the body and was not told."""
+        pieces, self._pieces = self._pieces, []
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _release(self, call: PoolCall, *, is_clean: bool) -> None:
+        """The answer is whole: keep the connection or close it."""
         transport = self._transport
         self._call = None
         # A request that is not yet written whole (the answer came early) would run into the next one.
@@ -272,7 +290,6 @@ class Connection(asyncio.Protocol):
             lane.keep(self)
         else:
             self.close()
-        call.end(None)
 
     def _ends_with_connection(self) -> bool:
         """Whether the end of the connection is the end of the body (RFC 9112, 6.3)."""

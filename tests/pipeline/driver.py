@@ -41,6 +41,7 @@ from gateway.pipeline import (
     FreePlace,
     Grow,
     Recall,
+    Reply,
     RequestHead,
     Reserve,
     ReservePlace,
@@ -436,6 +437,9 @@ class Play:
             case Abort(attempt=number):
                 assert number not in self.aborted
                 self.aborted.append(number)
+            case Reply(body=body):
+                assert self.status is None, "an answer has one head"
+                self.status, self.body, self.finished = 200, body, True
             case Respond():
                 assert self.status is None, "an answer has one head"
                 self.status = 200

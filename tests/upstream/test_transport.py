@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from gateway.domain.fault import FaultKind
-from gateway.domain.wire import WireRequest
+from gateway.domain.wire import Headers, WireRequest
 from gateway.upstream.transport import Destination, Transport
 from tests.backends.scripted import End, Framing, Script, ScriptedBackend, black_hole
 from tests.upstream.recording import POST, Recording, destination, eventually
@@ -81,6 +81,33 @@ async def test_what_one_read_brings_is_told_at_once(
     told = await ask(transport, to)
     assert len(told.body) == 500
     assert told.pieces < 10
+
+
+class AtOnce(Recording):
+    """Takes a whole answer, too."""
+
+    def whole(self, status: int, headers: Headers, body: bytes) -> None:
+        """Take note."""
+        self.told.append("whole")
+        self.status, self.headers, self.body = status, headers, body
+        self._note("ended")
+
+
+async def test_an_answer_of_one_read_is_told_at_once_to_whoever_takes_it_so(
+    transport: Transport, backend: ScriptedBackend, to: Destination
+) -> None:
+    """And one of several reads piece by piece; the connection is kept after both."""
+    head = OK + b"content-length: 3\r\n\r\n"
+    for writes, told in (
+        ([head + b"abc"], ["sent", "whole", "ended"]),
+        ([head, b"abc"], ["sent", "head", "data", "ended"]),
+    ):
+        backend.script(Script(framing="raw", steps=[(0.02 * number, data) for number, data in enumerate(writes)]))
+        asked = AtOnce()
+        transport.send(to, POST, asked)
+        await asked.end()
+        assert (asked.told, asked.status, asked.body) == (told, 200, b"abc")
+    assert backend.accepted == 1
 
 
 async def test_any_split_of_an_answer_reads_the_same(
