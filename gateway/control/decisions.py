@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from gateway.domain.plan import Candidate
+from gateway.domain.preferences import Preferences
 from gateway.telemetry.record import RequestRecord
 
 MOST: Final = 5_000
@@ -55,6 +56,8 @@ class DecisionShown(msgspec.Struct, frozen=True, kw_only=True):
     seed: int | None
     panics: bool
     candidates: tuple[Candidate, ...]
+    preferences: Preferences | None
+    """What the client wished of its way."""
     attempts: tuple[AttemptShown, ...]
     outcome: str
     status: int | None
@@ -111,6 +114,7 @@ def shown(record: RequestRecord) -> DecisionShown:
         seed=decision.seed if decision is not None else None,
         panics=decision is not None and decision.panics,
         candidates=decision.candidates if decision is not None else (),
+        preferences=record.routing.preferences if record.routing is not None else None,
         attempts=tuple(
             AttemptShown(
                 backend=each.backend,

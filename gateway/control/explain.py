@@ -9,6 +9,7 @@ from gateway.control.hypothetical import hypothetical
 from gateway.control.verbs import Missing
 from gateway.domain.backend import Capability
 from gateway.domain.plan import Candidate
+from gateway.domain.preferences import Preferences
 from gateway.domain.usage import Estimate
 from gateway.routing.choose import choose, refusal
 from gateway.routing.fleet import Fleet
@@ -26,6 +27,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     output_tokens: Annotated[int, msgspec.Meta(ge=0, le=100_000_000)] = 256
     seed: int = 0
     """Strategies that draw draw the same for the same seed."""
+    gateway: Preferences | None = None
+    """As clients send it in the field of that name."""
 
 
 class Explained(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +63,7 @@ def explain(book: PolicyBook, fleet: Fleet, asked: Asked, now: float) -> Explain
         needs=asked.needs,
         prompt_tokens=asked.prompt_tokens,
         output_tokens=asked.output_tokens,
+        preferences=asked.gateway,
     )
     plan, decision = choose(
         request,

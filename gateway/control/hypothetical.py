@@ -7,6 +7,7 @@ import msgspec
 
 from gateway.domain.backend import Capability
 from gateway.domain.chat import ChatRequest, EndpointName
+from gateway.domain.preferences import Preferences
 
 _BYTES_PER_TOKEN: Final = 4
 _ANYTHING: Final = msgspec.Raw(b'[{"role":"user","content":"."}]')
@@ -24,6 +25,7 @@ def hypothetical(
     output_tokens: int | None,
     belongs_to: str | None = None,
     names: Iterable[str] = (),
+    preferences: Preferences | None = None,
 ) -> ChatRequest:
     """A request with these features.
 
@@ -44,4 +46,5 @@ def hypothetical(
         needs=frozenset(needs),
         prompt_bytes=prompt_tokens * _BYTES_PER_TOKEN,
         fields=fields,
+        preferences=preferences,
     )

@@ -6,6 +6,7 @@ import msgspec
 
 from gateway.domain.backend import Capability
 from gateway.domain.chat import EndpointName
+from gateway.domain.preferences import Preferences
 from gateway.domain.usage import Usage, UsageSource
 from gateway.telemetry.record import RequestRecord
 
@@ -52,6 +53,8 @@ class Features(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Whether a limit or a budget refused it."""
     unsupported: tuple[tuple[str, str], ...] = ()
     """Targets that could not be told something, and the reason."""
+    preferences: Preferences | None = None
+    """What the client wished of its way, as far as routing heeds it."""
 
 
 def features_of(record: RequestRecord) -> Features | None:
@@ -99,4 +102,5 @@ def features_of(record: RequestRecord) -> Features | None:
             for each in decision.candidates
             if each.excluded is not None and each.excluded.startswith(_LASTING)
         ),
+        preferences=None if routing.preferences is None else routing.preferences.wishes,
     )

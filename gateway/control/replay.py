@@ -114,6 +114,7 @@ class Replay:
             each.stream,
             each.needs,
             each.unsupported,
+            each.preferences,
             each.tenant if way.by_tenant else None,
             bisect_left(way.thresholds, each.estimated_prompt_tokens) if way.thresholds else 0,
         )
@@ -214,7 +215,8 @@ class Replay:
             providers=frozenset(domain_of(target.backend, target.place, "provider") for target in chosen),
             excluded={each.target: each.excluded for each in decision.candidates if each.excluded is not None},
             # One alone needs no order, but counts for the caps.
-            is_drawn=way.is_drawn and len(chosen) >= (1 if policy.policy.independence is not None else 2),
+            is_drawn=(way.is_drawn or (each.preferences is not None and each.preferences.sort is not None))
+            and len(chosen) >= (1 if policy.policy.independence is not None else 2),
         )
 
     def _standing(self, each: Features, target: Target, request: ChatRequest, route: Route) -> Standing:
@@ -257,6 +259,7 @@ def _request(each: Features, *, names: list[str] | None = None, belongs_to: str 
         output_tokens=each.estimated_output_tokens,
         belongs_to=belongs_to,
         names=names or (),
+        preferences=each.preferences,
     )
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Final, TypeVar
 import msgspec
 
 from gateway.domain.errors import InvalidRequest, RequestTooLarge, UnknownModel
+from gateway.domain.preferences import Preferences
 
 Value = TypeVar("Value")
 Fields = dict[str, msgspec.Raw]
@@ -30,6 +31,7 @@ FLAG: Final = msgspec.json.Decoder(bool | None)
 LIMIT: Final = msgspec.json.Decoder(Annotated[int, msgspec.Meta(ge=1, le=100_000_000)] | None)
 """Of output tokens."""
 _TEXT: Final = msgspec.json.Decoder(str)
+_PREFERENCES: Final = msgspec.json.Decoder(Preferences | None)
 
 
 def fields_of(body: bytes) -> Fields:
@@ -84,6 +86,22 @@ def model_of(fields: Fields) -> str:
         shown = ascii(model[:64])
         raise UnknownModel(f"The model {shown} does not exist.", param="model")
     return model
+
+
+def taken_preferences(fields: Fields) -> Preferences | None:
+    """What the client wishes of its request's way, taken out of the fields: no backend learns it.
+
+    Raises InvalidRequest.
+    """
+    raw = fields.pop("gateway", None)
+    if raw is None:
+        return None
+    try:
+        preferences: Preferences | None = _PREFERENCES.decode(raw)
+    except (msgspec.DecodeError, RecursionError) as error:
+        message, _, place = str(error).partition(" - at `$")
+        raise InvalidRequest(f"{message}.", param=f"gateway{place.rstrip('`')}") from None
+    return preferences
 
 
 def shown(name: str) -> str:

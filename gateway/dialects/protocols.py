@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
+import msgspec
+
 from gateway.domain.chat import ChatReply, ChatRequest, Chunk, EndOfStream, Label, MalformedEvent
 from gateway.domain.errors import GatewayError
 from gateway.domain.fault import Fault
@@ -70,6 +72,9 @@ class StreamEncoder(Protocol):
 
     def end(self) -> bytes:
         """What tells the client that the stream is whole."""
+
+    def end_with(self, way: msgspec.Raw, *, reply_id: str | None, model: str | None) -> bytes:
+        """The same, and which way the request took, of a stream with that id and model."""
 
     def error(self, error: GatewayError) -> bytes:
         """What ends a broken stream, so that the official clients raise. Nothing follows it."""

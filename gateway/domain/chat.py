@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from gateway.domain.backend import Capability
+from gateway.domain.preferences import Preferences
 from gateway.domain.usage import Usage
 from gateway.domain.wire import Headers
 
@@ -50,6 +51,8 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Places in `native` that the hub has no words for: a backend without the client's own does without them."""
     headers: Headers = ()
     """The client's header fields that a backend of the same dialect is told, of `CONTENT_HEADERS` only."""
+    preferences: Preferences | None = None
+    """What the client wishes of the request's way. In none of the fields: no backend learns of it."""
 
 
 class Label(msgspec.Struct, frozen=True, gc=False):

@@ -11,6 +11,8 @@ see all the others.
 
 from collections.abc import Sequence
 
+import msgspec
+
 from gateway.admission.limits import NOTHING_USED, Denied, Granted, Unavailable
 from gateway.admission.reservation import place_fault
 from gateway.dialects.hub.continuation import SEAM
@@ -39,6 +41,7 @@ from gateway.pipeline.actions import (
     Reply,
     Respond,
     Send,
+    Settle,
 )
 from gateway.pipeline.attempt import MAX_FAULT_BYTES, MAX_REPLY_BYTES, Attempt
 from gateway.pipeline.continuing import rest_of
@@ -47,6 +50,7 @@ from gateway.pipeline.intake import JSON, LEASE_MARGIN_S, Intake, State
 from gateway.pipeline.relay import Relay
 from gateway.pipeline.tries import Tries, dialect_of, is_native
 from gateway.pipeline.verdict import interruption, verdict
+from gateway.pipeline.way import told_in, way_of
 from gateway.routing.choose import overloaded
 
 _LEDGER_WAIT_S = 5.0
@@ -440,8 +444,11 @@ class Exchange(Intake):
         self.tries.over(attempt, Outcome.OK, now)
         attempt.finish_reasons, attempt.reply_id, attempt.reply_model = reply.finish_reasons, reply.id, reply.model
         body = self._endpoint.encode_reply(self.job.request, reply, native=is_native(self.job.request, attempt))
+        settle = self._end(Outcome.OK, [], now)
+        if (wishes := self.job.request.preferences) is not None and wishes.explain:
+            body = told_in(body, self._way(settle))
         self._reply_body = body
-        self._end(Outcome.OK, [Reply(JSON, body)], now)
+        self.ending = [Reply(JSON, body)]
 
     def _attempt_failed(self, attempt: Attempt, fault: Fault, now: float, *, abort: bool = False) -> None:
         """A try is over without an answer: go elsewhere if nothing was delivered, say so honestly if not."""
@@ -490,7 +497,11 @@ class Exchange(Intake):
             self.state = State.RELAYING
             self._send(relay.release())
         self.tries.over(attempt, Outcome.OK, now)
-        self._end(Outcome.OK, [Send(relay.encoder.end()), Finish()], now)
+        settle = self._end(Outcome.OK, [Send(relay.encoder.end()), Finish()], now)
+        if (wishes := self.job.request.preferences) is not None and wishes.explain:
+            decoder = attempt.decoder
+            reply_id, model = (decoder.id, decoder.model) if decoder is not None else (None, None)
+            self.ending[0] = Send(relay.encoder.end_with(self._way(settle), reply_id=reply_id, model=model))
 
     def _stop(self, outcome: Outcome, ending: list[Action], now: float) -> None:
         self._give_up(self.tries.drop(now))
@@ -499,7 +510,10 @@ class Exchange(Intake):
         self.tries.over(attempt, outcome, now)
         self._end(outcome, ending, now)
 
-    def _end(self, outcome: Outcome, ending: list[Action], now: float) -> None:
+    def _way(self, settle: Settle) -> msgspec.Raw:
+        return way_of(self.job.decision, self.request_id, self.attempts, self.usage, settle.entries)
+
+    def _end(self, outcome: Outcome, ending: list[Action], now: float) -> Settle:
         """Decide the ending, price every attempt, and have it all written before the client hears of it."""
         self.outcome = outcome
         self.ending = ending
@@ -513,6 +527,7 @@ class Exchange(Intake):
         if self._turn is not None:
             self._turn.settle(self.usage)
         self.actions.append(settle)
+        return settle
 
     def _running(self, number: int) -> Attempt | None:
         """The try of that number if it still runs; a late event of an older one means nothing."""

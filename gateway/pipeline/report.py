@@ -64,6 +64,7 @@ def record_of(exchange: Exchange, *, route: str, operation: Operation, status: i
             endpoint=job.request.endpoint,
             needs=job.request.needs,
             estimate=job.estimate,
+            preferences=job.request.preferences,
         )
     reserved = job.estimate.total_tokens
     denied = exchange.denied

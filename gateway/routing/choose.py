@@ -26,7 +26,10 @@ from gateway.routing.peers import MARGIN, outliers
 from gateway.routing.shares import NOTHING, Balanced, Used, balanced
 from gateway.routing.strategies import Asked, Scene, arranged, reachable
 from gateway.routing.tally import SATURATED, Standing
+from gateway.routing.wishes import WISH, in_order, narrowed, sorted_by, unsatisfiable
 
+CONDITION = "condition"
+"""Why a target is left out that the route keeps for other requests."""
 _NO_METADATA: Mapping[str, str] = {}
 _APART = 0x5EED
 """So that floors draw otherwise than strategies do from the same seed."""
@@ -62,12 +65,15 @@ def choose(
     """
     standings = fleet.standings
     asked = Asked(request, estimate, tenant, metadata)
-    targets = reachable(route, asked)
+    targets = considered = reachable(route, asked)
     eligible: list[Target] = []
     held: list[Target] = []
     removed: list[Candidate] = []
+    wishes = request.preferences
+    if wishes is not None:
+        considered, removed = narrowed(targets, wishes)
     is_ramping = is_full = is_failing = False
-    for target in targets:
+    for target in considered:
         standing = standings[target.name]
         reason = _exclusion(target, request, estimate, standing, drops=route.drops_unsupported)
         if reason is None:
@@ -88,7 +94,7 @@ def choose(
         removed += [Candidate(each.name, None, SATURATED) for each in held if standings[each.name].is_full]
     ordered: Sequence[Target] = eligible
     order: Order | None = None
-    if is_ramping or is_failing or not route.is_plain or policy.independence is not None:
+    if is_ramping or is_failing or not route.is_plain or policy.independence is not None or wishes is not None:
         order = placed(
             eligible,
             asked,
@@ -102,12 +108,12 @@ def choose(
         )
         ordered = order.targets
     if route.is_conditional:
-        removed += [Candidate(each.name, None, "condition") for each in route.leaves if each not in targets]
+        removed += [Candidate(each.name, None, CONDITION) for each in route.leaves if each not in targets]
     decision = Decision(
         decision_id,
         request.model,
         policy_label,
-        route.strategy.mode,
+        route.strategy.mode if wishes is None or wishes.sort is None else wishes.sort,
         seed,
         (
             *(_listed(eligible) if order is None else _ranked(order)),
@@ -153,10 +159,14 @@ def placed(
     """
     scene: Scene | None = None
     ordered = eligible
-    if not route.is_plain or is_ramping:
-        key = key_of(asked.tenant, asked.request) if route.has_affinity else None
+    wishes = asked.request.preferences
+    way = route if wishes is None else sorted_by(route, eligible, wishes)
+    if not way.is_plain or is_ramping:
+        key = key_of(asked.tenant, asked.request) if way.has_affinity else None
         scene = Scene(asked, fleet, Draws(seed), {}, key)
-        ordered = arranged(route, frozenset(eligible), scene)
+        ordered = arranged(way, frozenset(eligible), scene)
+    if wishes is not None:
+        ordered = in_order(ordered, wishes)
     demoted: frozenset[Target] = frozenset()
     if is_failing:
         found = outliers([fleet.standings[each.name].failing for each in ordered])
@@ -194,8 +204,10 @@ def refusal(decision: Decision) -> GatewayError:
     """What to tell the client when no target is left: the cause that it can do something about comes first."""
     reasons = {candidate.excluded for candidate in decision.candidates if candidate.excluded}
     lacks = sorted(reason.partition(":")[2] for reason in reasons if reason.startswith(_LACKS))
-    reasons.discard("condition")  # Those were never asked to take it.
-    passing = {reason for reason in reasons if reason != "context" and not reason.startswith(_LACKS)}
+    reasons.discard(CONDITION)  # Those were never asked to take it.
+    if reasons and all(reason.startswith(WISH) for reason in reasons):
+        return unsatisfiable(decision)
+    passing = {reason for reason in reasons if reason != "context" and not reason.startswith((*_LACKS, WISH))}
     if not passing and "context" not in reasons:
         return UnsupportedParameter(
             f"No target of `{decision.model}` supports {', '.join(lacks)}.",
@@ -217,7 +229,8 @@ def refusal(decision: Decision) -> GatewayError:
         return UpstreamFailed(
             f"The backends of `{decision.model}` refuse the gateway's credentials.", code="upstream_auth"
         )
-    causes = "; ".join(f"{candidate.target}: {candidate.excluded}" for candidate in decision.candidates)
+    # Where others go is not for this client to know.
+    causes = "; ".join(f"{each.target}: {each.excluded}" for each in decision.candidates if each.excluded != CONDITION)
     return Overloaded(
         f"No backend can serve `{decision.model}` now ({causes}).",
         code="no_backend_available",

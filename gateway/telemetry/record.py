@@ -11,6 +11,7 @@ from gateway.domain.backend import Capability
 from gateway.domain.chat import EndpointName
 from gateway.domain.fault import Fault
 from gateway.domain.plan import Decision
+from gateway.domain.preferences import Preferences
 from gateway.domain.usage import Estimate, Usage, UsageSource
 from gateway.telemetry.context import TraceContext
 from gateway.telemetry.semconv import AttemptDecision, AttemptReason, LimitDecision, Operation, RequestOutcome
@@ -27,6 +28,8 @@ class RoutingRecord(msgspec.Struct, kw_only=True):
     """What the request asked for beyond plain text."""
     estimate: Estimate | None = None
     """What it was taken to use; known though nothing was reserved."""
+    preferences: Preferences | None = None
+    """What the client wished of its way."""
 
 
 class BudgetUse(msgspec.Struct, frozen=True):

@@ -64,7 +64,10 @@ WRONG: list[tuple[str, bytes, str]] = [
     ("stream_options a text", ask(stream_options="yes"), "stream_options"),
     ("include_usage a text", ask(stream_options={"include_usage": "yes"}), "stream_options"),
     ("response_format a text", ask(response_format="json"), "response_format"),
-    ("preferences", ask(gateway={"only": ["a"]}), "gateway"),
+    ("preferences a text", ask(gateway="fast"), "gateway"),
+    ("preferences unknown", ask(gateway={"region": "eu"}), "gateway"),
+    ("preferences for no name", ask(gateway={"only": ["a", "B!"]}), "gateway.only[1]"),
+    ("preferences for no strategy", ask(gateway={"sort": "random"}), "gateway.sort"),
 ]  # fmt: skip
 
 

@@ -141,6 +141,11 @@ class MessageEncoder:
             )
         )
 
+    def end_with(self, way: msgspec.Raw, *, reply_id: str | None, model: str | None) -> bytes:
+        """An event of our own behind the message: clients pass over those that they do not know."""
+        del reply_id, model  # Told when it began.
+        return self.end() + _event("gateway", {"gateway": way})
+
     def error(self, error: GatewayError) -> bytes:
         """The event on which the official clients raise."""
         return error_event(error)
@@ -251,6 +256,11 @@ class PassingEncoder:
     def end(self) -> bytes:
         """The event that the backend ended with."""
         return MESSAGE_STOP
+
+    def end_with(self, way: msgspec.Raw, *, reply_id: str | None, model: str | None) -> bytes:
+        """An event of our own behind the message."""
+        del reply_id, model
+        return self.end() + _event("gateway", {"gateway": way})
 
     def error(self, error: GatewayError) -> bytes:
         """The event on which the official clients raise."""

@@ -8,7 +8,7 @@ import msgspec
 from gateway.dialects.anthropic.answers import MessageEncoder, PassingEncoder, message_of
 from gateway.dialects.anthropic.errors import error_body
 from gateway.dialects.anthropic.inbound import translated
-from gateway.dialects.body import FLAG, fields_of, model_of, read
+from gateway.dialects.body import FLAG, fields_of, model_of, read, taken_preferences
 from gateway.dialects.openai import CHAT
 from gateway.dialects.protocols import StreamEncoder
 from gateway.domain.chat import ChatReply, ChatRequest, Native
@@ -41,6 +41,7 @@ class MessagesEndpoint:
         return self._request(fields_of(body), (), None)
 
     def _request(self, native: dict[str, msgspec.Raw], headers: Headers, limit: int | None) -> ChatRequest:
+        preferences = taken_preferences(native) if "gateway" in native else None
         model = model_of(native)
         stream = bool(read(native, "stream", FLAG))
         said = translated(native)
@@ -57,6 +58,7 @@ class MessagesEndpoint:
             native=Native(dialect="anthropic", fields=native, hints=tuple(sorted(said.hints))),
             beyond_hub=tuple(sorted(said.lost)),
             headers=tuple((name, value) for name, value in headers if name in _PASSED_ON),
+            preferences=preferences,
         )
 
     def prompt_texts(self, request: ChatRequest) -> Sequence[str]:

@@ -125,6 +125,10 @@ class Continuation:
         """As of any stream."""
         return self._encoder.end()
 
+    def end_with(self, way: msgspec.Raw, *, reply_id: str | None, model: str | None) -> bytes:
+        """As of any stream."""
+        return self._encoder.end_with(way, reply_id=reply_id, model=model)
+
     def error(self, error: GatewayError) -> bytes:
         """As of any stream."""
         return self._encoder.error(error)

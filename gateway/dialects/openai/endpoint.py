@@ -6,13 +6,13 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from gateway.dialects.body import FLAG, LIMIT, fields_of, model_of, read
+from gateway.dialects.body import FLAG, LIMIT, fields_of, model_of, read, taken_preferences
 from gateway.dialects.openai.errors import error_body, error_event
 from gateway.dialects.openai.wire import is_given, messages_decoder
 from gateway.dialects.protocols import StreamEncoder
 from gateway.domain.backend import Capability
 from gateway.domain.chat import ChatReply, ChatRequest, Chunk, EndpointName
-from gateway.domain.errors import GatewayError, InvalidRequest, UnsupportedParameter
+from gateway.domain.errors import GatewayError, InvalidRequest
 from gateway.domain.tenant import Door
 from gateway.domain.wire import Headers
 
@@ -64,15 +64,22 @@ class _Encoder:
             choice["delta"] = {}
         else:
             choice["text"] = ""
-        kind = "chat.completion.chunk" if self._name == "chat" else "text_completion"
-        chunk = {"id": reply_id or "", "object": kind, "created": 0, "model": model or "", "choices": [choice]}
-        return b"data: " + msgspec.json.encode(chunk) + b"\n\n"
+        return self._chunk(reply_id, model, choices=[choice])
 
     def end(self) -> bytes:
         return b"data: [DONE]\n\n"
 
+    def end_with(self, way: msgspec.Raw, *, reply_id: str | None, model: str | None) -> bytes:
+        """A last chunk without choices, as one that reports usage."""
+        return self._chunk(reply_id, model, choices=[], gateway=way) + self.end()
+
     def error(self, error: GatewayError) -> bytes:
         return error_event(error)
+
+    def _chunk(self, reply_id: str | None, model: str | None, **more: object) -> bytes:
+        kind = "chat.completion.chunk" if self._name == "chat" else "text_completion"
+        chunk = {"id": reply_id or "", "object": kind, "created": 0, "model": model or "", **more}
+        return b"data: " + msgspec.json.encode(chunk) + b"\n\n"
 
 
 class OpenAIEndpoint:
@@ -97,8 +104,7 @@ class OpenAIEndpoint:
         """The request, its values kept as they came."""
         del headers  # A backend is told nothing of them.
         fields = fields_of(body)
-        if "gateway" in fields:
-            raise UnsupportedParameter("`gateway` preferences are not supported by this version.", param="gateway")
+        preferences = taken_preferences(fields) if "gateway" in fields else None
         prompt = self._prompt(fields)
         stream = bool(read(fields, "stream", FLAG))
         return ChatRequest(
@@ -111,6 +117,7 @@ class OpenAIEndpoint:
             needs=_needs(fields, prompt),
             prompt_bytes=sum(len(memoryview(fields[name])) for name in self._prompt_fields if name in fields),
             fields=fields,
+            preferences=preferences,
         )
 
     def prompt_texts(self, request: ChatRequest) -> Sequence[str]:

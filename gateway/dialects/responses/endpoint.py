@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from gateway.dialects.body import Fields, fields_of
+from gateway.dialects.body import Fields, fields_of, taken_preferences
 from gateway.dialects.hub.deltas import read_chunk, read_reply
 from gateway.dialects.openai.endpoint import CHAT
 from gateway.dialects.openai.errors import error_body
@@ -41,6 +41,7 @@ class ResponsesEndpoint:
     def decode_request(self, body: bytes, headers: Headers) -> ChatRequest:
         """The request in Chat's words, the client's own beside them."""
         native = fields_of(body)
+        preferences = taken_preferences(native) if "gateway" in native else None
         request = _typed(native)
         for name, remedy in _STORED.items():
             if is_given(native.get(name, msgspec.Raw(b"null"))):
@@ -56,6 +57,7 @@ class ResponsesEndpoint:
             fields=read.fields | ({"stream_options": _WITH_USAGE} if read.stream else {}),
             native=Native(dialect="responses", fields=native, hints=translation.hints),
             beyond_hub=translation.beyond,
+            preferences=preferences,
         )
 
     def prompt_texts(self, request: ChatRequest) -> Sequence[str]:
@@ -110,6 +112,11 @@ class _Translating:
     def end(self) -> bytes:
         return b"".join(map(self._event, self._response.end(self._usage)))
 
+    def end_with(self, way: msgspec.Raw, *, reply_id: str | None, model: str | None) -> bytes:
+        """An event of our own behind the response: clients pass over those that they do not know."""
+        del reply_id, model  # Told when it began.
+        return self.end() + encoded("gateway", {"gateway": way}, self._number)
+
     def error(self, error: GatewayError) -> bytes:
         """`response.failed` for those who read types, then what the official clients raise on."""
         failed = self._event(self._response.failed("server_error", error.message)) if self._number else b""
@@ -149,6 +156,11 @@ class _Passing:
     def end(self) -> bytes:
         """Nothing: `response.completed` was the end."""
         return b""
+
+    def end_with(self, way: msgspec.Raw, *, reply_id: str | None, model: str | None) -> bytes:
+        """An event of our own behind the response."""
+        del reply_id, model
+        return encoded("gateway", {"gateway": way}, self._count)
 
     def error(self, error: GatewayError) -> bytes:
         return error_event(error, self._count)
