@@ -212,6 +212,7 @@ class Driver:
                 operation=self._endpoint.operation,
                 status=self._status,
                 now=now,
+                content_bytes=self._machinery.house.tracing.content_bytes,
             )
         )
 

@@ -3,13 +3,19 @@
 import functools
 from collections.abc import Sequence
 
+import msgspec
+
 from gateway.admission.limits import Level
 from gateway.domain.address import BaseUrl, parse_base_url
+from gateway.domain.chat import ChatRequest
 from gateway.domain.fault import FaultKind
 from gateway.domain.ledger import Outcome
 from gateway.domain.usage import UsageSource
+from gateway.domain.wire import Headers
 from gateway.pipeline.attempt import Attempt
 from gateway.pipeline.exchange import Exchange
+from gateway.telemetry import content
+from gateway.telemetry.content import Content
 from gateway.telemetry.record import (
     AttemptRecord,
     BudgetUse,
@@ -28,11 +34,23 @@ _OUTCOMES: dict[Outcome, RequestOutcome] = {
     Outcome.CLIENT_GONE: "client_gone",
     Outcome.SHUTDOWN: "internal",
 }
+_NUMBER = msgspec.json.Decoder(float | None)
 _BUDGETS = frozenset({"budget_usd", "budget_tokens"})
 
 
-def record_of(exchange: Exchange, *, route: str, operation: Operation, status: int | None, now: float) -> RequestRecord:
-    """The whole story of a request that is over. `status` is what the client was sent, None for nothing."""
+def record_of(
+    exchange: Exchange,
+    *,
+    route: str,
+    operation: Operation,
+    status: int | None,
+    now: float,
+    content_bytes: int | None = None,
+) -> RequestRecord:
+    """The whole story of a request that is over. `status` is what the client was sent, None for nothing.
+
+    `content_bytes`: how much of each text its trace is to show; None, as long as no operator wants any.
+    """
     caller = exchange.caller
     job = getattr(exchange, "job", None)
     record = RequestRecord(
@@ -54,6 +72,9 @@ def record_of(exchange: Exchange, *, route: str, operation: Operation, status: i
         usage=exchange.usage,
     )
     record.queued_s = exchange.queued_s or None
+    is_traced = exchange.trace is not None and exchange.trace.sampled
+    if is_traced:
+        record.user_agent = _user_agent(exchange.head.headers)
     if job is None:
         return record
     if exchange.decision is not None:
@@ -81,6 +102,10 @@ def record_of(exchange: Exchange, *, route: str, operation: Operation, status: i
             budget=_budget_use(exchange.levels, exchange.reserved_at),
         )
     record.attempts = [_attempt(exchange, position, operation) for position in range(len(exchange.attempts))]
+    if is_traced and exchange.attempts:
+        _note_asked(record, job.request)
+        if content_bytes is not None:
+            record.content = _content(exchange, content_bytes)
     record.cost_nano_usd = sum(each.cost_nano_usd or 0 for each in record.attempts) if record.attempts else None
     committed = next((each.committed_at for each in exchange.attempts if each.committed_at is not None), None)
     if committed is not None:
@@ -95,6 +120,29 @@ def record_of(exchange: Exchange, *, route: str, operation: Operation, status: i
         )
         record.overhead_s = exchange.overhead_s(record.ended)
     return record
+
+
+def _user_agent(headers: Headers) -> str | None:
+    return next((value.decode("latin-1") for name, value in headers if name == b"user-agent"), None)
+
+
+def _note_asked(record: RequestRecord, request: ChatRequest) -> None:
+    """How the answers were to be picked: in each try alike."""
+    temperature, top_p = (_number(request.fields.get(name)) for name in ("temperature", "top_p"))
+    for each in record.attempts:
+        each.temperature, each.top_p = temperature, top_p
+
+
+def _number(raw: msgspec.Raw | None) -> float | None:
+    try:
+        return None if raw is None else _NUMBER.decode(raw)
+    except msgspec.DecodeError:
+        return None  # Its backend was to say so.
+
+
+def _content(exchange: Exchange, most_bytes: int) -> Content:
+    answers = [content.answered("".join(each.text), each.finish_reasons, most_bytes) for each in exchange.attempts]
+    return Content(content.asked(exchange.job.request.fields, most_bytes), answers)
 
 
 def _budget_use(levels: Sequence[Level], now: float) -> BudgetUse | None:

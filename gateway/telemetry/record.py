@@ -1,8 +1,8 @@
 """What a finished request tells of itself: plain records that the pipeline fills and telemetry reads once, at the end.
 
-Times are monotonic seconds of one clock; `wall_started` anchors them to the epoch. Here is never content, never a key,
-never the text of an exception. The records are mutable because they grow with the request; once reported they are
-telemetry's, which may read them from another thread.
+Times are monotonic seconds of one clock; `wall_started` anchors them to the epoch. Here is never a key, never the text
+of an exception, and content only in `content`, which is None unless an operator wants it in traces. The records are
+mutable because they grow with the request; once reported they are telemetry's, which may read them from another thread.
 """
 
 import msgspec
@@ -13,6 +13,7 @@ from gateway.domain.fault import Fault
 from gateway.domain.plan import Decision
 from gateway.domain.preferences import Preferences
 from gateway.domain.usage import Estimate, Usage, UsageSource
+from gateway.telemetry.content import Content
 from gateway.telemetry.context import TraceContext
 from gateway.telemetry.semconv import AttemptDecision, AttemptReason, LimitDecision, Operation, RequestOutcome
 
@@ -145,6 +146,8 @@ class RequestRecord(msgspec.Struct, kw_only=True):
     """Our own part of the time: without the waits for backends."""
     queued_s: float | None = None
     """How long it waited for its turn, or for a limit; None when it did not."""
+    content: Content | None = None
+    """What was asked and answered: for spans alone, and only where an operator wants it there."""
 
     @property
     def served_by(self) -> str | None:

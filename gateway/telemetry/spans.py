@@ -78,6 +78,7 @@ def _root(record: RequestRecord) -> Span:
     _put(attributes, semconv.ERROR_TYPE, (code or str(record.status or semconv.OTHER)) if is_error else None)
     _put(attributes, semconv.TTFT_S, record.ttft_s)
     _put(attributes, semconv.OVERHEAD_MS, None if record.overhead_s is None else record.overhead_s * 1000)
+    _put(attributes, semconv.QUEUED_S, record.queued_s)
     _put(attributes, semconv.COST_USD, _usd(record.cost_nano_usd))
     _put(attributes, semconv.TOTAL_TOKENS, None if usage is None else usage.total_tokens)
     span_id = None if record.trace is None else record.trace.span_id
@@ -166,6 +167,9 @@ def _attempt(attempt: AttemptRecord, record: RequestRecord, *, latest_semconv: b
     model = attempt.response_model
     _put(attributes, semconv.GEN_AI_RESPONSE_MODEL, None if model is None else clean(model))
     _put_usage(attributes, attempt, latest_semconv=latest_semconv)
+    if (content := record.content) is not None:
+        attributes[semconv.GEN_AI_INPUT_MESSAGES] = content.asked
+        _put(attributes, semconv.GEN_AI_OUTPUT_MESSAGES, content.answers[attempt.number - 1] or None)
     events: tuple[tuple[str, float], ...] = ()
     if (first := attempt.first_content_at) is not None:
         attributes[semconv.GEN_AI_TIME_TO_FIRST_CHUNK] = first - attempt.started

@@ -21,7 +21,12 @@ def clean(text: str) -> str:
     """
     # Cut last: half a key no longer looks like one. Mask first: an escape before a key would hide where it begins.
     if len(text) >= _SHORTEST_SECRET:
-        text = _SECRET.sub(r"\1***", text[: 4 * MAX_CHARS])
+        text = mask(text[: 4 * MAX_CHARS])
     if not text.isprintable():  # controls, U+2028, bidirectional overrides, lone surrogates (which break protobuf)
         text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return text if len(text) <= MAX_CHARS else text[: MAX_CHARS - 1] + "…"
+
+
+def mask(text: str) -> str:
+    """`text` with whatever looks like a credential masked."""
+    return _SECRET.sub(r"\1***", text)

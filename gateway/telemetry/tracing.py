@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Mapping, Sequence
 from random import Random
+from typing import Final
 
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -29,6 +30,7 @@ from opentelemetry.trace import (
 )
 
 from gateway.telemetry import semconv
+from gateway.telemetry.content import GROWTH, LEAST_BYTES, MOST_BYTES
 from gateway.telemetry.context import SAMPLERS, Sampler, Sampling, TraceContext, format_traceparent, parse_traceparent
 from gateway.telemetry.environment import is_on, positive
 from gateway.telemetry.record import RequestRecord
@@ -40,6 +42,10 @@ _KINDS: dict[Kind, SpanKind] = {"server": SpanKind.SERVER, "client": SpanKind.CL
 _ERROR = Status(StatusCode.ERROR)
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _NANO = 1_000_000_000
+CAPTURE: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+CAPTURE_BYTES: Final = "GATEWAY_CAPTURE_BYTES"
+_CAPTURING: Final = frozenset({"true", "span_only"})
+_CONTENT_BYTES: Final = 4096
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +63,8 @@ class TracingSettings:
     max_batch_spans: int = 512
     interval_s: float = 1.0
     """Between two exports of less than a batch."""
+    content_bytes: int | None = None
+    """How much of what is asked and answered each attempt shows; None for nothing of it."""
 
 
 def parse_settings(environ: Mapping[str, str]) -> TracingSettings | None:
@@ -79,7 +87,20 @@ def parse_settings(environ: Mapping[str, str]) -> TracingSettings | None:
         max_queue_spans=positive(environ, "OTEL_BSP_MAX_QUEUE_SIZE", 2048),
         max_batch_spans=positive(environ, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512),
         interval_s=positive(environ, "OTEL_BSP_SCHEDULE_DELAY", 1000) / 1000,
+        content_bytes=_content_bytes(environ),
     )
+
+
+def _content_bytes(environ: Mapping[str, str]) -> int | None:
+    """How much content is shown. Only one exact word shows any: what else is said there shows none."""
+    told = environ.get(CAPTURE, "").strip().lower()
+    if told not in _CAPTURING:
+        if told not in {"", "false", "no_content"}:
+            log.warning("%s has to be span_only or no_content; no content is shown", CAPTURE)
+        return None
+    most = positive(environ, CAPTURE_BYTES, _CONTENT_BYTES)
+    log.warning("traces show what is asked and answered, %d bytes of each at most", most)
+    return min(max(most, LEAST_BYTES), MOST_BYTES)
 
 
 def _sampling(environ: Mapping[str, str]) -> Sampling:
@@ -122,7 +143,7 @@ class Tracing:
             resource=resource_of(version),
             shutdown_on_exit=False,  # the SDK's own would wait 30 s for a dead collector
             id_generator=self._ids,
-            span_limits=SpanLimits(max_attribute_length=MAX_CHARS),
+            span_limits=SpanLimits(max_attribute_length=_longest(settings)),
         )
         processor = BatchSpanProcessor(
             self._outbox,
@@ -132,6 +153,11 @@ class Tracing:
         )
         self._provider.add_span_processor(processor)
         self._tracer: Tracer = self._provider.get_tracer(semconv.SCOPE, version)
+
+    @property
+    def content_bytes(self) -> int | None:
+        """How much of what is asked and answered spans show; None for nothing."""
+        return self._settings.content_bytes if self._settings is not None else None
 
     @property
     def dropped(self) -> int:
@@ -209,6 +235,11 @@ class Tracing:
 
     def _new_id(self, bits: int) -> int:
         return self._random.getrandbits(bits) or 1  # 0 means "no id"
+
+
+def _longest(settings: TracingSettings) -> int:
+    """The longest attribute. Content was cut before: cut again, it would be no JSON any more."""
+    return MAX_CHARS if settings.content_bytes is None else GROWTH * settings.content_bytes
 
 
 class _PlannedIds(IdGenerator):

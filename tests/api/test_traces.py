@@ -1,5 +1,6 @@
 """Traces as a collector receives them, and what clients and backends see of them."""
 
+import json
 from collections.abc import Iterator
 
 import httpx
@@ -110,6 +111,41 @@ async def test_an_answer_that_broke_off_is_an_error_in_its_trace(
     assert {span.kind for span in spans if span.is_error} == {"server", "client"}
     secrets = (b"canary-of-a", *(key.encode() for key in traced.keys.values()))
     assert not any(secret in body for secret in secrets for body in collector.raw)
+
+
+async def test_content_is_shown_where_an_operator_wants_it(
+    tmp_path_factory: pytest.TempPathFactory, collector: Collector, house: Tree, first: ScriptedBackend
+) -> None:
+    """On attempts alone, cut and redacted; and still in no log line."""
+    environ = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.base_url,
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+        "OTEL_METRICS_EXPORTER": "none",
+        "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": "span_only",
+        "GATEWAY_CAPTURE_BYTES": "300",
+    }
+    first.script(chat_stream(["canary-", "of-an-answer"]))
+    prompt = f"canary-of-a-prompt, mine is 4111 1111 1111 1111. {'x' * 1000}"
+    with gateway(tmp_path_factory.mktemp("telling"), house, environ=environ) as running:
+        async with (
+            client_of(running, "single") as client,
+            client.stream("POST", CHAT, json=chat(prompt, stream=True)) as response,
+        ):
+            assert [event async for event in events(response)][-1] == "[DONE]"
+        spans = trace_of(collector, response, 5)
+    told = {span.kind: span.attributes for span in spans if "gen_ai.input.messages" in span.attributes}
+    assert set(told) == {"client"}
+    ((asked,),) = (message["parts"] for message in json.loads(str(told["client"]["gen_ai.input.messages"])))
+    assert asked["content"].startswith("canary-of-a-prompt, mine is [number]. xxx")
+    assert len(asked["content"]) < 300
+    assert json.loads(str(told["client"]["gen_ai.output.messages"])) == [
+        {
+            "role": "assistant",
+            "parts": [{"type": "text", "content": "canary-of-an-answer"}],
+            "finish_reason": "stop",
+        }
+    ]
+    assert "canary" not in json.dumps(running.log())
 
 
 async def test_metrics_go_where_traces_go(traced: RunningGateway, collector: Collector, first: ScriptedBackend) -> None:

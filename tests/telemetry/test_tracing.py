@@ -8,7 +8,7 @@ import pytest
 
 from gateway.telemetry.context import Sampling
 from gateway.telemetry.spans import spans_of
-from gateway.telemetry.tracing import Tracing, TracingSettings, parse_settings
+from gateway.telemetry.tracing import CAPTURE, Tracing, TracingSettings, parse_settings
 from tests.telemetry import records
 from tests.telemetry.otlp_receiver import OtlpReceiver, ReceivedSpan
 
@@ -288,6 +288,28 @@ def test_samplers_have_opentelemetrys_names(name: str, argument: str, sampling: 
     )
     assert settings is not None
     assert settings.sampling == sampling
+
+
+@pytest.mark.parametrize(
+    ("word", "most", "shown"),
+    [
+        ("", "", None),
+        ("false", "", None),
+        ("no_content", "9000", None),
+        ("event_only", "", None),
+        ("yes please", "", None),
+        ("span_only", "", 4096),
+        ("True", "9000", 9000),
+        ("true", "1", 256),
+        ("true", "999999999", 65536),
+    ],
+)
+def test_content_is_shown_on_one_exact_word_only(word: str, most: str, shown: int | None) -> None:
+    """What else is said there shows nothing."""
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", CAPTURE: word, "GATEWAY_CAPTURE_BYTES": most}
+    settings = parse_settings(environ)
+    assert settings is not None
+    assert settings.content_bytes == shown
 
 
 def test_the_batch_and_the_spelling_can_be_set() -> None:
