@@ -8,8 +8,9 @@ an environment variable that must be set first.
 
 import importlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -19,11 +20,11 @@ import structlog
 from workers.trainium.config import Settings, plan_buckets
 from workers.trainium.engine.embedding import embed_shapes
 from workers.trainium.engine.shapes import Buckets, Shape
-from workers.trainium.errors import ModelUnavailable
+from workers.trainium.errors import DeviceUnavailable, ModelUnavailable
 from workers.trainium.grammar import Grammars
 from workers.trainium.model.gguf import GgufFile
 from workers.trainium.model.safetensors import Checkpoint, read_json
-from workers.trainium.neuron import Backend, prepare_environment
+from workers.trainium.neuron import Backend, explain_failure, prepare_environment
 from workers.trainium.readiness import Readiness
 from workers.trainium.registry import locate
 from workers.trainium.text import ChatTemplate, Vocabulary, read_template
@@ -38,6 +39,8 @@ _STOP_S: Final = 2.0
 _EMBED_ROWS: Final = (1, 8)
 _EMBED_LENGTHS: Final = (32, 128)
 """Tokens per text; the longest a model takes comes behind them."""
+_LONGEST_CAUSE: Final = 600
+"""Characters of a device's own words: some print their whole state."""
 _NEEDED: Final = 2
 """Executables without which nothing can be served: one prefill, one decode."""
 
@@ -117,7 +120,8 @@ class Loading:
         for done, shape in enumerate(loaded.shapes[:_NEEDED]):
             self._check_stopping()
             self._readiness.compiling(done, _NEEDED, str(shape))
-            self._compile(loaded.runner, shape)
+            with self._explaining():
+                self._compile(loaded.runner, shape)
         return loaded
 
     def read(self) -> Loaded | LoadedEmbedder:
@@ -139,7 +143,8 @@ class Loading:
         self._report_loading(0, 0)
         use_compilation_cache(settings.cache_dir / "executables")
         is_encoder = path.is_dir() and read_json(path / "config.json").get("model_type") == "bert"
-        return self._load_embedder(model, path) if is_encoder else self._load_writer(model, path)
+        with self._explaining():
+            return self._load_embedder(model, path) if is_encoder else self._load_writer(model, path)
 
     def _load_embedder(self, model: str, path: Path) -> LoadedEmbedder:
         from tokenizers import Tokenizer
@@ -200,6 +205,16 @@ class Loading:
                 # The compiler's own errors have no common type. Requests are served without this shape, only slower.
                 log.exception("executable.failed", shape=str(shape))
         self._readiness.ready(len(loaded.runner.ready), len(shapes), "serving")
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        """JAX's errors, all of which are `RuntimeError`s, as `DeviceUnavailable` with what to do."""
+        try:
+            yield
+        except RuntimeError as error:
+            platform, said = self._backend.platform, str(error)[:_LONGEST_CAUSE]
+            hint = explain_failure([said]) or " Is JAX_PLATFORMS set?"
+            raise DeviceUnavailable(f"the {platform} device cannot be used: {said.rstrip('. ')}.{hint}") from error
 
     def _compile(self, runner: "JaxRunner | EmbeddingRunner", shape: Shape) -> None:
         seconds = runner.compile(shape)

@@ -13,23 +13,38 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
+import structlog
+
 from workers.trainium.config import DeviceChoice
 from workers.trainium.errors import DeviceUnavailable
 
 _PLUGIN: Final = "libneuronxla"
-_FIRST_REAL_MAJOR: Final = 2
-"""Placeholders of the plugin are version 1.0 and below."""
+_COMPILER: Final = "neuronx-cc"
 _HOW_TO_INSTALL: Final = (
     "On the instance, install AWS's packages from the Neuron package repository (not from the public index): "
     "`jax-neuronx[stable]`, as the Neuron documentation's JAX set-up page shows, or start from AWS's Neuron images."
 )
 
-
-VLLM_PACKAGES: Final = ("vllm-neuron", "libneuronxla", "neuronx-cc", "torch-neuronx")
+_JAX_PACKAGES: Final = (_PLUGIN, _COMPILER, "jax-neuronx")
+"""What JAX on Neuron stands on."""
+VLLM_PACKAGES: Final = ("vllm-neuron", _PLUGIN, _COMPILER, "torch-neuronx")
 """What vLLM on Neuron stands on; the public index has placeholders of these names."""
-_LAST_PLACEHOLDERS: Final = {"vllm-neuron": (0, 1), "libneuronxla": (1,), "neuronx-cc": (1,), "torch-neuronx": (1,)}
+_LAST_PLACEHOLDERS: Final = {
+    "jax-neuronx": (0, 0),
+    "libneuronxla": (1,),
+    "neuronx-cc": (1,),
+    "torch-neuronx": (1,),
+    "vllm-neuron": (0, 1),
+}
 """The highest version of each placeholder, as far as it tells it from the real ones."""
-_NO_CORE: Final = re.compile(r"nrt_init|NRT_RESOURCE|NRT:\w*.*(?:in use|reserved|not available)|NeuronCore.*in use")
+_NO_CORE: Final = re.compile(
+    r"nrt_init|nrt_allocate_neuron_cores|NRT_RESOURCE|NRT_LOAD_NOT_ENOUGH_NC|NRT_EXEC_NC_BUSY"
+    r"|No neuron device available|Neuron ?Core(?:\(s\))?.*(?:in use|reserved|not available)"
+)
+"""How the runtime says that it did not get its cores."""
+_NO_MEMORY: Final = re.compile(r"RESOURCE_EXHAUSTED|[Oo]ut of memory")
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +113,21 @@ def find_compiler(
     version_of: Callable[[str], str | None] = installed_version, find: Callable[[str], str | None] = shutil.which
 ) -> str | None:
     """The path of `neuronx-cc`; None when it is not there, or is the public index's placeholder."""
-    path = find("neuronx-cc")
-    return None if path is None or what_is_placeholder("neuronx-cc", version_of("neuronx-cc")) else path
+    path = find(_COMPILER)
+    return None if path is None or what_is_placeholder(_COMPILER, version_of(_COMPILER)) else path
 
 
 def explain_failure(lines: Sequence[str]) -> str:
-    """What the last lines of a process say of its devices, for people; empty when nothing."""
+    """What an error, or the last lines of a process, say of its devices, for people; empty when nothing."""
     if any(_NO_CORE.search(line) for line in lines):
         return (
             " A NeuronCore is missing, or reserved by another process: look with `neuron-ls`, and give this worker its "
             "own with NEURON_RT_VISIBLE_CORES."
+        )
+    if any(_NO_MEMORY.search(line) for line in lines):
+        return (
+            " The device has too little memory for this: fewer --slots and a smaller --max-model-len need less, and "
+            "--tensor-parallel-size splits it over several."
         )
     return ""
 
@@ -120,16 +140,29 @@ def choose_backend(
 ) -> Backend:
     """The backend for `--device`; `auto` takes a Neuron device when plugin and device are both there.
 
-    Raises `DeviceUnavailable` when `neuron` was asked for and something is missing; the message says what to install.
+    Raises `DeviceUnavailable` when `neuron` was asked for and something is missing, or when there is a device and only
+    placeholders to use it with: whoever installed those did not want a CPU. The message says what to install.
     """
     if wanted == "cpu":
         return _CPU
-    missing = _what_is_missing(version_of(_PLUGIN), is_present=device_present())
-    if missing is None:
+    found = {name: version_of(name) for name in _JAX_PACKAGES}
+    placeholders = [problem for name in _JAX_PACKAGES if (problem := what_is_placeholder(name, found[name]))]
+    is_present = device_present()
+    if placeholders and (is_present or wanted == "neuron"):
+        raise DeviceUnavailable(f"--device {wanted}: {placeholders[0]}")
+    missing = [name for name in (_PLUGIN, _COMPILER) if found[name] is None]
+    if is_present and not missing and not placeholders:
         return _NEURON
     if wanted == "auto":
+        if is_present:
+            log.warning("device.unused", missing=missing, instead="cpu", how=_HOW_TO_INSTALL)
         return _CPU
-    raise DeviceUnavailable(f"--device neuron: {missing} {_HOW_TO_INSTALL}")
+    if missing:
+        raise DeviceUnavailable(f"--device neuron: `{missing[0]}` is not installed. {_HOW_TO_INSTALL}")
+    raise DeviceUnavailable(
+        "--device neuron: this machine shows no Neuron device (/dev/neuron0); is it an Inf2 or Trn instance with the "
+        f"driver? {_HOW_TO_INSTALL}"
+    )
 
 
 def profile_for_build(name: str, devices: int) -> Backend:
@@ -148,14 +181,3 @@ def prepare_environment(backend: Backend) -> None:
     """Set what must be set before JAX is imported."""
     for name, value in backend.environment.items():
         os.environ.setdefault(name, value)
-
-
-def _what_is_missing(version: str | None, *, is_present: bool) -> str | None:
-    if version is None:
-        return f"the package `{_PLUGIN}` is not installed."
-    major = version.split(".")[0]
-    if not major.isdigit() or int(major) < _FIRST_REAL_MAJOR:
-        return f"`{_PLUGIN}` {version} is the public index's placeholder, not the plugin."
-    if not is_present:
-        return "this machine shows no Neuron device (/dev/neuron0); is it an Inf2 or Trn instance with the driver?"
-    return None

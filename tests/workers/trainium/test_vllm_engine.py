@@ -220,7 +220,18 @@ def test_waits_between_starts_double_up_to_a_limit() -> None:
     assert waits == sorted(waits)
 
 
-def test_a_failure_for_want_of_a_core_is_explained() -> None:
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        ("2026 ERROR NRT:nrt_init Unable to initialize", "neuron-ls"),
+        ("ERROR TDRV:tdrv_get_dev_info No neuron device available", "NEURON_RT_VISIBLE_CORES"),
+        ("Logical Neuron Core(s) not available - Requested:4 Available:0", "NEURON_RT_VISIBLE_CORES"),
+        ("RESOURCE_EXHAUSTED: Out of memory allocating 7 bytes", "--tensor-parallel-size"),
+        ("KeyError: x", ""),
+    ],
+)
+def test_a_failure_for_want_of_a_core_or_memory_is_explained(said: str, hint: str) -> None:
     """Others are not."""
-    assert "neuron-ls" in explain_failure(["x", "2026 ERROR NRT:nrt_init Unable to initialize"])
-    assert explain_failure(["KeyError: x"]) == ""
+    explained = explain_failure(["x", said])
+    assert hint in explained
+    assert bool(explained) == bool(hint)

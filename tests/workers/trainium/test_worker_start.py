@@ -2,19 +2,24 @@
 
 import hashlib
 import os
+import re
 import stat
 import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 from litestar.types import ASGIApp
+from structlog.testing import capture_logs
 
-from workers.trainium.config import Settings, default_cache_dir, plan_buckets
+from workers.trainium.config import DeviceChoice, Settings, default_cache_dir, plan_buckets
 from workers.trainium.errors import DeviceUnavailable, ModelUnavailable
+from workers.trainium.loading import Loading
 from workers.trainium.neuron import choose_backend
+from workers.trainium.readiness import Readiness
 from workers.trainium.registry import Package, locate, pull
 from workers.trainium.server import build_app
 from workers.trainium.worker import Worker
@@ -65,23 +70,67 @@ async def test_a_drain_is_final(worker: Worker) -> None:
         assert (await client.get("/ready")).json()["status"] == "draining"
 
 
-def test_auto_takes_neuron_only_with_plugin_and_device() -> None:
-    """Otherwise the CPU, without a word."""
-    assert choose_backend("auto", version_of=lambda _: "3.1.0", device_present=lambda: True).platform == "neuron"
-    assert choose_backend("auto", version_of=lambda _: "3.1.0", device_present=lambda: False).platform == "cpu"
-    assert choose_backend("auto", version_of=lambda _: "1.0", device_present=lambda: True).platform == "cpu"
-    assert choose_backend("auto", version_of=lambda _: None, device_present=lambda: True).platform == "cpu"
+REAL = {"libneuronxla": "3.1.0", "neuronx-cc": "2.28.7631", "jax-neuronx": "0.10.0.1"}
+REAL_PLUGIN = {"libneuronxla": "3.1.0"}
+
+
+def test_auto_takes_neuron_only_with_packages_and_device() -> None:
+    """Otherwise the CPU; on a machine with a device that is logged."""
+
+    def platform(versions: dict[str, str], *, is_present: bool) -> str:
+        return choose_backend("auto", version_of=versions.get, device_present=lambda: is_present).platform
+
+    assert platform(REAL, is_present=True) == "neuron"
+    assert platform(REAL, is_present=False) == platform(dict.fromkeys(REAL, "0.0"), is_present=False) == "cpu"
+    with capture_logs() as logs:
+        assert platform({}, is_present=True) == platform(REAL_PLUGIN, is_present=True) == "cpu"
+    assert [one["missing"] for one in logs] == [["libneuronxla", "neuronx-cc"], ["neuronx-cc"]]
+
+
+@pytest.mark.parametrize("wanted", ["neuron", "auto"])
+@pytest.mark.parametrize(
+    ("name", "version"), [("libneuronxla", "1.0"), ("neuronx-cc", "1.0.post1"), ("jax-neuronx", "0.0.0")]
+)
+def test_placeholders_are_refused_where_there_is_a_device(wanted: DeviceChoice, name: str, version: str) -> None:
+    """The public index's packages of these names are empty, and pip installs them without complaint."""
+    with pytest.raises(DeviceUnavailable, match=f"`{name}` {version} is the public index's placeholder.*jax-neuronx"):
+        choose_backend(wanted, version_of=(REAL | {name: version}).get, device_present=lambda: True)
 
 
 @pytest.mark.parametrize(
-    ("version", "is_present", "cause"),
-    [(None, True, "not installed"), ("1.0", True, "placeholder"), ("3.1.0", False, "/dev/neuron0")],
+    ("versions", "is_present", "cause"),
+    [
+        ({}, True, "`libneuronxla` is not installed"),
+        (REAL_PLUGIN, True, "`neuronx-cc` is not installed"),
+        (REAL, False, "/dev/neuron0"),
+    ],
 )
-def test_neuron_without_what_it_needs_says_what_is_missing(version: str | None, is_present: bool, cause: str) -> None:
-    """The public index's packages of that name are empty, and pip installs them without complaint."""
+def test_neuron_without_what_it_needs_says_what_is_missing(
+    versions: dict[str, str], is_present: bool, cause: str
+) -> None:
+    """And where to get it."""
     with pytest.raises(DeviceUnavailable, match=cause) as refused:
-        choose_backend("neuron", version_of=lambda _: version, device_present=lambda: is_present)
+        choose_backend("neuron", version_of=versions.get, device_present=lambda: is_present)
     assert "jax-neuronx" in str(refused.value)
+
+
+def test_a_core_that_is_taken_is_a_clear_error(
+    tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the runtime's words, with what to do. There is no device here to say them, so JAX is made to."""
+    import jax
+
+    said = "NRT:nrt_allocate_neuron_cores NeuronCore(s) not available - Requested:2 Available:0"
+
+    def fail(_: str) -> None:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(jax, "devices", fail)
+    monkeypatch.setattr("workers.trainium.model.runner.use_compilation_cache", lambda _: None)
+    backend = replace(choose_backend("neuron", version_of=REAL.get, device_present=lambda: True), environment={})
+    settings = Settings(str(tiny_path), "127.0.0.1", 0, "neuron", 4, 512, 1, 8, 10.0, tmp_path, None)
+    with pytest.raises(DeviceUnavailable, match=f"neuron device cannot be used: {re.escape(said)}.*VISIBLE_CORES"):
+        Loading(settings, backend, Readiness(), lambda _shape, _seconds: None).load()
 
 
 def test_only_one_file_knows_the_device() -> None:

@@ -19,11 +19,11 @@ class Placement:
     """The devices of one model."""
 
     def __init__(self, platform: str, count: int = 1) -> None:
-        """The first `count` devices of the platform. Raises `DeviceUnavailable` when JAX has fewer."""
-        try:
-            devices = jax.devices(platform)
-        except RuntimeError as error:
-            raise DeviceUnavailable(f"JAX has no `{platform}` device (JAX_PLATFORMS is set?): {error}") from error
+        """The first `count` devices of the platform.
+
+        Raises `DeviceUnavailable` when JAX has fewer, and JAX's own `RuntimeError` when it cannot open any.
+        """
+        devices = jax.devices(platform)
         if len(devices) < count:
             raise DeviceUnavailable(f"{count} `{platform}` devices are wanted, and JAX shows {len(devices)}")
         self.count = count
