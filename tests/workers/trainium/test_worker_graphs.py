@@ -17,6 +17,7 @@ from jax import lax
 from tests.workers.trainium.tiny_bert import write_tiny_bert
 from workers.trainium.engine.shapes import Shape
 from workers.trainium.model.graphs import problems_of
+from workers.trainium.model.lookup import rows_of
 
 DECODE, PREFILL = Shape("decode", 1, 8), Shape("prefill", 8, 8)
 X = np.ones((4, 8), np.float32)
@@ -49,12 +50,47 @@ def test_what_a_device_would_refuse_is_found(
     assert any(problem in found for found in problems_of(lowered(function, value), DECODE, donated=0))
 
 
-def test_rows_may_be_looked_up_where_ids_are_checked_on_the_host() -> None:
-    """In prefill and embeddings; a plain graph is fine anywhere."""
-    text = lowered(lambda x: jnp.take(x, jnp.arange(2), axis=0, mode="clip"))
+TABLE, IDS = np.ones((9, 4), np.float32), np.ones(3, np.int32)
+
+
+def lookup(function: Callable[[jax.Array, jax.Array], jax.Array]) -> str:
+    return jax.jit(function).lower(TABLE, IDS).as_text()
+
+
+def gathered(table: jax.Array, ids: jax.Array) -> jax.Array:
+    numbers = lax.GatherDimensionNumbers(offset_dims=(1,), collapsed_slice_dims=(0,), start_index_map=(0,))
+    return lax.gather(table, ids[:, None], numbers, (1, 4), mode="promise_in_bounds")
+
+
+def test_rows_may_be_looked_up_where_a_prompt_is_read() -> None:
+    """A plain graph is fine anywhere."""
+    text = lookup(rows_of)
     assert problems_of(text, PREFILL, donated=0) == []
     assert any("`gather`" in found for found in problems_of(text, DECODE, donated=0))
     assert problems_of(lowered(lambda x: x + 1), DECODE, donated=0) == []
+
+
+@pytest.mark.parametrize(
+    ("function", "between"),
+    [
+        (lambda table, ids: jnp.take(table, ids, axis=0, mode="clip"), "-inf and inf"),
+        (lambda table, ids: rows_of(jnp.concatenate([table, table]), ids)[:, :2] + table[ids, :2], "-inf and inf"),
+        (lambda table, ids: gathered(table, lax.max(ids, 0)), "0 and inf"),
+        (lambda table, ids: gathered(table, lax.min(ids, 8)), "-inf and 8"),
+        (lambda table, ids: gathered(table, lax.max(lax.min(ids, 9), 0)), "0 and 9"),
+    ],
+)
+def test_a_gather_that_may_leave_its_table_is_found(
+    function: Callable[[jax.Array, jax.Array], jax.Array], between: str
+) -> None:
+    """Read off the graph alone, whatever the host has checked: on a device it would end the run."""
+    assert any(between in found for found in problems_of(lookup(function), PREFILL, donated=0))
+
+
+def test_the_rows_are_those_that_were_asked_for() -> None:
+    """The first and the last too; beyond them, the nearest."""
+    table = np.arange(12, dtype=np.float32).reshape(6, 2)
+    assert rows_of(jnp.asarray(table), jnp.array([5, 0, 3, 9, -1])).tolist() == table[[5, 0, 3, 5, 0]].tolist()
 
 
 def test_a_cache_that_would_be_copied_is_found() -> None:

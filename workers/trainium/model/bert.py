@@ -18,6 +18,7 @@ import numpy.typing as npt
 from jax import lax
 
 from workers.trainium.errors import ModelUnavailable
+from workers.trainium.model.lookup import rows_of
 from workers.trainium.model.safetensors import Checkpoint, FloatArray
 
 
@@ -73,7 +74,7 @@ def embed(arch: BertArchitecture, params: BertParams, tokens: jax.Array, lengths
     A length of 0 marks a row of padding; what comes out of it means nothing.
     """
     batch, size = tokens.shape
-    words = jnp.take(params.words, tokens.reshape(-1), axis=0, mode="clip").reshape(batch, size, arch.width)
+    words = rows_of(params.words, tokens.reshape(-1)).reshape(batch, size, arch.width)
     x = (words + params.positions[None, :size]).reshape(batch * size, arch.width).T  # (d, b t)
     x = _norm(x, params.norm, arch.norm_eps)
     is_real = lax.broadcasted_iota(jnp.int32, (batch, size), 1) < lengths[:, None]  # (b, t)

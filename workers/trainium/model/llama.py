@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from workers.trainium.model.lookup import rows_of
+
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
@@ -96,7 +98,7 @@ def prefill(
     """
     size = tokens.shape[0]
     slot, start, last = (lax.index_in_dim(where, i, keepdims=False) for i in range(3))
-    x = jnp.take(params.embedding, tokens, axis=0, mode="clip").T  # (d, t)
+    x = rows_of(params.embedding, tokens).T  # (d, t)
     cos = lax.dynamic_slice_in_dim(params.cos, start, size).T  # (e/2, t)
     sin = lax.dynamic_slice_in_dim(params.sin, start, size).T
     position = start + lax.iota(jnp.int32, size)  # (t,)
