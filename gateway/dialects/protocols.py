@@ -15,6 +15,10 @@ from gateway.domain.wire import Headers, WireRequest
 StreamEvent = Chunk | EndOfStream | MalformedEvent | Fault
 
 
+class CannotBeTold(Exception):
+    """Raised when an answer has a shape that nobody can put in the client's words: to go on would lose a part of it."""
+
+
 class StreamDecoder(Protocol):
     """Turns a backend's event stream into events. One per attempt; any split of the bytes gives the same events."""
 
@@ -97,7 +101,10 @@ class Endpoint(Protocol):
         """The texts a model will read, for counting tokens. Cannot fail: what is unreadable counts as its raw text."""
 
     def encode_reply(self, request: ChatRequest, reply: ChatReply, *, native: bool) -> bytes:
-        """A whole answer in the client's dialect; `native` says that `reply.raw` is in it already."""
+        """A whole answer in the client's dialect; `native` says that `reply.raw` is in it already.
+
+        Raises CannotBeTold.
+        """
 
     def encode_error(self, error: GatewayError, request_id: str) -> bytes:
         """The body of an answer with an error status."""

@@ -17,7 +17,7 @@ from gateway.admission.limits import NOTHING_USED, Denied, Granted, Unavailable
 from gateway.admission.reservation import place_fault
 from gateway.dialects.hub.continuation import SEAM
 from gateway.dialects.load_headers import load_of
-from gateway.dialects.protocols import Endpoint, StreamEncoder, StreamEvent
+from gateway.dialects.protocols import CannotBeTold, Endpoint, StreamEncoder, StreamEvent
 from gateway.dialects.rate_headers import headroom_of
 from gateway.domain.chat import EndOfStream, Label
 from gateway.domain.errors import (
@@ -47,7 +47,7 @@ from gateway.pipeline.attempt import MAX_FAULT_BYTES, MAX_REPLY_BYTES, Attempt
 from gateway.pipeline.continuing import rest_of
 from gateway.pipeline.entry import Collaborators, RequestHead
 from gateway.pipeline.intake import JSON, LEASE_MARGIN_S, Intake, State
-from gateway.pipeline.relay import Relay
+from gateway.pipeline.relay import UNTELLABLE, Relay
 from gateway.pipeline.tries import Tries, dialect_of, is_native
 from gateway.pipeline.verdict import interruption, verdict
 from gateway.pipeline.way import told_in, way_of
@@ -441,9 +441,13 @@ class Exchange(Intake):
         attempt.note_content(now)
         attempt.usage = reply.usage
         attempt.text.append(reply.text)
+        try:
+            body = self._endpoint.encode_reply(self.job.request, reply, native=is_native(self.job.request, attempt))
+        except CannotBeTold:
+            self._attempt_failed(attempt, UNTELLABLE, now)
+            return
         self.tries.over(attempt, Outcome.OK, now)
         attempt.finish_reasons, attempt.reply_id, attempt.reply_model = reply.finish_reasons, reply.id, reply.model
-        body = self._endpoint.encode_reply(self.job.request, reply, native=is_native(self.job.request, attempt))
         settle = self._end(Outcome.OK, [], now)
         if (wishes := self.job.request.preferences) is not None and wishes.explain:
             body = told_in(body, self._way(settle))

@@ -6,7 +6,7 @@ the whole stream, so that a cut in its middle can start over elsewhere too.
 
 from collections.abc import Callable, Sequence
 
-from gateway.dialects.protocols import StreamEncoder, StreamEvent
+from gateway.dialects.protocols import CannotBeTold, StreamEncoder, StreamEvent
 from gateway.domain.chat import ChatRequest, Chunk, EndOfStream, MalformedEvent
 from gateway.domain.fault import Fault, FaultKind
 from gateway.pipeline.attempt import MAX_REPLY_BYTES, Attempt
@@ -14,6 +14,7 @@ from gateway.pipeline.plausible import most_output
 
 MOST_HELD_BYTES = 1 << 20
 """Events that may come before the first content."""
+UNTELLABLE = Fault(kind=FaultKind.PROTOCOL, status=200, message="a piece of the answer cannot be translated")
 
 
 class Relay:
@@ -67,11 +68,15 @@ class Relay:
         final: EndOfStream | Fault | None = None
         for event in events:
             if isinstance(event, Chunk):
+                if not event.is_usage_only or self._wants_usage:
+                    try:
+                        out.append(self.encoder.chunk(event))
+                    except CannotBeTold:
+                        final = UNTELLABLE
+                        break
                 _note(attempt, event, now)
                 if self.may_go_on and event.has_content and not event.is_plain:
                     self.may_go_on = False
-                if not event.is_usage_only or self._wants_usage:
-                    out.append(self.encoder.chunk(event))
                 if self._count_at is not None and len(attempt.text) > self._count_at and self._is_endless(attempt):
                     out.append(self._cut(attempt))
                     final = EndOfStream()

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from gateway.dialects.anthropic import MESSAGES
 from gateway.dialects.anthropic.stream import AnthropicStreamDecoder
 from gateway.dialects.openai import UPSTREAM
+from gateway.dialects.protocols import CannotBeTold
 from gateway.domain.chat import ChatReply, Chunk, Label
 from gateway.domain.errors import BudgetExhausted, GatewayError, RateLimited, StreamInterrupted, UnknownModel
 from tests.backends.anthropic_backend import PING, STOP, stream_events, text
@@ -154,7 +155,7 @@ STREAMS: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]], str]] = {
     "words behind a call": (
         [piece(0, "{}", "a"), chunk({"content": "Hm"}), END],
         [use("a", {}), {"type": "text", "text": "Hm"}],
-        "end_turn",
+        "tool_use",
     ),
     "reasoning": (
         [
@@ -175,6 +176,15 @@ STREAMS: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]], str]] = {
             END,
         ],
         [SIGNED, REDACTED, {"type": "text", "text": "Hi"}],
+        "end_turn",
+    ),
+    "reasoning that is signed by nobody": (
+        [
+            chunk({"reasoning_content": "Hm", "thinking_blocks": [{**SIGNED, "thinking": "Hm", "signature": None}]}),
+            chunk({"thinking_blocks": [{"type": "thinking", "thinking": "."}]}),
+            END,
+        ],
+        [{"type": "thinking", "thinking": "Hm.", "signature": ""}],
         "end_turn",
     ),
     "reasoning that comes whole": (
@@ -268,9 +278,9 @@ REPLIES: dict[str, tuple[dict[str, Any], list[dict[str, Any]], str]] = {
     "arguments that are no JSON": (
         {"tool_calls": [call("a", arguments="at x")]},
         [use("a", {"arguments": "at x"})],
-        "end_turn",
+        "tool_use",
     ),
-    "no arguments": ({"tool_calls": [call("a", arguments="")]}, [use("a", {})], "end_turn"),
+    "a tool that had to be called": ({"tool_calls": [call("a", arguments="")]}, [use("a", {})], "tool_use"),
 }
 
 
@@ -280,6 +290,21 @@ def test_a_whole_answer(name: str) -> None:
     read = reply(message)
     assert (blocks(read), read.stop_reason) == (expected, reason)
     assert (read.usage.input_tokens, read.usage.cache_read_input_tokens, read.usage.output_tokens) == (6, 4, 7)
+
+
+UNTELLABLE: list[dict[str, Any]] = [
+    {"tool_calls": [{"index": "0", "function": {"name": "look"}}]},
+    {"thinking_blocks": [7]},
+]
+
+
+@pytest.mark.parametrize("said", UNTELLABLE, ids=repr)
+def test_what_has_no_shape_that_we_know_is_not_told_as_nothing(said: dict[str, Any]) -> None:
+    """OpenAI's clients get it as it is; of these it cannot be made."""
+    with pytest.raises(CannotBeTold):
+        encoded([chunk(said), END])
+    with pytest.raises(CannotBeTold):
+        reply(said)
 
 
 def test_an_answer_of_an_unknown_length_is_not_for_nothing() -> None:

@@ -72,6 +72,26 @@ def test_the_rest_comes_from_the_other() -> None:
     assert play.body.count(b'"role"') == 1
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"choices": [{"index": 0, "delta": None, "finish_reason": "stop"}]},
+        {"choices": None, "usage": {"prompt_tokens": 9, "completion_tokens": 2}},
+    ],
+    ids=["delta", "choices"],
+)
+def test_what_is_null_is_not_there(odd: dict[str, Any]) -> None:
+    """Servers write it for what they have nothing to say of."""
+    body = ask(stream_options={"include_usage": True})
+    play = broken(body=body).head().data(ROLE, chunk(" there was"), event({"id": "answer-b", **odd}), finish(), DONE)
+    assert (play.text, play.done, play.error) == ("Once upon a time there was", True, None)
+
+
+def test_a_rest_that_cannot_be_read_is_an_honest_end() -> None:
+    play = broken().head().data(ROLE, chunk(" there"), event({"choices": {"0": {"delta": {"content": " was"}}}}))
+    assert (play.text, play.done, play.code) == ("Once upon a time there", False, "upstream_interrupted")
+
+
 def test_the_other_is_asked_to_go_on_where_the_first_one_stopped() -> None:
     sent = asked(broken())
     assert sent["messages"] == [

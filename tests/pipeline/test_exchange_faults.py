@@ -1,15 +1,32 @@
 """What becomes of a request when backends fail before any content: a table of event sequences."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
 
+from gateway.dialects.anthropic import MESSAGES
+from gateway.dialects.protocols import Endpoint
+from gateway.dialects.responses.endpoint import RESPONSES
 from gateway.domain.fault import FaultKind
 from gateway.domain.ledger import Outcome
 from gateway.domain.usage import UsageSource
 from tests.pipeline.driver import EVENT_STREAM, JSON, Play, World, configured
-from tests.pipeline.wire import DONE, PING, ROLE, USAGE, ask, chunk, error, error_event, finish, reply, usage_chunk
+from tests.pipeline.wire import (
+    DONE,
+    PING,
+    ROLE,
+    USAGE,
+    ask,
+    chunk,
+    error,
+    error_event,
+    event,
+    finish,
+    reply,
+    usage_chunk,
+)
 
 PROMPT_TOKENS = 9
 """Of the request that `ask` makes: three words and the frame of a message."""
@@ -277,3 +294,26 @@ def test_each_attempt_sends_its_own_models_name() -> None:
     bodies = [each.request.body for each in play.dispatched]
     assert bodies[0].replace(b"model-a", b"model-b") == bodies[1]
     assert b'"model":"model-a"' in bodies[0]
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+@pytest.mark.parametrize(
+    ("endpoint", "asked"),
+    [(MESSAGES, {"max_tokens": 9, "messages": [{"role": "user", "content": "Hi."}]}), (RESPONSES, {"input": "Hi."})],
+    ids=["messages", "responses"],
+)
+def test_an_answer_that_cannot_be_put_in_the_clients_words_is_none(
+    endpoint: Endpoint, asked: dict[str, object], stream: bool
+) -> None:
+    """To skip what has a strange shape would tell the client of an empty answer."""
+    body = json.dumps({"model": "assistant", "stream": stream, **asked}).encode()
+    play = Play(endpoint=endpoint, body=body, stream=stream)
+    calls = {"tool_calls": [{"index": "0", "function": {"name": "look"}}]}
+    if stream:
+        play.head().data(event({"choices": [{"delta": calls}]}))
+    else:
+        choice = {"message": calls, "finish_reason": "tool_calls"}
+        play.answer(200, json.dumps({"choices": [choice], "usage": USAGE}).encode())
+    assert (play.tried, play.body) == ("ab", b"")
+    play.head().data(chunk("Hi"), finish(), DONE) if stream else play.answer(200, reply("Hi"))
+    assert (play.status, play.error, [row.outcome for row in play.rows]) == (200, None, [Outcome.FAILED, Outcome.OK])

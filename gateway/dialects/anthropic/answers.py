@@ -13,6 +13,7 @@ import msgspec
 
 from gateway.dialects.anthropic.errors import error_event
 from gateway.dialects.hub.deltas import CallDelta, Choice, Delta, read_chunk, read_reply
+from gateway.dialects.protocols import CannotBeTold
 from gateway.dialects.sse import payload
 from gateway.domain.chat import ChatReply, ChatRequest, Chunk
 from gateway.domain.errors import GatewayError
@@ -32,8 +33,8 @@ _BYTES_PER_TOKEN: Final = 4
 class _Thought(msgspec.Struct):
     type: str = "thinking"
     thinking: str = ""
-    signature: str = ""
-    data: str = ""
+    signature: str | None = None
+    data: str | None = None
 
 
 _thought: Final = msgspec.json.Decoder(_Thought)
@@ -41,11 +42,10 @@ _object: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def message_of(request: ChatRequest, reply: ChatReply) -> bytes:
-    """A whole message."""
-    answer = read_reply(reply.raw)
-    choice = (answer.first if answer is not None else None) or Choice()
+    """A whole message. Raises CannotBeTold."""
+    choice = read_reply(reply.raw).first or Choice()
     said = choice.message or Delta()
-    blocks: list[dict[str, Any]] = [_shown(_thought.decode(raw)) for raw in said.thinking_blocks or ()]
+    blocks: list[dict[str, Any]] = [_shown(_read(raw)) for raw in said.thinking_blocks or ()]
     if said.thought and not blocks:
         blocks.append({"type": "thinking", "thinking": said.thought, "signature": ""})
     if text := said.text or said.refusal:
@@ -57,7 +57,7 @@ def message_of(request: ChatRequest, reply: ChatReply) -> bytes:
         _message(reply.id, reply.model)
         | {
             "content": blocks,
-            "stop_reason": _reason(choice.finish_reason, refused=bool(said.refusal)),
+            "stop_reason": _reason(choice.finish_reason, refused=bool(said.refusal), calls=bool(said.tool_calls)),
             "usage": _usage(reply.usage or _guessed(request, reply.text)),
         }
     )
@@ -128,7 +128,7 @@ class MessageEncoder:
         """The last block's end, why the answer ended and what it used."""
         usage = self._usage or _guessed(self._request, " " * self._size)
         delta = {
-            "stop_reason": _reason(self._reason, refused=self._is_refused),
+            "stop_reason": _reason(self._reason, refused=self._is_refused, calls=bool(self._calls)),
             "stop_sequence": None,
             "stop_details": None,
         }
@@ -161,7 +161,12 @@ class MessageEncoder:
             yield from self._continue("thinking", {"type": "thinking", "thinking": "", "signature": ""})
             yield self._delta({"type": "thinking_delta", "thinking": thought})
         for raw in delta.thinking_blocks or ():
-            yield from self._signed(_thought.decode(raw))
+            block = _read(raw)
+            if block.signature or block.data:
+                yield from self._signed(block)
+            elif not thought and block.thinking:  # A piece, which others tell as reasoning.
+                yield from self._continue("thinking", {"type": "thinking", "thinking": "", "signature": ""})
+                yield self._delta({"type": "thinking_delta", "thinking": block.thinking})
         if text := delta.text or delta.refusal:
             self._is_refused |= bool(delta.refusal)
             yield from self._continue("text", {"type": "text", "text": ""})
@@ -300,8 +305,15 @@ def _message(reply_id: str | None, model: str | None) -> dict[str, object]:
 
 def _shown(thought: _Thought) -> dict[str, object]:
     if thought.type == "redacted_thinking":
-        return {"type": "redacted_thinking", "data": thought.data}
-    return {"type": "thinking", "thinking": thought.thinking, "signature": thought.signature}
+        return {"type": "redacted_thinking", "data": thought.data or ""}
+    return {"type": "thinking", "thinking": thought.thinking, "signature": thought.signature or ""}
+
+
+def _read(block: msgspec.Raw) -> _Thought:
+    try:
+        return _thought.decode(block)
+    except msgspec.DecodeError as error:
+        raise CannotBeTold from error
 
 
 def _tool_use(call: CallDelta, own_id: str) -> dict[str, object]:
@@ -322,8 +334,12 @@ def _input(arguments: str) -> dict[str, msgspec.Raw] | dict[str, str]:
         return {"arguments": arguments}
 
 
-def _reason(finish_reason: str | None, *, refused: bool) -> str:
-    return "refusal" if refused else _REASONS.get(finish_reason or "stop", "end_turn")
+def _reason(finish_reason: str | None, *, refused: bool, calls: bool) -> str:
+    """Why the answer ended. OpenAI calls it a `stop` when the client has told which tool is to be called."""
+    if refused:
+        return "refusal"
+    reason = _REASONS.get(finish_reason or "stop", "end_turn")
+    return "tool_use" if calls and reason == "end_turn" else reason
 
 
 def _usage(usage: Usage) -> dict[str, object]:

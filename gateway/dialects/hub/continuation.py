@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from gateway.dialects.hub.writing import reported
-from gateway.dialects.protocols import StreamEncoder
+from gateway.dialects.protocols import CannotBeTold, StreamEncoder
 from gateway.dialects.sse import payload
 from gateway.domain.chat import ChatRequest, Chunk
 from gateway.domain.errors import GatewayError
@@ -45,7 +45,8 @@ class _Choice(msgspec.Struct, omit_defaults=True):
 
 
 _fields_of = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_choices_of = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
+_choices_of = msgspec.json.Decoder(list[dict[str, msgspec.Raw]] | None).decode
+_delta_of = msgspec.json.Decoder(dict[str, msgspec.Raw] | None).decode
 
 
 def may_be_continued(request: ChatRequest) -> bool:
@@ -98,16 +99,13 @@ class Continuation:
             return self._encoder.chunk(chunk)
         if not chunk.has_content and chunk.usage is None:
             return b""  # A role: the answer has one.
-        fields = _fields_of(data)
+        try:
+            fields, choices = _read(data)
+        except msgspec.DecodeError as error:
+            raise CannotBeTold from error
         for name, value in (("id", self._id), ("model", self._model)):
             if value is not None:
                 fields[name] = value
-        choices = _choices_of(fields["choices"]) if "choices" in fields else []
-        for choice in choices:
-            if "delta" in choice:
-                delta = _fields_of(choice["delta"])
-                delta.pop("role", None)
-                choice["delta"] = msgspec.Raw(msgspec.json.encode(delta))
         fields["choices"] = msgspec.Raw(msgspec.json.encode(choices))
         if chunk.usage is not None:
             fields["usage"] = msgspec.Raw(msgspec.json.encode(reported(self._whole(chunk.usage))))
@@ -143,3 +141,14 @@ class Continuation:
             output_tokens=begun.output_tokens + rest.output_tokens,
             reasoning_tokens=begun.reasoning_tokens + rest.reasoning_tokens,
         )
+
+
+def _read(data: bytes) -> tuple[dict[str, msgspec.Raw], list[dict[str, msgspec.Raw]]]:
+    """A chunk's fields, and its choices without a role. Servers write null for what is not there, too."""
+    fields = _fields_of(data)
+    choices = _choices_of(fields.get("choices", b"null")) or []
+    for choice in choices:
+        delta = _delta_of(choice.get("delta", b"null")) or {}
+        delta.pop("role", None)
+        choice["delta"] = msgspec.Raw(msgspec.json.encode(delta))
+    return fields, choices

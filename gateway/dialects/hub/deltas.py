@@ -5,6 +5,7 @@ from typing import Final
 import msgspec
 
 from gateway.dialects.openai.wire import ABSENT
+from gateway.dialects.protocols import CannotBeTold
 from gateway.dialects.sse import payload
 
 
@@ -88,17 +89,17 @@ _decode: Final = msgspec.json.Decoder(Answer).decode
 
 
 def read_chunk(raw: bytes) -> Answer | None:
-    """The event's chunk; None for a comment, and for what has no shape that we know."""
+    """The event's chunk; None for a comment. Raises CannotBeTold."""
     _, data = payload(raw)
     return None if data is None else read_reply(data)
 
 
-def read_reply(body: bytes) -> Answer | None:
-    """The whole answer, or a chunk's JSON; None for what has no shape that we know."""
+def read_reply(body: bytes) -> Answer:
+    """The whole answer, or a chunk's JSON. Raises CannotBeTold for what has no shape that we know."""
     try:
         answer = _decode(body)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        return None
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise CannotBeTold from error
     for choice in answer.choices or ():
         if choice.message is not None:
             for place, call in enumerate(choice.message.tool_calls or ()):

@@ -66,11 +66,10 @@ class ResponsesEndpoint:
 
     def encode_reply(self, request: ChatRequest, reply: ChatReply, *, native: bool) -> bytes:
         """The response object; the backend's own if it speaks Responses."""
-        answer = None if native else read_reply(reply.raw)
-        if answer is None:
+        if native:
             return reply.raw
         response = _response(request)
-        for _ in response.feed(answer):
+        for _ in response.feed(read_reply(reply.raw)):
             pass
         last = list(response.end(reply.usage))[-1]
         return msgspec.json.encode(last[1]["response"])
