@@ -5,7 +5,6 @@ Written from the server's event loop only, so nothing is locked.
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -118,17 +117,33 @@ class Metrics:
             "gauge",
             *((f'{label},bucket="{bucket}"', seconds) for bucket, seconds in self.compile_s.items()),
         )
-        if self.devices is not None:
-            self._put_devices(put, label, self.devices)
-        return "\n".join(out) + "\n"
+        return "\n".join(out) + "\n" + self.render_devices(model)
 
-    def _put_devices(self, put: Callable[..., None], label: str, use: DeviceUse) -> None:
-        cores = ((f'{label},core="{core}"', share) for core, share in use.utilization.items())
-        put("trn_worker_device_utilization", "gauge", *cores)
+    def note_devices(self, use: DeviceUse) -> None:
+        """A report has come."""
+        self.devices = use
+        for kind, count in use.errors.items():
+            self.device_errors[kind] += count
+
+    def render_devices(self, model: str) -> str:
+        """What is known of the devices; empty where nobody reports."""
+        use, label = self.devices, f'model_name="{_escape(model)}"'
+        if use is None:
+            return ""
+        out = ["# TYPE trn_worker_device_utilization gauge"]
+        out += [
+            f'trn_worker_device_utilization{{{label},core="{_escape(core)}"}} {share:g}'
+            for core, share in use.utilization.items()
+        ]
         if use.memory_bytes is not None:
-            put("trn_worker_device_memory_bytes", "gauge", (label, use.memory_bytes))
-        kinds = ((f'{label},kind="{_escape(kind)}"', count) for kind, count in self.device_errors.items())
-        put("trn_worker_device_errors_total", "counter", *kinds)
+            out += ["# TYPE trn_worker_device_memory_bytes gauge"]
+            out += [f"trn_worker_device_memory_bytes{{{label}}} {use.memory_bytes}"]
+        out += ["# TYPE trn_worker_device_errors_total counter"]
+        out += [
+            f'trn_worker_device_errors_total{{{label},kind="{_escape(kind)}"}} {count}'
+            for kind, count in self.device_errors.items()
+        ]
+        return "\n".join(out) + "\n"
 
 
 def _escape(value: str) -> str:

@@ -1,4 +1,4 @@
-"""Reads `neuron-monitor`, AWS's reporter of Neuron devices: use, memory and errors of this process's cores.
+"""Reads `neuron-monitor`, AWS's reporter of Neuron devices: use, memory and errors of this worker's cores.
 
 The program prints one JSON object per period. Where it is not installed nothing is reported: a gauge that is absent is
 true, a zero would not be. Tested with reports as AWS documents them, not yet on a device.
@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -74,45 +75,50 @@ class _Report(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class DeviceUse:
-    """One report, as far as it is about one process."""
+    """One report, as far as it is about one worker's processes."""
 
     utilization: Mapping[str, float] = field(default_factory=dict)
     """Core → share of its time in use, between 0 and 1."""
     memory_bytes: int | None = None
-    """On the devices; None when the process holds none."""
+    """On the devices; None when the processes hold none."""
     errors: Mapping[str, int] = field(default_factory=dict)
     """Kind of failed execution → how many in this period."""
     is_broken: bool = False
     """Whether the hardware reports errors that a restart of the process does not mend."""
 
 
-def read_report(line: bytes, pid: int) -> DeviceUse | None:
-    """What a line says of the process; None when it is not a report."""
+def read_report(line: bytes, is_ours: Callable[[int], bool]) -> DeviceUse | None:
+    """What a line says of the processes whose ids are ours; None when it is not a report."""
     try:
         report = msgspec.json.decode(line, type=_Report)
     except msgspec.DecodeError:
         return None
+    ours = [runtime.report for runtime in report.neuron_runtime_data if is_ours(runtime.pid)]
+    if not ours:
+        # They hold no core, so broken ones are not their concern.
+        return DeviceUse()
     uncorrected = any(
         device.mem_ecc_uncorrected or device.sram_ecc_uncorrected
         for device in report.system_data.neuron_hw_counters.neuron_devices or []
     )
-    for runtime in report.neuron_runtime_data:
-        if runtime.pid == pid:
-            errors = {kind: count for kind, count in runtime.report.execution_stats.error_summary.items() if count}
-            return DeviceUse(
-                utilization={
-                    core: counters.neuroncore_utilization / 100
-                    for core, counters in runtime.report.neuroncore_counters.neuroncores_in_use.items()
-                },
-                memory_bytes=runtime.report.memory_used.neuron_runtime_used_bytes.neuron_device,
-                errors=errors,
-                is_broken=uncorrected or "hardware" in errors,
-            )
-    # It holds no core, so broken ones are not its concern.
-    return DeviceUse()
+    errors: Counter[str] = Counter()
+    for one in ours:
+        errors.update({kind: count for kind, count in one.execution_stats.error_summary.items() if count})
+    return DeviceUse(
+        utilization={
+            core: counters.neuroncore_utilization / 100
+            for one in ours
+            for core, counters in one.neuroncore_counters.neuroncores_in_use.items()
+        },
+        memory_bytes=sum(one.memory_used.neuron_runtime_used_bytes.neuron_device for one in ours),
+        errors=dict(errors),
+        is_broken=uncorrected or "hardware" in errors,
+    )
 
 
-async def watch_devices(pid: int, note: Callable[[DeviceUse], None], *, program: str = _PROGRAM) -> None:
+async def watch_devices(
+    is_ours: Callable[[int], bool], note: Callable[[DeviceUse], None], *, program: str = _PROGRAM
+) -> None:
     """Tell `note` of every report until cancelled; returns at once where the program is not installed."""
     path = shutil.which(program)
     if path is None:
@@ -124,7 +130,7 @@ async def watch_devices(pid: int, note: Callable[[DeviceUse], None], *, program:
     assert process.stdout is not None  # noqa: S101  # it was asked for
     try:
         while line := await anyio.to_thread.run_sync(process.stdout.readline, _LONGEST_REPORT, abandon_on_cancel=True):
-            use = read_report(line, pid)
+            use = read_report(line, is_ours)
             if use is not None:
                 note(use)
         log.warning("monitor.ended", program=program)

@@ -133,7 +133,8 @@ class Worker:
             loaded = await anyio.to_thread.run_sync(self._loading.load, abandon_on_cancel=True)
             self.begin(loaded)
             await anyio.to_thread.run_sync(self._loading.compile_rest, loaded, abandon_on_cancel=True)
-            await watch_devices(os.getpid(), self._note_devices)
+            own = os.getpid()
+            await watch_devices(lambda pid: pid == own, self._note_devices)
         except Stopped:
             log.info("loading.stopped")
         except WorkerError as error:
@@ -181,9 +182,7 @@ class Worker:
             await anyio.to_thread.run_sync(self._loading.stop)
 
     def _note_devices(self, use: DeviceUse) -> None:
-        self.metrics.devices = use
-        for kind, count in use.errors.items():
-            self.metrics.device_errors[kind] += count
+        self.metrics.note_devices(use)
         if use.is_broken:
             self.readiness.failed("the device reports hardware errors; replace the instance")
 

@@ -19,6 +19,10 @@ vllm:num_requests_running{model_name="big"} 3.0
 vllm:num_requests_waiting{model_name="big"} 2.0
 # TYPE vllm:gpu_cache_usage_perc gauge
 vllm:gpu_cache_usage_perc{model_name="big"} 0.5
+# TYPE vllm:gpu_prefix_cache_hits_total counter
+vllm:gpu_prefix_cache_hits_total{model_name="big"} 9.0
+# TYPE vllm:time_per_output_token_seconds histogram
+vllm:time_per_output_token_seconds_count{model_name="big"} 4.0
 """
 
 
@@ -33,6 +37,7 @@ def main(behaviour: str, notes: Path, arguments: list[str]) -> None:
     starts = notes.read_text().count("\n") if notes.exists() else 0
     with notes.open("a") as file:
         file.write(json.dumps(arguments) + "\n")
+    notes.with_suffix(".pid").write_text(str(os.getpid()))
     say("INFO 11-24 starting; prompt: my secret diary")
     say("WARNING 11-24 [config.py:1] something is odd")
     if behaviour == "ends-at-once" or (behaviour == "ends-twice" and starts < 2):

@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ import pytest
 from tests.workers.trainium.process import WorkerProcess, eventually
 from workers.trainium.metrics import Gauges, Metrics
 from workers.trainium.monitor import DeviceUse, read_report, watch_devices
+
+
+def only(own: int) -> Callable[[int], bool]:
+    return lambda pid: pid == own
 
 
 def report(pid: int, *, hardware: int = 0, uncorrected: int = 0) -> str:
@@ -46,17 +51,23 @@ def report(pid: int, *, hardware: int = 0, uncorrected: int = 0) -> str:
 
 def test_a_report_is_read_for_ones_own_process() -> None:
     """Other processes have cores of their own."""
-    use = read_report(report(10).encode(), 10)
+    use = read_report(report(10).encode(), only(10))
     assert use == DeviceUse({"0": 0.425, "1": 0.0}, 12519788544, {"numerical": 2}, is_broken=False)
-    assert read_report(report(10, uncorrected=1).encode(), 99) == DeviceUse()
-    assert read_report(b"not a report", 10) is None
-    assert read_report(b'{"neuron_runtime_data": 1}', 10) is None
+    assert read_report(report(10, uncorrected=1).encode(), only(99)) == DeviceUse()
+    assert read_report(b"not a report", only(10)) is None
+    assert read_report(b'{"neuron_runtime_data": 1}', only(10)) is None
+
+
+def test_the_cores_of_several_processes_are_added_up() -> None:
+    """A model that is split over devices may have a process for each."""
+    use = read_report(report(10).encode(), {10, 11}.__contains__)
+    assert use == DeviceUse({"0": 0.425, "1": 0.0}, 12519788544 + 7, {"numerical": 2}, is_broken=False)
 
 
 @pytest.mark.parametrize("kind", ["hardware", "uncorrected"])
 def test_broken_hardware_is_noticed(kind: str) -> None:
     """A failed execution for want of hardware, or memory that lost a bit for good."""
-    use = read_report(report(10, **{kind: 1}).encode(), 10)
+    use = read_report(report(10, **{kind: 1}).encode(), only(10))
     assert use is not None
     assert use.is_broken
 
@@ -65,7 +76,7 @@ def test_without_reports_there_are_no_gauges() -> None:
     """A zero would be a lie; with reports they have their cores and kinds."""
     metrics, gauges = Metrics(), Gauges(0, 0, 4, 0.0, 0, 0)
     assert "trn_worker_device" not in metrics.render("m", gauges)
-    metrics.devices = read_report(report(10).encode(), 10)
+    metrics.devices = read_report(report(10).encode(), only(10))
     metrics.device_errors["numerical"] += 2
     text = metrics.render("m", gauges)
     assert 'trn_worker_device_utilization{model_name="m",core="0"} 0.425' in text
@@ -85,7 +96,7 @@ async def test_the_program_is_read_until_nobody_asks_any_more(tmp_path: Path) ->
     path = fake_monitor(tmp_path, f"echo noise\necho '{report(10)}'\necho '{report(10, hardware=1)}'")
     found: list[DeviceUse] = []
     with anyio.fail_after(30):
-        await watch_devices(10, found.append, program=str(tmp_path / "missing"))
+        await watch_devices(only(10), found.append, program=str(tmp_path / "missing"))
         async with anyio.create_task_group() as group:
 
             def note(use: DeviceUse) -> None:
@@ -94,7 +105,7 @@ async def test_the_program_is_read_until_nobody_asks_any_more(tmp_path: Path) ->
                     group.cancel_scope.cancel()
 
             async def watch() -> None:
-                await watch_devices(10, note, program=str(path))
+                await watch_devices(only(10), note, program=str(path))
 
             group.start_soon(watch)
     assert [use.is_broken for use in found] == [False, True]

@@ -1,6 +1,7 @@
 """The supervised engine, with a child that behaves and misbehaves as vLLM does."""
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 
 from tests.workers.trainium import fake_vllm
 from tests.workers.trainium.process import WorkerProcess, events_of, eventually
+from tests.workers.trainium.test_device_monitor import fake_monitor, report
 from workers.trainium.caller import Caller
 from workers.trainium.config import Settings
 from workers.trainium.errors import WorkerError
@@ -27,13 +29,14 @@ CHAT = "/v1/chat/completions"
 
 @contextmanager
 def supervising(
-    tmp_path: Path, behaviour: str, *flags: str, patience: dict[str, float] | None = None
+    tmp_path: Path, behaviour: str, *flags: str, patience: dict[str, float] | None = None, path: str = ""
 ) -> Iterator[WorkerProcess]:
     """A worker whose child behaves so; its starts are noted in `tmp_path / "starts"`. It looks and starts often."""
     program = f"{sys.executable} {fake_vllm.__file__} {behaviour} {tmp_path / 'starts'}"
     waits = {"first_wait_s": 0.02, "poll_s": 0.05} | (patience or {})
     flags = ("--engine", "vllm", "--vllm-command", program, *flags)
-    with WorkerProcess("org/big", tmp_path, *flags, env={"TRN_WORKER_VLLM_PATIENCE": json.dumps(waits)}) as worker:
+    env = {"TRN_WORKER_VLLM_PATIENCE": json.dumps(waits), "PATH": f"{path}:{os.environ['PATH']}"}
+    with WorkerProcess("org/big", tmp_path, *flags, env=env) as worker:
         yield worker
 
 
@@ -43,11 +46,19 @@ def starts(tmp_path: Path) -> list[list[str]]:
 
 
 def test_a_child_that_serves_is_spoken_for(tmp_path: Path) -> None:
-    """Requests and replies pass through whole or in pieces, without credentials; metrics have today's names."""
+    """Requests and replies pass through whole or in pieces, without credentials; metrics have today's names.
+
+    Devices are watched for what the child holds of them.
+    """
     flags = ("--tensor-parallel-size", "4", "--slots", "8", "--vllm-args", "--dtype bfloat16")
-    with supervising(tmp_path, "serves", *flags) as worker:
+    child, broken = tmp_path / "starts.pid", tmp_path / "broken"
+    lines = [report(10, hardware=errors).replace('"pid": 10', f"\"pid\": '$(cat {child})'") for errors in (0, 1)]
+    steps = zip((child, broken), lines, strict=True)
+    fake_monitor(tmp_path, "\n".join(f"until [ -s {path} ]; do sleep 0.02; done\necho '{one}'" for path, one in steps))
+    with supervising(tmp_path, "serves", *flags, path=str(tmp_path)) as worker:
         worker.wait_until_ready()
         (arguments,) = starts(tmp_path)
+        assert "--enable-prompt-tokens-details" in arguments
         assert arguments[:4] == ["serve", "org/big", "--served-model-name", "big"]
         pairs = list(pairwise(arguments))
         for pair in (("--tensor-parallel-size", "4"), ("--max-num-seqs", "8"), ("--dtype", "bfloat16")):
@@ -75,9 +86,16 @@ def test_a_child_that_serves_is_spoken_for(tmp_path: Path) -> None:
         assert worker.http.post("/v1/embeddings", json={"bad": True}).status_code == 400
         assert worker.metric("vllm:num_requests_running") == 3
         assert worker.metric("vllm:kv_cache_usage_perc") == 0.5
+        assert worker.metric("vllm:prefix_cache_hits_total") == 9
+        assert worker.metric("vllm:inter_token_latency_seconds_count") == 4
         assert worker.metric("trn_worker_child_up") == 1
         assert worker.load() == {"running": 3, "waiting": 2, "free_slots": 8}
         assert worker.http.get("/v1/models").json()["data"][0]["id"] == "big"
+        eventually(lambda: "trn_worker_device_utilization" in worker.http.get("/metrics").text)
+        assert worker.metric("trn_worker_device_utilization", core="0") == 0.425
+        broken.write_text("yes")
+        eventually(lambda: worker.http.get("/ready").json()["status"] == "failed")
+        assert worker.http.post(CHAT, json={}).status_code == 503
         worker.send_signal(signal.SIGTERM)
         assert worker.wait() == 0
         log = "".join(worker.lines)

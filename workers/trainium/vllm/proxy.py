@@ -18,9 +18,10 @@ from litestar.exceptions import HTTPException
 
 from workers.trainium.caller import Caller, caller_of, in_time
 from workers.trainium.config import Settings
-from workers.trainium.errors import EngineFailed, Overloaded
+from workers.trainium.errors import EngineFailed, Overloaded, WorkerError
 from workers.trainium.exchange import Endpoint, Exchange, load_fields
 from workers.trainium.metrics import Metrics
+from workers.trainium.monitor import DeviceUse, watch_devices
 from workers.trainium.server import http_error, route
 from workers.trainium.tracing import NoTracing, Tracing
 from workers.trainium.vllm.command import Command, public_name
@@ -30,7 +31,11 @@ _CONNECT_S: Final = 2.0
 _REPLY_S: Final = 600.0
 _PASSED_ON: Final = ("content-type", "traceparent", "tracestate", "x-request-id")
 """Request headers that reach the child; never a credential."""
-_OLD_NAMES: Final = {"vllm:gpu_cache_usage_perc": "vllm:kv_cache_usage_perc"}
+_OLD_NAMES: Final = {
+    "vllm:gpu_cache_usage_perc": "vllm:kv_cache_usage_perc",
+    "vllm:gpu_prefix_cache_": "vllm:prefix_cache_",
+    "vllm:time_per_output_token_seconds": "vllm:inter_token_latency_seconds",
+}
 """Names of older versions, and what they are called now and here."""
 _GAUGES: Final = re.compile(r"^(vllm:num_requests_(?:running|waiting))\{[^}]*\} ([0-9.e+-]+)$", re.MULTILINE)
 
@@ -56,6 +61,8 @@ class VllmWorker:
     open: int = 0
     """Requests being relayed."""
     is_draining: bool = False
+    is_broken: bool = False
+    """Whether the devices have reported errors that no restart mends."""
     client: httpx.AsyncClient = field(init=False)
     _idle: anyio.Event | None = None
     _cache_usage: float | None = None
@@ -86,6 +93,8 @@ class VllmWorker:
         """For `/ready`."""
         if self.is_draining:
             return "draining"
+        if self.is_broken:
+            return "failed"
         return "ready" if self.supervisor.state == "ready" else "loading"
 
     def load_headers(self) -> list[tuple[bytes, bytes]]:
@@ -95,7 +104,16 @@ class VllmWorker:
 
     async def bring_up(self) -> None:
         """Keep the child serving. Raises `WorkerError` when it never does."""
-        await self.supervisor.run()
+        failures: list[WorkerError] = []  # Not raised inside: the group would wrap it.
+        async with anyio.create_task_group() as group:
+            group.start_soon(watch_devices, self.supervisor.owns, self._note_devices)
+            try:
+                await self.supervisor.run()
+            except WorkerError as error:
+                failures.append(error)
+            group.cancel_scope.cancel()
+        if failures:
+            raise failures[0]
 
     async def drain(self) -> None:
         """Refuse new requests, and let the running ones finish for as long as the settings allow."""
@@ -161,6 +179,12 @@ class VllmWorker:
                 await exchange.write(piece, more=True)
             await exchange.write(b"", more=False)
 
+    def _note_devices(self, use: DeviceUse) -> None:
+        self.metrics.note_devices(use)
+        if use.is_broken and not self.is_broken:
+            log.error("worker.failed", error="the device reports hardware errors; replace the instance")
+            self.is_broken = True
+
     async def _look(self) -> None:
         """Note how full the child's cache is: it may be full long before all its places are taken."""
         found = _CACHE.findall(await self._their_metrics())
@@ -193,7 +217,7 @@ class VllmWorker:
             "# TYPE trn_worker_aborted_total counter",
             f"trn_worker_aborted_total{{{label}}} {self.metrics.aborted}",
         ]
-        return "\n".join(ours) + "\n" + await self._their_metrics()
+        return "\n".join(ours) + "\n" + self.metrics.render_devices(self.model) + await self._their_metrics()
 
 
 def for_child(body: bytes, caller: Caller, *, by_priority: bool) -> bytes:

@@ -119,6 +119,13 @@ class Supervisor:
             await process.wait()
         _signal_group(process, signal.SIGKILL)
 
+    def owns(self, pid: int) -> bool:
+        """Whether it is the child, or one that the child has started: several devices take several processes."""
+        try:
+            return self._process is not None and os.getpgid(pid) == self._process.pid
+        except OSError:
+            return False
+
     async def _live(self) -> None:
         """One child's life, from start to end."""
         self.state, self._ready_since = "starting", None
