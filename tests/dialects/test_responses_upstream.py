@@ -186,6 +186,65 @@ def test_a_piece_that_cannot_be_read_breaks_the_stream() -> None:
     assert events[-1].kind is FaultKind.PROTOCOL
 
 
+MESSAGE = {"type": "message", "content": [{"type": "output_text", "text": "Hi"}]}
+CALL = {"type": "function_call", "call_id": "c", "name": "look", "arguments": '{"at":1}'}
+BARE = CALL | {"arguments": ""}
+
+
+def told(kind: str, **fields: Any) -> bytes:
+    return b"data: " + json.dumps({"type": f"response.{kind}", **fields}).encode() + b"\n\n"
+
+
+def completed(*output: dict[str, Any]) -> bytes:
+    return told("completed", response={"object": "response", "status": "completed", "output": output})
+
+
+ADDED = told("output_item.added", output_index=1, item=BARE)
+SPARSE: dict[str, bytes] = {
+    "in the last event alone": completed(MESSAGE, CALL),
+    "whole items": told("output_item.done", output_index=0, item=MESSAGE)
+    + told("output_item.done", output_index=1, item=CALL)
+    + completed(),
+    "arguments at once": told("output_text.delta", output_index=0, delta="Hi")
+    + ADDED
+    + told("function_call_arguments.done", output_index=1, arguments=CALL["arguments"])
+    + told("output_item.done", output_index=1, item=CALL)
+    + completed(MESSAGE, CALL),
+    "a call at once": told("output_text.delta", output_index=0, delta="Hi")
+    + told("output_item.added", output_index=1, item=CALL)
+    + told("output_item.done", output_index=1, item=CALL)
+    + completed(MESSAGE, CALL),
+    "a last event without them": told("output_text.delta", output_index=0, delta="Hi")
+    + ADDED
+    + told("function_call_arguments.delta", output_index=1, delta='{"at"')
+    + told("function_call_arguments.delta", output_index=1, delta=":1}")
+    + completed(),
+}
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_what_did_not_come_in_pieces_is_told_all_the_same(name: str) -> None:
+    """Servers that copy the API leave out events; nothing is told twice either."""
+    events, decoder = decoded(SPARSE[name], native=False)
+    chunks = [json.loads(event.raw[6:]) for event in events if isinstance(event, Chunk)]
+    assert said(chunks) == ("Hi", [("look", '{"at":1}')])
+    assert decoder.finish_reasons == ["tool_calls"]
+
+
+def test_what_announces_an_answer_is_no_part_of_it() -> None:
+    """Until the first word or call another backend may take over."""
+    begun = [
+        told("created", response={"id": "r"}),
+        told("output_item.added", output_index=0, item={"type": "reasoning", "summary": []}),
+        told("reasoning_summary_part.added", output_index=0, part={"type": "summary_text", "text": ""}),
+        told("output_item.added", output_index=1, item={"type": "message", "content": []}),
+        told("content_part.added", output_index=1, part={"type": "output_text", "text": ""}),
+    ]
+    events, _ = decoded(b"".join([*begun, ADDED]), native=True)
+    chunks = [event for event in events if isinstance(event, Chunk)]
+    assert [chunk.has_content for chunk in chunks] == [False] * len(begun) + [True]
+
+
 def test_clients_of_responses_reach_its_servers_unchanged() -> None:
     """Only the model's name is another."""
     body = {"model": "m", "input": [{"role": "user", "content": "x"}], "tools": [{"type": "web_search"}], "odd": 1}

@@ -68,6 +68,22 @@ class Item(msgspec.Struct):
     arguments: str | None = None
     input: str | None = None
 
+    @property
+    def text(self) -> str:
+        """The words of a message."""
+        return "".join(part.text or "" for part in self.content or ()) if self.type == "message" else ""
+
+    @property
+    def refusal(self) -> str:
+        """The words with which the model declines."""
+        return "".join(part.refusal or "" for part in self.content or ())
+
+    @property
+    def thought(self) -> str:
+        """The words of a thought, and of its summary."""
+        parts = [*(self.summary or ()), *(self.content or ())] if self.type == "reasoning" else ()
+        return "".join(part.text or "" for part in parts)
+
 
 class Incomplete(msgspec.Struct):
     """`incomplete_details`."""

@@ -23,6 +23,9 @@ _SPEAKING = frozenset(
 """Events whose delta is text that the model wrote."""
 _ENDS = frozenset({"response.completed", "response.incomplete"})
 _BEGINS = frozenset({"response.created", "response.in_progress", "response.queued"})
+_EMPTY = frozenset({"keepalive", "response.content_part.added", "response.reasoning_summary_part.added"})
+"""Events that tell of what is to come, and bear nothing of it yet."""
+_EMPTY_ITEMS = frozenset({"message", "reasoning"})
 
 
 def reply(response: Response, body: bytes, label: Label, *, native: bool) -> ChatReply | Fault:
@@ -54,6 +57,7 @@ class ResponsesDecoder:
         "_has_unreadable",
         "_native",
         "_splitter",
+        "_spoke",
         "_writer",
         "finish_reasons",
         "id",
@@ -65,7 +69,9 @@ class ResponsesDecoder:
         self._writer = ChunkWriter(label)
         self._splitter = EventSplitter()
         self._calls: dict[int, int] = {}
-        """Place in `output` → which of the calls it is, and whether its arguments came in pieces."""
+        """Place in `output` → which of the calls it is."""
+        self._spoke: set[int] = set()
+        """Places in `output` of which a part was told."""
         self._ended = False
         self._has_unreadable = False
         self.finish_reasons: list[str] = []
@@ -121,7 +127,7 @@ class ResponsesDecoder:
         text = _text(event) if event.type in _SPEAKING else ""
         ends = event.type in _ENDS and event.response is not None
         usage = event.response.tokens if ends and event.response is not None else None
-        yield Chunk(raw=raw, text=text, has_content=event.type not in _BEGINS, usage=usage)
+        yield Chunk(raw=raw, text=text, has_content=not _is_empty(event), usage=usage)
         if ends and event.response is not None:
             self.finish_reasons.append(event.response.finish_reason)
             yield EndOfStream()
@@ -129,6 +135,8 @@ class ResponsesDecoder:
     def _translated(self, event: Event) -> Iterator[StreamEvent]:
         """What it says, in Chat's words."""
         writer = self._writer
+        if event.type in _SPEAKING:
+            self._spoke.add(event.output_index)
         match event.type:
             case "response.output_text.delta":
                 yield writer.text(_text(event))
@@ -137,12 +145,17 @@ class ResponsesDecoder:
             case "response.reasoning_text.delta" | "response.reasoning_summary_text.delta":
                 yield writer.reasoning(_text(event))
             case "response.output_item.added" if event.item is not None and event.item.type == "function_call":
-                index = self._calls[event.output_index] = len(self._calls)
-                yield writer.call(index, _called(event.item))
+                yield self._call(event.output_index, event.item)
             case "response.function_call_arguments.delta" if event.output_index in self._calls:
                 yield writer.arguments(self._calls[event.output_index], _text(event))
+            case "response.output_item.done" if event.item is not None:
+                yield from self._whole(event.output_index, event.item)
             case "response.completed" | "response.incomplete" if event.response is not None:
+                for place, item in enumerate(event.response.output or ()):
+                    yield from self._whole(place, item)
                 reason = event.response.finish_reason
+                if reason == "stop" and self._calls:  # Some leave out of the last event what they told before.
+                    reason = "tool_calls"
                 self.finish_reasons.append(reason)
                 yield writer.finish(reason)
                 if (usage := event.response.tokens) is not None:
@@ -151,12 +164,38 @@ class ResponsesDecoder:
             case _:
                 pass
 
+    def _call(self, place: int, item: Item) -> Chunk:
+        """A call begins, or is there at once."""
+        index = self._calls[place] = len(self._calls)
+        if item.arguments:
+            self._spoke.add(place)
+        return self._writer.call(index, _called(item))
+
+    def _whole(self, place: int, item: Item) -> Iterator[Chunk]:
+        """An item that is complete, as far as it did not come in pieces: servers may tell one at once."""
+        if place in self._spoke:
+            return
+        if item.type != "function_call":
+            self._spoke.add(place)
+            yield from _pieces(self._writer, item)
+        elif place not in self._calls:
+            yield self._call(place, item)
+        elif item.arguments:
+            self._spoke.add(place)
+            yield self._writer.arguments(self._calls[place], item.arguments)
+
     def _unreadable(self, raw: bytes, data: bytes) -> StreamEvent:
         """As with chunks of Chat: damaged content breaks the stream, other nonsense may come once."""
         if b"response." in data or self._has_unreadable:
             return Fault(kind=FaultKind.PROTOCOL, status=200, message="a piece of the answer cannot be read")
         self._has_unreadable = True
         return MalformedEvent(size=len(raw))
+
+
+def _is_empty(event: Event) -> bool:
+    if event.type == "response.output_item.added":
+        return event.item is not None and event.item.type in _EMPTY_ITEMS
+    return event.type in _BEGINS or event.type in _EMPTY
 
 
 def _labelled(response: Response, label: Label) -> Label:
@@ -174,15 +213,24 @@ def _called(item: Item) -> Called:
     return Called(id=item.call_id or "", name=item.name or "", arguments=item.arguments or "")
 
 
+def _pieces(writer: ChunkWriter, item: Item) -> Iterator[Chunk]:
+    if text := item.text:
+        yield writer.text(text)
+    if refusal := item.refusal:
+        yield writer.refusal(refusal)
+    if thought := item.thought:
+        yield writer.reasoning(thought)
+
+
 def _choice(response: Response) -> Choice:
     choice = Choice(finish_reason=response.finish_reason)
     for item in response.output or ():
         match item.type:
             case "message":
-                choice.text += "".join(part.text or "" for part in item.content or ())
-                choice.refusal += "".join(part.refusal or "" for part in item.content or ())
+                choice.text += item.text
+                choice.refusal += item.refusal
             case "reasoning":
-                choice.reasoning += "".join(part.text or "" for part in [*(item.summary or ()), *(item.content or ())])
+                choice.reasoning += item.thought
             case "function_call":
                 choice.calls = [*choice.calls, _called(item)]
             case _:
