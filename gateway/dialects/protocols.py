@@ -10,6 +10,7 @@ from gateway.domain.errors import GatewayError
 from gateway.domain.fault import Fault
 from gateway.domain.plan import Target
 from gateway.domain.tenant import Door
+from gateway.domain.usage import Usage
 from gateway.domain.wire import Headers, WireRequest
 
 StreamEvent = Chunk | EndOfStream | MalformedEvent | Fault
@@ -28,6 +29,8 @@ class StreamDecoder(Protocol):
     """The model that the backend says it is, once it said so."""
     id: str | None
     """The answer's id, once it came."""
+    prompt: Usage | None
+    """What the backend said of the prompt alone, before the answer was whole: who leaves early pays no other prompt."""
 
     def feed(self, data: bytes) -> Sequence[StreamEvent]:
         """Events that `data` completes. Nothing after EndOfStream or a Fault; a second unreadable event is a Fault."""

@@ -57,7 +57,7 @@ class Account:
             prompt_tokens=functools.partial(self._prompt_tokens, attempt.target),
             count=self._house.counter.count,
         )
-        if usage.source is UsageSource.PROVIDER:
+        if usage.source is UsageSource.PROVIDER or bill.prompt_told(attempt) is not None:
             request, estimate, begun = self._job.request, self._job.estimate, attempt.goes_on_from or 0
             if not is_credible(usage, request, estimate, begun=begun):
                 said = self._house.counter.count("".join(attempt.text))

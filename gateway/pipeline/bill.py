@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from gateway.admission.limits import NOTHING_USED, Used
-from gateway.domain.fault import FaultKind
+from gateway.domain.fault import Fault, FaultKind
 from gateway.domain.ledger import Intent, LedgerEntry, Outcome
 from gateway.domain.usage import NO_USAGE, Usage, UsageSource
 from gateway.pipeline.attempt import Attempt
@@ -24,21 +24,36 @@ _MAYBE_BILLED = frozenset({FaultKind.TIMEOUT, FaultKind.LOST, FaultKind.PROTOCOL
 def usage_of(attempt: Attempt, *, prompt_tokens: Callable[[], int], count: Callable[[str], int]) -> Usage:
     """What the attempt used, by the best witness there is.
 
-    The backend's own report, where it is one that can be: an explicit zero is zero. Else our count of the text it sent.
-    Else, where it may have worked on the prompt, the prompt alone. Else nothing.
+    The backend's own report, where it is one that can be: an explicit zero is zero. Else our count of the text it sent,
+    behind what it said of the prompt if it did. Else, where it may have worked on the prompt, the prompt alone. Else
+    nothing.
     """
     if attempt.usage is not None:
         return attempt.usage
     begun = attempt.goes_on_from or 0  # It reads what another one has written, too.
+    said = count("".join(attempt.text)) if attempt.text else 0
+    if (told := prompt_told(attempt)) is not None:
+        return msgspec.structs.replace(told, output_tokens=said, source=UsageSource.COUNTED)
     if attempt.text:
-        return Usage(
-            input_tokens=prompt_tokens() + begun, output_tokens=count("".join(attempt.text)), source=UsageSource.COUNTED
-        )
+        return Usage(input_tokens=prompt_tokens() + begun, output_tokens=said, source=UsageSource.COUNTED)
     if not attempt.was_sent():
         return NO_USAGE
-    if attempt.outcome in _WORKED_ON or (attempt.fault is not None and attempt.fault.kind in _MAYBE_BILLED):
+    if attempt.outcome in _WORKED_ON or _may_be_billed(attempt.fault):
         return Usage(input_tokens=prompt_tokens() + begun, source=UsageSource.ESTIMATED)
     return NO_USAGE
+
+
+def prompt_told(attempt: Attempt) -> Usage | None:
+    """What the backend said of the prompt of an answer that it did not end: what its cache saved is told there."""
+    decoder = attempt.decoder
+    if decoder is None or decoder.prompt is None:
+        return None
+    is_billed = attempt.text or attempt.outcome in _WORKED_ON or _may_be_billed(attempt.fault)
+    return decoder.prompt if is_billed else None
+
+
+def _may_be_billed(fault: Fault | None) -> bool:
+    return fault is not None and fault.kind in _MAYBE_BILLED
 
 
 def is_paid(attempt: Attempt) -> bool:

@@ -172,6 +172,18 @@ def test_usage_is_cumulative_and_what_the_end_leaves_out_stands_at_the_beginning
 
 
 @pytest.mark.parametrize("native", [False, True], ids=["hub", "native"])
+def test_what_the_prompt_took_is_known_from_the_beginning(native: bool) -> None:
+    """Whoever leaves an answer has saved what the cache saved; a beginning of zeros says nothing."""
+    for events, prompt in (
+        (stream_events(cache_read_input_tokens=4000), Usage(input_tokens=9, cached_input_tokens=4000)),
+        (stream_events(input_tokens=0), None),
+    ):
+        decoder = AnthropicStreamDecoder(LABEL, native=native)
+        decoder.feed(events[0])
+        assert decoder.prompt == prompt
+
+
+@pytest.mark.parametrize("native", [False, True], ids=["hub", "native"])
 def test_what_is_content(native: bool) -> None:
     """Heads, pings and the beginnings of blocks are none: failover is free until words come."""
     begun = stream_events([text("Hi")])

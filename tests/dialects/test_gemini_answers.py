@@ -291,9 +291,13 @@ def test_usage_on_the_way_counts_for_an_answer_that_breaks_off() -> None:
     """Once it knows of generated tokens: the prompt's alone would hide the text that came."""
     silent, telling = {"promptTokenCount": 9}, {"promptTokenCount": 9, "candidatesTokenCount": 3}
     for usage, total in ((silent, None), (telling, 12)):
-        found = decoded(event(answer([{"text": "Hi"}], finish=None, usage=usage)))
+        data = event(answer([{"text": "Hi"}], finish=None, usage=usage))
+        found = decoded(data)
         assert getattr(usage_of(found), "total_tokens", None) == total
         assert isinstance(found[-1], Fault)
+        decoder = GeminiStreamDecoder(LABEL, choices=1)
+        decoder.feed(data)
+        assert decoder.prompt == (Usage(input_tokens=9) if total is None else None)
 
 
 @pytest.mark.parametrize("part", [{"text": "more"}, CALLS[0]], ids=["text", "a call"])

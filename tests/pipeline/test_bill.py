@@ -3,9 +3,12 @@
 import dataclasses
 from decimal import Decimal
 
+import msgspec
 import pytest
 
+from gateway.dialects.anthropic.stream import AnthropicStreamDecoder
 from gateway.domain.backend import Prices
+from gateway.domain.chat import Label
 from gateway.domain.fault import Fault, FaultKind
 from gateway.domain.ledger import Outcome
 from gateway.domain.usage import NO_USAGE, Usage, UsageSource
@@ -20,6 +23,14 @@ REPORTED = Usage(input_tokens=10, output_tokens=4)
 PROMPT, WORDS = 100, 7
 
 
+class _Told(AnthropicStreamDecoder):
+    """A stream that has begun."""
+
+    def __init__(self) -> None:
+        super().__init__(Label("a", "m", 0), native=True)
+        self.prompt = Usage(input_tokens=3, cached_input_tokens=50)
+
+
 def attempt(
     outcome: Outcome,
     kind: FaultKind | None = None,
@@ -28,6 +39,7 @@ def attempt(
     text: str | None = None,
     usage: Usage | None = None,
     number: int = 1,
+    told: bool = False,
 ) -> Attempt:
     """A try that is over, at the backend of its number."""
     made = Attempt(number, PLAN[number - 1], "initial", TIMEOUTS, now=0.0, span_id=None)
@@ -37,6 +49,7 @@ def attempt(
         made.text.append(text)
         made.note_content(1.0)
     made.usage = usage
+    made.decoder = _Told() if told else None
     made.end(outcome, 2.0, None if kind is None else Fault(kind=kind, message="m"))
     return made
 
@@ -46,6 +59,7 @@ def used(made: Attempt) -> Usage:
 
 
 COUNTED = Usage(input_tokens=PROMPT, output_tokens=2 * WORDS, source=UsageSource.COUNTED)
+TOLD = Usage(input_tokens=3, cached_input_tokens=50, output_tokens=2 * WORDS, source=UsageSource.COUNTED)
 GUESSED = Usage(input_tokens=PROMPT, source=UsageSource.ESTIMATED)
 O, K = Outcome, FaultKind  # noqa: E741  # for the table below
 WITNESSES: list[tuple[str, Attempt, Usage]] = [
@@ -56,6 +70,10 @@ WITNESSES: list[tuple[str, Attempt, Usage]] = [
     ("our count", attempt(O.OK, text="hi"), COUNTED),
     ("our count of a cut answer", attempt(O.INTERRUPTED, K.LOST, text="hi"), COUNTED),
     ("our count of what the client left", attempt(O.CLIENT_GONE, text="hi"), COUNTED),
+    ("a prompt that the backend told", attempt(O.CLIENT_GONE, text="hi", told=True), TOLD),
+    ("nothing but a prompt", attempt(O.CLIENT_GONE, told=True), msgspec.structs.replace(TOLD, output_tokens=0)),
+    ("a prompt, then a report", attempt(O.OK, text="hi", usage=REPORTED, told=True), REPORTED),
+    ("a prompt, then a refusal", attempt(O.FAILED, K.OVERLOADED, told=True), NO_USAGE),
     ("an empty answer", attempt(O.OK, text=""), Usage(input_tokens=PROMPT, source=UsageSource.COUNTED)),
     ("the client left before a word", attempt(O.CLIENT_GONE), GUESSED),
     ("we stopped before a word", attempt(O.SHUTDOWN), GUESSED),

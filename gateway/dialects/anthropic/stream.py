@@ -47,6 +47,7 @@ class AnthropicStreamDecoder:
         "finish_reasons",
         "id",
         "model",
+        "prompt",
     )
 
     def __init__(self, label: Label, *, native: bool) -> None:
@@ -58,6 +59,7 @@ class AnthropicStreamDecoder:
         self.finish_reasons: list[str] = []
         self.model: str | None = None
         self.id: str | None = None
+        self.prompt: Usage | None = None
 
     def feed(self, data: bytes) -> Sequence[StreamEvent]:
         """Events that `data` completes; nothing after the end or a fault."""
@@ -108,6 +110,7 @@ class AnthropicStreamDecoder:
             self.model = message.model or self.model
             if message.usage is not None:
                 self._usage = self._usage.updated(message.usage)
+                self.prompt = self._usage.prompt()
         if event.type != "message_delta":
             return None
         if event.delta is not None and event.delta.stop_reason and not self.finish_reasons:

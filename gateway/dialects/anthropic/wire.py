@@ -48,6 +48,13 @@ class WireUsage(msgspec.Struct, gc=False):
             reasoning_tokens=thought,
         )
 
+    def prompt(self) -> Usage | None:
+        """What they say of the prompt; None when that is nothing: some copies of the API begin with zeros."""
+        usage = self.buckets()
+        if usage is None or not usage.prompt_tokens:
+            return None
+        return msgspec.structs.replace(usage, output_tokens=0, reasoning_tokens=0)
+
 
 class Block(msgspec.Struct):
     """A content block of any type; each type fills some of the fields."""

@@ -17,6 +17,7 @@ from gateway.dialects.hub.writing import Called, ChunkWriter, RedactedBlock, Thi
 from gateway.dialects.protocols import StreamEvent
 from gateway.domain.chat import Chunk, EndOfStream, Label
 from gateway.domain.fault import Fault, FaultKind
+from gateway.domain.usage import Usage
 
 
 class _ToolUseStart(msgspec.Struct, gc=False, rename="camel"):
@@ -72,7 +73,7 @@ _decode: Final = msgspec.json.Decoder(_Event).decode
 class BedrockStreamDecoder:
     """Decodes one ConverseStream, which is whole once `messageStop` came. Nothing follows a damaged frame."""
 
-    __slots__ = ("_blocks", "_calls", "_ended", "_splitter", "_write", "finish_reasons", "id", "model")
+    __slots__ = ("_blocks", "_calls", "_ended", "_splitter", "_write", "finish_reasons", "id", "model", "prompt")
 
     def __init__(self, label: Label) -> None:
         self._splitter = FrameSplitter()
@@ -83,6 +84,7 @@ class BedrockStreamDecoder:
         self.finish_reasons: list[str] = []
         self.model: str | None = label.model
         self.id: str | None = label.id
+        self.prompt: Usage | None = None
 
     def feed(self, data: bytes) -> Sequence[StreamEvent]:
         """Events that `data` completes; nothing after the end or a fault."""

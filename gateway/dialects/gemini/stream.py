@@ -15,6 +15,7 @@ from gateway.dialects.protocols import StreamEvent
 from gateway.dialects.sse import EventSplitter, EventTooLong, payload
 from gateway.domain.chat import Chunk, EndOfStream, Label
 from gateway.domain.fault import Fault, FaultKind
+from gateway.domain.usage import Usage
 
 
 class GeminiStreamDecoder:
@@ -32,6 +33,7 @@ class GeminiStreamDecoder:
         "finish_reasons",
         "id",
         "model",
+        "prompt",
     )
 
     def __init__(self, label: Label, *, choices: int) -> None:
@@ -48,6 +50,7 @@ class GeminiStreamDecoder:
         self.finish_reasons: list[str] = []
         self.model: str | None = None
         self.id: str | None = None
+        self.prompt: Usage | None = None
 
     def feed(self, data: bytes) -> Sequence[StreamEvent]:
         """Events that `data` completes; nothing after a fault."""
@@ -138,3 +141,5 @@ class GeminiStreamDecoder:
             yield self._write.usage(usage)
         elif usage.completion_tokens:  # Of an answer that breaks off; the prompt's tokens alone would hide its text.
             yield Chunk(raw=b"", is_usage_only=True, usage=usage)
+        elif usage.prompt_tokens:
+            self.prompt = usage

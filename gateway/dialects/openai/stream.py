@@ -33,6 +33,7 @@ class OpenAIStreamDecoder:
         "finish_reasons",
         "id",
         "model",
+        "prompt",
     )
 
     def __init__(self, *, choices: int, requires_finish_reason: bool) -> None:
@@ -49,6 +50,7 @@ class OpenAIStreamDecoder:
         self.finish_reasons: list[str] = []
         self.model: str | None = None
         self.id: str | None = None
+        self.prompt: Usage | None = None
 
     def feed(self, data: bytes) -> Sequence[StreamEvent]:
         """Events that `data` completes; nothing after the end or a fault."""

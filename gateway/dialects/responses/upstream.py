@@ -12,6 +12,7 @@ from gateway.dialects.responses.served import Event, Item, Response, decode_even
 from gateway.dialects.sse import EventSplitter, EventTooLong, payload
 from gateway.domain.chat import ChatReply, Chunk, EndOfStream, Label, MalformedEvent
 from gateway.domain.fault import Fault, FaultKind
+from gateway.domain.usage import Usage
 
 _SPEAKING = frozenset(
     f"response.{kind}.delta"
@@ -62,6 +63,7 @@ class ResponsesDecoder:
         "finish_reasons",
         "id",
         "model",
+        "prompt",
     )
 
     def __init__(self, label: Label, *, native: bool) -> None:
@@ -77,6 +79,7 @@ class ResponsesDecoder:
         self.finish_reasons: list[str] = []
         self.model: str | None = None
         self.id: str | None = None
+        self.prompt: Usage | None = None
 
     def feed(self, data: bytes) -> Sequence[StreamEvent]:
         """Events that `data` completes; nothing after the end or a fault."""
