@@ -58,6 +58,23 @@ async def test_message_from_the_synchronous_client(running: RunningGateway, back
     assert message.content[0].to_dict()["text"] == "Hello there"
 
 
+async def test_the_way_of_a_stream_is_told_behind_the_message(
+    client: anthropic.AsyncAnthropic, backend: ScriptedBackend
+) -> None:
+    """The client passes over an event that it does not know; a whole message has it as a field."""
+    explain = {"gateway": {"explain": True}}
+    async with client.messages.stream(model="assistant", max_tokens=64, messages=HELLO, extra_body=explain) as stream:
+        assert await stream.get_final_text() == "Hello there"
+    raw = await client.messages.with_raw_response.create(
+        model="assistant", max_tokens=64, messages=HELLO, stream=True, extra_body=explain
+    )
+    body = (await raw.http_response.aread()).decode()
+    assert body.rindex("event: gateway") > body.index("event: message_stop")
+    whole = await client.messages.create(model="assistant", max_tokens=64, messages=HELLO, extra_body=explain)
+    assert whole.to_dict()["gateway"]["attempts"][0]["backend"] == "only"  # type: ignore[index]  # of our own
+    assert all(b"gateway" not in sent.body for sent in backend.requests)
+
+
 async def test_counting_is_limited_as_answers_are_and_takes_nothing_from_them(
     running: RunningGateway, backend: ScriptedBackend
 ) -> None:

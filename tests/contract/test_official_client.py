@@ -229,3 +229,16 @@ async def test_a_client_with_retries_comes_back_when_told_that_it_may_help(
         answer = await client.chat.completions.create(model="assistant", messages=HELLO)
     assert answer.choices[0].message.content == "Hello there"
     assert len(backend.requests) == 2
+
+
+async def test_the_way_of_a_stream_is_told_in_its_last_chunk(client: openai.AsyncOpenAI) -> None:
+    """The client's own helper bears it, and it says who was asked and what is charged."""
+    explain = {"gateway": {"explain": True, "only": ["only"]}}
+    async with client.chat.completions.stream(model="assistant", messages=HELLO, extra_body=explain) as stream:
+        chunks = [event.chunk async for event in stream if event.type == "chunk"]
+        whole = await stream.get_final_completion()
+    assert whole.choices[0].message.content == "Hello there"
+    way = chunks[-1].to_dict()["gateway"]
+    assert [each["outcome"] for each in way["attempts"]] == ["ok"]  # type: ignore[index]  # of our own
+    answer = await client.chat.completions.create(model="assistant", messages=HELLO, extra_body=explain)
+    assert answer.to_dict()["gateway"]["attempts"][0]["backend"] == "only"  # type: ignore[index]  # of our own

@@ -48,6 +48,17 @@ async def test_a_stream(client: openai.AsyncOpenAI, backend: ScriptedBackend) ->
     assert json.loads(backend.requests[-1].body)["stream_options"] == {"include_usage": True}
 
 
+async def test_the_way_of_a_stream_is_told_behind_it(client: openai.AsyncOpenAI) -> None:
+    """In an event that the client hands on as it is."""
+    explain = {"gateway": {"explain": True}}
+    async with client.responses.stream(model="assistant", input="Say hello.", extra_body=explain) as stream:
+        events: list[Any] = [event async for event in stream]
+        final = await stream.get_final_response()
+    assert final.output_text == "Hello there"
+    assert [event.type for event in events][-2:] == ["response.completed", "gateway"]
+    assert events[-1].gateway["attempts"][0]["backend"] == "only"
+
+
 async def test_a_tool_is_called_and_answers(client: openai.AsyncOpenAI, backend: ScriptedBackend) -> None:
     """The call comes back with what the tool said, and the backend sees the whole conversation."""
     backend.script(chat_reply("", tool_calls=[CALL], finish_reason="tool_calls"))
