@@ -10,7 +10,7 @@ from litestar.datastructures import State
 from gateway.api.machinery import Machinery
 
 
-class Health(msgspec.Struct, kw_only=True):
+class Liveness(msgspec.Struct, kw_only=True):
     """The process runs and its event loop turns."""
 
     status: Literal["ok"] = "ok"
@@ -25,9 +25,9 @@ class Readiness(msgspec.Struct, kw_only=True):
 
 
 @get("/healthz")
-async def healthz() -> Health:
+async def healthz() -> Liveness:
     """200 as long as the process can answer at all."""
-    return Health()
+    return Liveness()
 
 
 @get("/readyz")

@@ -54,6 +54,15 @@ def render() -> str:
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
+def definitions(*types: type[msgspec.Struct], prefix: str) -> dict[str, Json]:
+    """The schemas of these structs and of all that stand in them, by their names. References begin with `prefix`."""
+    found: dict[str, Json] = {}
+    for each in types:
+        found[each.__name__] = _record(record(each), found)
+    referred: dict[str, Json] = json.loads(json.dumps(found).replace('"#/$defs/', f'"{prefix}'))
+    return referred
+
+
 def _schema(shape: Shape, definitions: dict[str, Json]) -> dict[str, Json]:
     match shape:
         case Scalar():
@@ -80,7 +89,7 @@ def _schema(shape: Shape, definitions: dict[str, Json]) -> dict[str, Json]:
 
 
 def _record(shape: Record, definitions: dict[str, Json]) -> dict[str, Json]:
-    texts = _field_texts(shape.type)
+    texts = field_texts(shape.type)
     properties: dict[str, Json] = {}
     for name, field in shape.fields.items():
         described: dict[str, Json] = {"description": texts[name]} if name in texts else {}
@@ -113,7 +122,7 @@ def _scalar(shape: Scalar) -> dict[str, Json]:
 
 
 @functools.cache
-def _field_texts(struct: type[msgspec.Struct]) -> dict[str, str]:
+def field_texts(struct: type[msgspec.Struct]) -> dict[str, str]:
     """The docstring below each field, which Python itself throws away."""
     (definition,) = ast.parse(inspect.getsource(struct)).body
     if not isinstance(definition, ast.ClassDef):

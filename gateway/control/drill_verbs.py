@@ -54,7 +54,7 @@ async def plan_drill(desk: Desk, actor: str, wanted: DrillWanted, *, drill_id: s
     """Plan a drill, for now or later. Raises Missing, InvalidRequest; Conflict when another one runs then."""
     starts_at = now if wanted.starts_at is None else wanted.starts_at
     if not now - _LATE_S <= starts_at <= now + AHEAD_S:
-        raise InvalidRequest("A drill begins now or within the next year.", param="starts_at")
+        raise InvalidRequest("A drill begins now or within the next year.", param="$.starts_at")
     starts_at = max(starts_at, now)
     _check_scope(desk, wanted)
     drill = Drill(
@@ -106,12 +106,12 @@ def _check_scope(desk: Desk, wanted: DrillWanted) -> None:
     try:
         check_without(wanted.without, book.backends)
     except NoSuchDomain as error:
-        raise InvalidRequest(str(error), param="without") from error
+        raise InvalidRequest(str(error), param="$.without") from error
     lost = [] if wanted.may_leave_nothing else sorted(stranded(wanted, book))
     if lost:
         more = f" and {len(lost) - _MOST_TOLD} more" if len(lost) > _MOST_TOLD else ""
         raise InvalidRequest(
             f"Nobody else serves {', '.join(lost[:_MOST_TOLD])}{more}: their requests would fail. "
             "If that is meant, say `may_leave_nothing`.",
-            param="may_leave_nothing",
+            param="$.may_leave_nothing",
         )

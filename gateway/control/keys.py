@@ -21,6 +21,11 @@ MAX_NAME: Final = 64
 class KeyRefused(Exception):
     """Raised when a key cannot be made or found as asked; the message says what to change."""
 
+    def __init__(self, message: str, *, place: str | None = None) -> None:
+        super().__init__(message)
+        self.place = place
+        """Where in a document it stands, as in JSON Path."""
+
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
@@ -107,6 +112,7 @@ def _check_known(book: PolicyBook, tenant: str, models: Sequence[str]) -> None:
 def check_models(book: PolicyBook, tenant: str, models: Sequence[str]) -> None:
     """See that a tenant that exists may use these models. Raises KeyRefused naming the first that it may not."""
     offered = book.policies[book.tenants[tenant].policy].routes
-    for model in models:
+    for index, model in enumerate(models):
         if model not in offered:
-            raise KeyRefused(f"`{tenant}` may not use model `{model}`; its policy offers: {', '.join(sorted(offered))}")
+            message = f"`{tenant}` may not use model `{model}`; its policy offers: {', '.join(sorted(offered))}"
+            raise KeyRefused(message, place=f"$.models[{index}]")

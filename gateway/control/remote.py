@@ -165,7 +165,8 @@ class AdminApi:
             )
             return Refused(message, status)
         problem = Answer(response).read(Problem)
-        mistakes = [f"  {mistake.path}: {mistake.message}" for mistake in problem.mistakes]
+        said = problem.detail  # Of one mistake it may be all that there is to say.
+        mistakes = [f"  {each.path}: {each.message}" for each in problem.mistakes if each.message != said]
         return Refused("\n".join([problem.detail or problem.title, *mistakes]), status)
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gateway.control.explain import Explained
     from gateway.control.shown import Change, RevisionsShown
     from gateway.domain.plan import Candidate
+    from gateway.domain.preferences import Preferences
 
 _LOOK_S: Final = 0.2
 _SHORT: Final = 60
@@ -55,6 +56,13 @@ def _add_explain(commands: Commands) -> None:
     )
     parser.add_argument("--stream", action="store_true", help="it would be streamed")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="what strategies that draw draw with")
+    parser.add_argument(
+        "--wishes",
+        dest="gateway",
+        type=_wishes,
+        metavar="JSON",
+        help='what it would wish of its way, as clients send it in the field `gateway`: \'{"only": ["nim"]}\'',
+    )
     add_connection(parser, reads=True)
     parser.set_defaults(run=_explain, usage=parser.error)
 
@@ -304,6 +312,17 @@ def _short(value: object) -> str:
 
 def _iso(at: float | None) -> str | None:
     return None if at is None else dt.datetime.fromtimestamp(at, dt.UTC).isoformat()
+
+
+def _wishes(text: str) -> "Preferences":
+    import msgspec
+
+    from gateway.domain.preferences import Preferences
+
+    try:
+        return msgspec.json.decode(text, type=Preferences)
+    except msgspec.DecodeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no such wish: {error}") from None
 
 
 def _needs(text: str) -> tuple[str, ...]:

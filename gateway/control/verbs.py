@@ -196,9 +196,9 @@ async def create_key(
 ) -> NewKey:
     """Make a key; `random_bytes` are 32 fresh ones. Raises Missing, KeyRefused when it could never work."""
     if expires_at is not None and expires_at <= now:
-        raise KeyRefused("the key would have expired already")
+        raise KeyRefused("the key would have expired already", place="$.expires_at")
     if len(name) > MAX_NAME or not name.isprintable():
-        raise KeyRefused(f"a key's name has at most {MAX_NAME} printable characters")
+        raise KeyRefused(f"a key's name has at most {MAX_NAME} printable characters", place="$.name")
     if tenant not in desk.now.book.tenants:
         raise Missing(f"There is no tenant `{tenant}`.")
     if models is not None:

@@ -3,8 +3,11 @@
 from typing import Any
 
 import httpx
+import jsonschema
 import pytest
 
+from gateway.api.admin.examples import HOUSE
+from gateway.config.policies import Sources, assemble
 from tests.admin.conftest import OWNER, admin
 from tests.running.gateway import RunningGateway
 
@@ -53,22 +56,55 @@ NEEDS = {
 """What each route asks for: a new one has to be entered here, or the walk below fails."""
 
 
-async def routes(running: RunningGateway) -> dict[str, Any]:
+async def operations(running: RunningGateway) -> tuple[dict[str, Any], dict[tuple[str, str], Any]]:
+    """The whole schema, and what it says of each route but the open ones."""
     async with httpx.AsyncClient(trust_env=False) as client:
-        answer = await client.get(running.admin_url.replace("/v1", "/schema"))
-    paths: dict[str, Any] = answer.json()["paths"]
-    return paths
+        schema: dict[str, Any] = (await client.get(running.admin_url.replace("/v1", "/schema"))).json()
+    return schema, {
+        (method.upper(), path.removeprefix("/admin/v1")): operation
+        for path, methods in schema["paths"].items()
+        if path not in OPEN
+        for method, operation in methods.items()
+    }
 
 
 async def test_the_schema_tells_every_route(running: RunningGateway) -> None:
-    """With its methods; what is there and what is listed here are the same."""
-    told = {
-        (method.upper(), path.removeprefix("/admin/v1"))
-        for path, methods in (await routes(running)).items()
-        if path not in OPEN
-        for method in methods
-    }
-    assert told == set(NEEDS)
+    """With its methods and the role that it needs; what is there and what is listed here are the same."""
+    _, told = await operations(running)
+    assert told.keys() == NEEDS.keys()
+    for route, operation in told.items():
+        assert f"Needs the role `{NEEDS[route]}`." in operation["description"], route
+    ids = [operation["operationId"] for operation in told.values()]
+    assert len(set(ids)) == len(ids)
+
+
+async def test_every_body_and_every_answer_has_an_example_that_is_one(running: RunningGateway) -> None:
+    """Problems too. What is no JSON document needs none."""
+    schema, told = await operations(running)
+    for route, operation in told.items():
+        contents = [answer.get("content", {}) for answer in operation["responses"].values()]
+        if route[0] in {"POST", "PUT"} and "requestBody" in operation:
+            contents.append(operation["requestBody"]["content"])
+        for content in contents:
+            for media, each in content.items():
+                if media.endswith("json"):
+                    whole = each["schema"] | {"components": schema["components"]}
+                    jsonschema.Draft202012Validator(whole).validate(each["example"])
+    bodies = {route for route, operation in told.items() if "requestBody" in operation}
+    assert {("PUT", "/policies/{name}"), ("POST", "/policies/{name}/check"), ("PUT", "/tenants/{name}")} < bodies
+
+
+def test_the_examples_configuration_is_right() -> None:
+    """So are those of a policy and a tenant, which stand in it."""
+    assert assemble(Sources((("example.yaml", HOUSE),), complete=True, mistakes=())).tenants.keys() == {"acme"}
+
+
+@pytest.mark.parametrize(("method", "path"), [route for route in NEEDS if route[0] != "GET"])
+async def test_a_condition_that_nobody_looks_at_is_refused(owner: httpx.AsyncClient, method: str, path: str) -> None:
+    """`If-Match` is heeded everywhere: 412 where it names what is not there, or where there is nothing to name."""
+    answer = await owner.request(method, filled(path), headers={"if-match": '"seen-1"'}, json={})
+    assert answer.status_code in {404, 412, 422}, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
 
 
 async def test_no_door_opens_without_a_key(running: RunningGateway) -> None:

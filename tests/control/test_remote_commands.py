@@ -70,6 +70,9 @@ def test_a_request_that_nobody_sent_is_explained(shell: Shell) -> None:
     assert "refused: " in text
     assert text.splitlines()[-1].split() == ["-", "second/small", "capability:embeddings"]
     assert shell.json(*asked)["order"] == ["first/small", "second/small"]
+    wished = shell(*asked, "--wishes", '{"ignore": ["first"]}').stdout
+    assert wished.splitlines()[-1].split() == ["-", "first/small", "preference:ignore"]
+    assert "no such wish" in shell(*asked, "--wishes", '{"region": "eu"}', code=2).stderr
     assert "no model `x`; it has: assistant" in shell("explain", "--tenant", "acme", "--model", "x", code=1).stderr
     assert "No recent request" in shell("explain", "no-such-request", code=1).stderr
 

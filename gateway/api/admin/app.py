@@ -6,14 +6,25 @@ from typing import Any
 from litestar import Litestar, Router
 from litestar.datastructures import State
 from litestar.openapi.config import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 
 from gateway import __version__
 from gateway.api import health
-from gateway.api.admin import draining, drills, independence, metrics, policies, problems, records, simulation, tenants
+from gateway.api.admin import (
+    conditions,
+    draining,
+    drills,
+    independence,
+    metrics,
+    policies,
+    problems,
+    records,
+    simulation,
+    tenants,
+)
 from gateway.api.admin.auth import Gatekeeper, guard
 from gateway.api.admin.office import Office
+from gateway.api.admin.schema import SchemaPlugin
 
 
 def create_admin(office: Office, own_key: str | None, public: Litestar) -> Litestar:
@@ -30,7 +41,12 @@ def create_admin(office: Office, own_key: str | None, public: Litestar) -> Lites
     ]
     return Litestar(
         route_handlers=[
-            Router("/admin/v1", route_handlers=handlers, guards=[guard(gatekeeper)]),
+            Router(
+                "/admin/v1",
+                route_handlers=handlers,
+                guards=[guard(gatekeeper)],
+                before_request=conditions.refuse_unread,
+            ),
             health.healthz,
             health.readyz,
             *metrics.HANDLERS,
@@ -41,7 +57,8 @@ def create_admin(office: Office, own_key: str | None, public: Litestar) -> Lites
             title="Gateway admin API",
             version=__version__,
             path="/admin/schema",
-            render_plugins=[JsonRenderPlugin(path="/")],
+            render_plugins=[SchemaPlugin(path="/")],
+            use_handler_docstrings=True,
             components=Components(security_schemes={"key": SecurityScheme(type="http", scheme="bearer")}),
             security=[{"key": []}],
         ),

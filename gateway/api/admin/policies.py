@@ -70,7 +70,7 @@ def get_policy(request: AdminRequest, name: FromPath[str]) -> Response[dict[str,
 
 
 @put("/policies/{name:str}", opt=needs("operator"), status_code=201)
-async def put_policy(request: AdminRequest, name: FromPath[str], if_match: IfMatch = None) -> Response[RevisionShown]:
+async def put_policy(request: AdminRequest, name: FromPath[str], if_match: IfMatch = None) -> Response[Drafted]:
     """Write a new revision: the body is a policy as it stands in the configuration. It does not hold yet.
 
     422 with every mistake at once. `If-Match` is needed for a policy that exists: 428 without, 412 when it is stale.

@@ -43,13 +43,27 @@ def _stale(_request: Request[Any, Any, Any], error: Stale) -> Response[bytes]:
 
 def _gateway(_request: Request[Any, Any, Any], error: GatewayError) -> Response[bytes]:
     headers = {name.decode(): value.decode() for name, value in error_headers(error)}
-    return problem(error.http_status, error.message, headers=headers)
+    mistakes = () if error.param is None else (Mistake(error.param, error.message),)
+    return problem(error.http_status, error.message, mistakes, headers)
+
+
+def _key(_request: Request[Any, Any, Any], error: KeyRefused) -> Response[bytes]:
+    mistakes = () if error.place is None else (Mistake(error.place, str(error)),)
+    return problem(422, str(error), mistakes)
 
 
 def _validation(_request: Request[Any, Any, Any], error: ValidationException) -> Response[bytes]:
     found = error.extra if isinstance(error.extra, list) else []
-    mistakes = tuple(Mistake(str(each.get("key", "$")), str(each.get("message", ""))) for each in found)
-    return problem(400, error.detail, mistakes)
+    mistakes = tuple(Mistake(_place(each), str(each.get("message", ""))) for each in found)
+    return problem(400, error.detail.partition("?")[0], mistakes)
+
+
+def _place(found: dict[str, Any]) -> str:
+    """Where a mistake is: of a body as in JSON Path, else the parameter's name."""
+    key = str(found.get("key", "data"))
+    if found.get("source") != "body":
+        return "$" if key == "data" else key
+    return "$" if key == "data" else f"$.{key}"
 
 
 def _http(_request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
@@ -65,7 +79,7 @@ HANDLERS: ExceptionHandlersMap = {
     ConfigurationError: _configuration,
     Stale: _stale,
     Missing: lambda _request, error: problem(404, str(error)),
-    KeyRefused: lambda _request, error: problem(422, str(error)),
+    KeyRefused: _key,
     Conflict: lambda _request, error: problem(409, str(error)),
     LogUnreachable: lambda _request, error: problem(503, f"The configuration cannot be changed now: {error}"),
     ChainBroken: lambda _request, error: problem(500, str(error)),

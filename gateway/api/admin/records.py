@@ -5,7 +5,7 @@ import csv
 import datetime as dt
 import io
 from collections.abc import Iterator
-from typing import Annotated, Final, get_args
+from typing import Annotated, Final, Literal, get_args
 
 import msgspec
 from litestar import Response, get, post
@@ -51,7 +51,7 @@ def get_ledger(  # noqa: PLR0917  # the query's parameters
     request_id: FromQuery[str | None] = None,
     since: FromQuery[str | None] = None,
     before: FromQuery[str | None] = None,
-    format: FromQuery[str] = "jsonl",  # noqa: A002  # the parameter's public name
+    format: FromQuery[Literal["jsonl", "csv"]] = "jsonl",  # noqa: A002  # the parameter's public name
     limit: Annotated[int, QueryParameter(ge=1, le=_MOST_ROWS)] = _PAGE,
 ) -> Response[bytes]:
     """Rows of the ledger in the order in which attempts ended, as JSON lines or CSV.
@@ -102,7 +102,7 @@ async def get_audit(
 
 
 @get("/revision", opt=needs("viewer"))
-async def get_revision(request: AdminRequest) -> RevisionsShown:
+async def get_config_revision(request: AdminRequest) -> RevisionsShown:
     """The state of the configuration that each gateway runs."""
     made = office(request)
     replicas = await made.replicas.all()
@@ -188,7 +188,7 @@ HANDLERS = [
     get_decision,
     explain_route,
     get_audit,
-    get_revision,
+    get_config_revision,
     list_backends,
     get_health,
 ]

@@ -54,7 +54,7 @@ async def simulate_policy(request: AdminRequest, name: FromPath[str], data: JSON
     try:
         _, after = await anyio.to_thread.run_sync(job.check)  # Here, where mistakes are told.
     except NoSuchDomain as error:
-        raise InvalidRequest(str(error), param="without") from error
+        raise InvalidRequest(str(error), param="$.without") from error
     if name not in after.policies:
         raise Missing(f"There is no policy `{name}` that holds.")
     return msgspec.json.decode(await _apart(made, run_apart, job), type=Simulation)
@@ -81,7 +81,7 @@ async def _apart(made: Office, work: Callable[[*Args], Result], *args: *Args) ->
 
 def _draft(desk: Desk, name: str, data: SimulationWanted) -> Tree:
     if data.document is not None and data.revision is not None:
-        raise InvalidRequest("Give a `document` or a `revision`, not both.", param="revision")
+        raise InvalidRequest("Give a `document` or a `revision`, not both.", param="$.revision")
     if data.revision is None:
         return data.document
     if data.revision == 0:
