@@ -40,6 +40,7 @@ from gateway.api.admin.office import Office
 from gateway.api.doors import doors
 from gateway.api.machinery import Machinery
 from gateway.api.memory import Memory, limit_of_group
+from gateway.api.proving import Prover
 from gateway.api.replies import error_response, refusal
 from gateway.api.stream import SWEEP_S
 from gateway.auth.directory import Directory
@@ -51,7 +52,9 @@ from gateway.control.desk import Desk, Snapshot
 from gateway.control.drills import Drills
 from gateway.control.last_use import LastUse
 from gateway.control.mirror import MirroredLog
+from gateway.control.outlook import Outlook, Showcase
 from gateway.control.recorder import Recorder
+from gateway.control.rehearser import Rehearser
 from gateway.control.replicas import Board, Replicas
 from gateway.control.state import KeyLife
 from gateway.control.store import LogStore, SqliteLog
@@ -159,12 +162,33 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
 
     replicas = Replicas(process, desk, fleet, stores.board, wall=time)
     drills = Drills(process, desk, seam, listeners, decisions, draw=source.random, wall=time)
+    outlook = Outlook(
+        process,
+        settings.store,
+        fleet=fleet,
+        decisions=decisions,
+        book=desk.book,
+        asked=lambda: (each.exchange.model for each in machinery.live if each.exchange.model),
+        shared=stores.showcase,
+        wall=time,
+    )
     office = Office(
         desk=desk,
         machinery=machinery,
         replicas=replicas,
         decisions=decisions,
         drills=drills,
+        outlook=outlook,
+        rehearser=Rehearser(
+            process,
+            settings.decisions_file,
+            desk=desk,
+            fleet=fleet,
+            recorder=recorder,
+            outlook=outlook,
+            every_s=settings.rehearse_s if settings.decisions.most else 0,
+            wall=time,
+        ),
         metrics=metrics,
         recorder=recorder,
         last_use=last_use,
@@ -187,9 +211,7 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
             live.tell_left_out()
             stack.callback(tracer.shutdown)
             stack.callback(machinery.counting.close)
-            _open_books(stores, journal, stack)
-            recorder.start()
-            stack.push_async_callback(anyio.to_thread.run_sync, recorder.close)
+            _open_books(stores, journal, recorder, stack)
             stack.push_async_callback(desk.aclose)
             await desk.begin()
             begin_budgets(desk.now.book)
@@ -206,6 +228,9 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
                 probes.run,
                 push.run,
                 drills.run,
+                outlook.run,
+                Prover(machinery, outlook, wall=time).run,
+                office.rehearser.run,
                 last_use.run,
                 partial(_sweep, machinery),
                 partial(_watch_lag, metrics),
@@ -248,8 +273,8 @@ def _start(tasks: TaskGroup, *runs: Callable[[], Coroutine[Any, Any, None]]) -> 
         tasks.start_soon(run)
 
 
-def _open_books(stores: "_Stores", journal: Journal, stack: AsyncExitStack) -> None:
-    """Open the ledger, and what goes by its name. Its last rows are shipped once it is closed."""
+def _open_books(stores: "_Stores", journal: Journal, recorder: Recorder, stack: AsyncExitStack) -> None:
+    """Open the ledger, what goes by its name, and what lies beside it. Last rows are shipped once it is closed."""
     if stores.shipper is not None:
         stack.push_async_callback(stores.shipper.finish)
     journal.open()
@@ -257,6 +282,8 @@ def _open_books(stores: "_Stores", journal: Journal, stack: AsyncExitStack) -> N
     if stores.shared is not None:
         stores.shared.open(anyio.current_time(), journal.name)
         stack.push_async_callback(stores.shared.close)
+    recorder.start()
+    stack.push_async_callback(anyio.to_thread.run_sync, recorder.close)
 
 
 async def _join_fleet(stores: "_Stores", journal: Path, ledger: str, tasks: TaskGroup, stack: AsyncExitStack) -> None:
@@ -281,6 +308,7 @@ class _Stores:
     repeats: Repeats
     log: LogStore
     board: Board | None = None
+    showcase: Showcase | None = None
     remote: RedisLimiter | None = None
     shared: SqliteLimiter | None = None
     shipper: "Shipper | None" = None
@@ -302,7 +330,7 @@ def _stores(settings: Settings, process: str) -> _Stores:
     shared = RedisLog(place)
     shipper = Shipper(place, settings.store, wall=time)
     copied = MirroredLog(shared, SqliteLog(settings.control_copy))
-    return _Stores(SlicedLimiter(remote), repeats, copied, shared, remote, shipper=shipper)
+    return _Stores(SlicedLimiter(remote), repeats, copied, shared, shared, remote, shipper=shipper)
 
 
 def _stored(life: KeyLife) -> StoredKey:

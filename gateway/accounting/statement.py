@@ -130,6 +130,33 @@ def grouped(path: Path, *, after: int, up_to: int) -> Iterator[Any]:
     return _query(path, query, [after, up_to])
 
 
+def minutes(path: Path, wanted: Filter) -> Iterator[tuple[str, int, int, int]]:
+    """Model, minute since the epoch, requests and tokens; blocks and raises as `rows` does."""
+    where, values = wanted.where()
+    tokens = " + ".join(SUMMED[:5])
+    query = (
+        f"SELECT model, CAST(at / 60 AS INTEGER), COUNT(DISTINCT exchange), SUM({tokens}) "  # noqa: S608  # ours
+        f"FROM ledger{where} GROUP BY 1, 2"
+    )
+    return _query(path, query, values)
+
+
+def periods(path: Path, width_s: int, *, after: int, up_to: int, since: float) -> Iterator[int]:
+    """The periods of that width since the epoch with rows numbered so, `after` left out, that ended no earlier."""
+    query = "SELECT DISTINCT CAST(at / ? AS INTEGER) FROM ledger WHERE seq > ? AND seq <= ? AND at >= ?"
+    for (number,) in _query(path, query, [width_s, after, up_to, since]):
+        yield number
+
+
+def successes(path: Path, after: int, since: float) -> Iterator[tuple[str, str, float]]:
+    """Tenant, backend, and when its last good answer to that tenant ended, of rows after that number."""
+    query = (
+        "SELECT tenant, backend, MAX(at) FROM ledger "
+        "WHERE seq > ? AND at >= ? AND outcome = 'ok' GROUP BY tenant, backend"
+    )
+    return _query(path, query, [after, since])
+
+
 def last_row(path: Path) -> int:
     """The number of the last row that was written; 0 before the first."""
     ((last,),) = _query(path, "SELECT COALESCE(MAX(rowid), 0) FROM ledger", [])

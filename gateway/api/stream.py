@@ -44,6 +44,7 @@ from gateway.pipeline import (
     Wait,
     record_of,
 )
+from gateway.pipeline.entry import Caller
 from gateway.pipeline.intake import State
 from gateway.upstream.drilling import Behalf
 
@@ -142,6 +143,11 @@ class Driver:
             return False
         self._body_by = exchange.started_at + BODY_TIMEOUT_S
         return True
+
+    def begin_as(self, caller: Caller) -> None:
+        """As `begin`, for a request of the gateway's own: nobody proves who they are. A body is wanted."""
+        self._machinery.live.add(self)
+        self.exchange.caller = caller
 
     def accept(self, body: bytes) -> None:
         """The whole body is there."""

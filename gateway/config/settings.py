@@ -25,6 +25,7 @@ HttpWay = Literal["edge", "asgi"]
 
 
 _LAST_PORT: Final = 65535
+_REHEARSE_S: Final = 3600
 ADMIN_URL: Final = "GATEWAY_ADMIN_URL"
 ADMIN_KEY: Final = "GATEWAY_ADMIN_KEY"
 _ADMIN_ADDRESS: Final = re.compile(
@@ -74,6 +75,8 @@ class Settings:
     """Where metrics are sent, in the same way. They can be fetched from the admin port besides."""
     peer_connections: int | None = None
     """How many connections one client's address may have, from GATEWAY_PEER_CONNECTIONS; None leaves it to us."""
+    rehearse_s: int = _REHEARSE_S
+    """How often outages are rehearsed with what was recorded, from GATEWAY_REHEARSE_S; 0 for never."""
     told_tenants: int = 0
     """How many tenants metrics name, from GATEWAY_METRICS_TENANTS; all others are one."""
 
@@ -133,6 +136,7 @@ def read(
         tracing=tracing.parse_settings(environ),
         push=push.parse_settings(environ),
         peer_connections=_whole(environ, "GATEWAY_PEER_CONNECTIONS", 0, 1_000_000) or None,
+        rehearse_s=_whole(environ, "GATEWAY_REHEARSE_S", _REHEARSE_S, 86_400),
         told_tenants=_whole(environ, "GATEWAY_METRICS_TENANTS", 0, 1000),
     )
 

@@ -87,6 +87,10 @@ class Decisions:
         since = self._clock() - KEPT_S
         return (record for record in self._records.values() if record.wall_started > since)
 
+    def newest_first(self) -> Iterable[RequestRecord]:
+        """All that are kept."""
+        return reversed(self._records.values())
+
     def of(self, request_id: str) -> DecisionShown | None:
         """What is known of this request; None when it is too long ago, or was never here."""
         record = self._records.get(request_id)

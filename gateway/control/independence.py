@@ -16,6 +16,8 @@ from gateway.domain.backend import Backend
 Dimension = Literal["provider", "cloud", "accelerator", "region"]
 DIMENSIONS: Final[tuple[Dimension, ...]] = get_args(Dimension)
 UNLABELLED: Final = "unlabelled"
+MOST_TENANTS: Final = 100
+"""Told of by themselves."""
 
 
 class Spent(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,9 +67,12 @@ class Independence(msgspec.Struct, frozen=True, kw_only=True):
 
     requests: int
     tokens: int
+    cost_nano_usd: int
     concentration: tuple[Concentration, ...]
     by_model: Mapping[str, tuple[Concentration, ...]]
     """The same for each public model that was used."""
+    by_tenant: Mapping[str, tuple[Concentration, ...]]
+    """The same for each tenant, of the largest ones."""
     alternatives: tuple[Alternatives, ...]
 
 
@@ -75,13 +80,18 @@ def report(spent: Iterable[Spent], book: PolicyBook, *, requests: int) -> Indepe
     """What these sums say under the labels that the book's backends have now."""
     listed = list(spent)
     by_model: dict[str, list[Spent]] = defaultdict(list)
+    by_tenant: dict[str, list[Spent]] = defaultdict(list)
     for each in listed:
         by_model[each.model].append(each)
+        by_tenant[each.tenant].append(each)
+    largest = sorted(by_tenant, key=lambda tenant: (-sum(each.tokens for each in by_tenant[tenant]), tenant))
     return Independence(
         requests=requests,
         tokens=sum(each.tokens for each in listed),
+        cost_nano_usd=sum(each.cost_nano_usd for each in listed),
         concentration=concentrations(listed, book.backends),
         by_model={model: concentrations(by_model[model], book.backends) for model in sorted(by_model)},
+        by_tenant={tenant: concentrations(by_tenant[tenant], book.backends) for tenant in largest[:MOST_TENANTS]},
         alternatives=tuple(alternatives(book)),
     )
 

@@ -13,6 +13,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from gateway.accounting.slots import KEPT_S, SLOT_S
 from gateway.control.events import Event, decode, encode
 from gateway.control.store import LogUnreachable, behind
 from gateway.domain.store import RedisPlace
@@ -25,6 +26,7 @@ _LOG: Final = "gw:{control}:log"
 _REPLICAS: Final = "gw:{control}:replicas"
 _BELL: Final = "gw:{control}:bell"
 _USED: Final = "gw:{control}:used"
+_WORDS: Final = "gw:{control}:words"
 _ADD: Final = """
 if redis.call('LLEN', KEYS[1]) + 1 ~= tonumber(ARGV[1]) then return 0 end
 redis.call('RPUSH', KEYS[1], ARGV[2])
@@ -87,6 +89,33 @@ class RedisLog:
         kept = await _bounded(self._client.hgetall(_USED))
         return {key.decode(): float(at) for key, at in kept.items()}
 
+    async def show_slots(self, ledger: str, slots: Mapping[int, bytes]) -> None:
+        """Put these in the place of what was shown of the ledger before, for a day."""
+        pipe = self._client.pipeline(transaction=False)
+        for number, body in slots.items():
+            pipe.hset(_slot(number), ledger, body)
+            pipe.expire(_slot(number), KEPT_S + SLOT_S)
+        await _bounded(pipe.execute())
+
+    async def shown_slots(self, numbers: Sequence[int]) -> list[dict[bytes, bytes]]:
+        """What all ledgers come to in each of these slots."""
+        pipe = self._client.pipeline(transaction=False)
+        for number in numbers:
+            pipe.hgetall(_slot(number))
+        return await _bounded(pipe.execute()) if numbers else []
+
+    async def show_word(self, ledger: str, word: bytes) -> None:
+        """Put this in the place of what the ledger's gateway showed of itself before."""
+        await _bounded(self._client.hset(_WORDS, ledger, word))
+
+    async def shown_words(self) -> dict[bytes, bytes]:
+        """What every gateway showed of itself last, by its ledger."""
+        return await _bounded(self._client.hgetall(_WORDS))
+
+    async def forget_word(self, ledger: str) -> None:
+        """Strike out one that said nothing for long."""
+        await _bounded(self._client.hdel(_WORDS, ledger))
+
     async def aclose(self) -> None:
         """Close the connections."""
         if self._ears is not None:
@@ -102,6 +131,10 @@ async def _bounded(asked: Awaitable[Value]) -> Value:
         raise LogUnreachable(f"the store did not answer within {_WAIT_S:g} s") from None
     except (RedisError, OSError) as error:
         raise LogUnreachable(f"the store cannot be asked ({type(error).__name__})") from error
+
+
+def _slot(number: int) -> str:
+    return f"gw:{{control}}:slot:{number}"
 
 
 def _client(place: RedisPlace) -> Any:  # the three clients share no type, only their commands

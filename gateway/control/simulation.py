@@ -3,9 +3,7 @@
 Takes only what can be sent to another process: sources, overlays, paths. `simulate` does the work.
 """
 
-import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -21,8 +19,6 @@ from gateway.control.simulate import Question, simulate
 from gateway.control.simulated import Simulation
 from gateway.domain.backend import Backend
 
-_POLITENESS: Final = 10
-"""Of the process that computes: serving goes first."""
 DAY_S: Final = 86_400.0
 YEAR_S: Final = 366 * DAY_S
 
@@ -92,9 +88,7 @@ def drafted(overlay: Overlay, policy: str, draft: Tree) -> Overlay:
 
 
 def run_apart(job: Job) -> bytes:
-    """The report as JSON; runs in a process of its own, and politely."""
-    with suppress(OSError):
-        os.nice(_POLITENESS)
+    """The report as JSON; runs in a process of its own."""
     return msgspec.json.encode(job.run())
 
 
@@ -105,6 +99,4 @@ def report_portability(file: Path, sources: Sources, overlay: Overlay, since: fl
 
 def portability_apart(file: Path, sources: Sources, overlay: Overlay, since: float) -> bytes:
     """The same as JSON, in a process of its own."""
-    with suppress(OSError):
-        os.nice(_POLITENESS)
     return msgspec.json.encode(report_portability(file, sources, overlay, since))

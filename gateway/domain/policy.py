@@ -1,5 +1,6 @@
 """What a class of tenants may do: models and how they are served, limits, timeouts, retries."""
 
+from collections.abc import Mapping
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -7,6 +8,7 @@ import msgspec
 from gateway.domain.backend import Capability
 from gateway.domain.limits import NO_LIMITS, Budget, Limits
 from gateway.domain.names import Label, ModelName, Name
+from gateway.domain.usage import NANO_PER_USD
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=3600)]
 
@@ -161,6 +163,33 @@ class Caps(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     region: Part | None = None
 
 
+Window = Literal["5m", "15m", "1h", "6h", "24h"]
+_WINDOWS_S: Final[Mapping[Window, float]] = {"5m": 300.0, "15m": 900.0, "1h": 3600.0, "6h": 21_600.0, "24h": 86_400.0}
+
+
+class Probing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Requests of the gateway's own to backends that nobody's reached lately, to know that they work today.
+
+    A real request with the real credential, for a few tokens; in the ledger as the tenant `gateway-probe`. One gateway
+    of a fleet sends them.
+    """
+
+    after: Window = "1h"
+    """A backend is asked when no request had a good answer from it for so long, and no more often."""
+    usd_per_day: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 0.1
+    """What they may cost, all models of the policy together; beyond it none is sent."""
+
+    @property
+    def after_s(self) -> float:
+        """In seconds."""
+        return _WINDOWS_S[self.after]
+
+    @property
+    def nano_usd_per_day(self) -> int:
+        """The budget as it is counted."""
+        return round(self.usd_per_day * NANO_PER_USD)
+
+
 class Independence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How much of each model may hang on one provider, cloud, chip or region.
 
@@ -173,16 +202,15 @@ class Independence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     min_share: Annotated[float, msgspec.Meta(ge=0, le=0.2)] = 0.0
     """The part that every provider gets as long as it is well, whatever the strategy says: an alternative that is never
     used is known to work by nobody."""
-    window: Literal["5m", "15m", "1h", "6h", "24h"] = "1h"
+    window: Window = "1h"
     """Over how long shares are reckoned, in each gateway by itself."""
+    probes: Probing | None = None
+    """Absent: what traffic does not reach is not asked."""
 
     @property
     def window_s(self) -> float:
         """The same in seconds."""
         return _WINDOWS_S[self.window]
-
-
-_WINDOWS_S: Final = {"5m": 300.0, "15m": 900.0, "1h": 3600.0, "6h": 21_600.0, "24h": 86_400.0}
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -44,6 +44,7 @@ NEEDS = {
     ("GET", "/audit"): "owner",
     ("GET", "/revision"): "viewer",
     ("GET", "/independence"): "viewer",
+    ("POST", "/independence/rehearsals"): "operator",
     ("GET", "/backends"): "viewer",
     ("GET", "/backends/{name}/health"): "viewer",
     ("POST", "/backends/{name}/drain"): "operator",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -18,12 +19,14 @@ import pytest
 from tests.admin.conftest import OWNER, admin
 from tests.backends.openai_backend import openai_backend
 from tests.backends.scripted import ScriptedBackend
+from tests.running.browser import browser
 from tests.running.configuration import Tree, configuration
 from tests.running.gateway import FORGETFUL, RunningGateway, gateway
 from tests.running.polling import eventually
 from tests.running.redis import redis_server
 
 AT_ONCE = 4
+OFTEN = {"gateway.control.outlook.EVERY_S": 0.5, "gateway.api.proving.EVERY_S": 1.5}
 PRICES = {"cheap": 1, "fair": 2, "dear": 4}
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
 
@@ -61,6 +64,17 @@ def house(providers: dict[str, ScriptedBackend]) -> Tree:
     made["policies"]["capped"]["independence"] = {"max_share": {"provider": 0.6}}
     cost = made["policies"]["capped"]["models"]["assistant"] | {"strategy": {"mode": "cost"}}
     made["policies"]["capped"]["models"] = {"assistant": cost}
+    made["backends"]["idle"] = made["backends"]["dear"] | {
+        "domains": {"provider": "idle"},
+        "limits": {"concurrency": 7},
+    }
+    made["policies"]["careful"] = {
+        "models": {
+            "assistant": {"targets": [{"backend": name, "model": "small"} for name in ("idle", "cheap")]},
+        },
+        "independence": {"probes": {"after": "24h"}},
+    }
+    made["tenants"]["careful"] = {"policy": "careful"}
     return made
 
 
@@ -104,8 +118,8 @@ def gateways(tmp_path_factory: pytest.TempPathFactory, house: Tree) -> Iterator[
     folders = [tmp_path_factory.mktemp(name) for name in ("a", "b")]
     with (
         redis_server(tmp_path_factory.mktemp("redis")) as redis,
-        gateway(folders[0], house, redis=redis.url, admin_key=OWNER) as first,
-        gateway(folders[1], house, redis=redis.url, admin_key=OWNER) as second,
+        gateway(folders[0], house, redis=redis.url, admin_key=OWNER, patience=OFTEN) as first,
+        gateway(folders[1], house, redis=redis.url, admin_key=OWNER, patience=OFTEN) as second,
     ):
         yield first, second
 
@@ -133,11 +147,25 @@ async def test_the_most_attractive_keeps_to_its_part_on_two_gateways(fleet: Flee
             used[row.backend] += row.usage.total_tokens
         parts.append(used["cheap"] / used.total())
     assert parts == pytest.approx([0.6, 0.6], abs=0.02)
+    rows = [row for running in fleet.gateways for row in running.ledger(tenant="capped")]
     for api in (fleet.owner, fleet.elsewhere):
-        told = (await api.get("/independence", params={"tenant": "capped"})).json()
+        told = await independence(api, len(answers), tenant="capped")
+        assert told["tokens"] == sum(row.usage.total_tokens for row in rows)
+        assert told["cost_nano_usd"] == sum(row.cost_nano_usd for row in rows)
+        assert len(told["gateways"]) == 2
         providers = next(each for each in told["concentration"] if each["dimension"] == "provider")
         assert providers["shares"][0]["value"] == "cheap"
         assert providers["shares"][0]["share"] == pytest.approx(0.6, abs=0.02)
+
+
+async def independence(api: httpx.AsyncClient, requests: int, **asked: str) -> Tree:
+    """What a gateway tells, once it knows of so many requests."""
+
+    async def look() -> Tree | None:
+        told: Tree = (await api.get("/independence", params=asked)).json()
+        return told if told["requests"] >= requests else None
+
+    return await eventually(look, f"{requests} requests in /independence")
 
 
 async def test_a_drill_brings_what_the_rehearsal_foretold(fleet: Fleet, providers: dict[str, ScriptedBackend]) -> None:
@@ -175,6 +203,75 @@ async def test_a_drill_brings_what_the_rehearsal_foretold(fleet: Fleet, provider
     assert sum(report["failures"].values()) == 80 - statuses[200]
     spent = sum(row.cost_nano_usd for running in fleet.gateways for row in running.ledger() if row.at >= began)
     assert spent == pytest.approx(foretold["cost_nano_usd"] * 2, rel=0.02)
+
+
+async def test_what_nobody_asks_is_asked_by_one_gateway_and_told_by_both(fleet: Fleet) -> None:
+    """The provider that no request reaches has answered the gateway itself: with a row in the ledger, once."""
+
+    async def look() -> Tree | None:
+        told = [(await api.get("/independence")).json()["standby"] for api in (fleet.owner, fleet.elsewhere)]
+        found = [each for each in (*told[0], *told[1]) if (each["tenant"], each["provider"]) == ("careful", "idle")]
+        return {"found": found} if all(each["state"] == "ready" for each in found) else None
+
+    for each in (await eventually(look, "a probe", 20))["found"]:
+        assert each["by"] == "probe"
+        assert each["bears"] == each["free"] == 7
+        assert each["took_ms"] > 0
+    rows = [row for running in fleet.gateways for row in running.ledger(tenant="gateway-probe")]
+    (row,) = [row for row in rows if row.backend == "idle"]
+    assert (row.outcome, row.policy) == ("ok", "gateway-probe")
+    assert row.cost_nano_usd == row.usage.total_tokens * PRICES["dear"] * 1000
+    scraped = (await fleet.client.get(f"{fleet.gateways[0].admin_url.removesuffix('/admin/v1')}/metrics")).text
+    assert 'gateway_standby_age_seconds{provider="idle"}' in scraped
+    assert 'gateway_concentration_share{dimension="provider",value="cheap"}' in scraped
+
+
+async def test_outages_are_rehearsed_by_each_gateway_and_told_by_all(fleet: Fleet) -> None:
+    """Each with its own traffic; the gauge is of one gateway, the page shows all."""
+    await fleet.load("free", 20, tools_every=5)
+    for api in (fleet.owner, fleet.elsewhere):
+        found = (await api.post("/independence/rehearsals")).json()
+        free = {each["without"]: each for each in found if each["policy"] == "free"}
+        assert free["cheap"]["served_share"] == pytest.approx(0.8, abs=0.001)
+        assert free["cheap"]["nowhere"] == ["assistant: capability:tools, outage"]
+        assert [(each["tenant"], each["served_share"]) for each in free["cheap"]["tenants"]] == [("free", 0.8)]
+        assert free["fair"]["served_share"] == 1.0
+
+    async def look() -> Tree | None:
+        told: Tree = (await fleet.owner.get("/independence", params={"tenant": "free"})).json()
+        return told if len({each["gateway"] for each in told["rehearsals"]}) == 2 else None
+
+    told = await eventually(look, "both gateways' rehearsals")
+    assert told["rehearsals"][0]["without"] == "cheap"
+    scraped = (await fleet.client.get(f"{fleet.gateways[0].admin_url.removesuffix('/admin/v1')}/metrics")).text
+    assert 'gateway_rehearsal_served_ratio{dimension="provider",policy="free",without="cheap"} 0.8' in scraped
+
+
+async def test_the_page_shows_it_in_a_browser(fleet: Fleet, tmp_path: Path) -> None:
+    """With a key; nothing is loaded from elsewhere, and the browser finds nothing to complain of."""
+    at = fleet.gateways[0].admin_url.removesuffix("/admin/v1")
+    await independence(fleet.owner, 1)
+
+    def visit() -> None:
+        with browser(tmp_path) as page:
+            page.open(f"{at}/independence/view")
+            enter = "document.getElementById('key').value = {}; document.getElementById('door').requestSubmit()"
+            page.run(enter.format("'wrong'"))
+            page.until("document.getElementById('trouble').textContent.includes('not valid')")
+            assert page.run("document.getElementById('shown').hidden")
+            refused = len(page.complaints())
+            page.run(enter.format(repr(OWNER)))
+            page.until("!document.getElementById('shown').hidden")
+            assert page.run("document.querySelectorAll('.bar i').length") >= 3
+            assert "cheap" in page.run("document.getElementById('shares').innerText")
+            for table in ("left", "standby", "rehearsals"):
+                assert page.run(f"document.getElementById('{table}').rows.length") > 1, table
+            page.shot(tmp_path / "independence.png")
+            assert (tmp_path / "independence.png").stat().st_size > 20_000
+            assert len(page.complaints()) == refused
+            assert {urlsplit(url).netloc for url in page.requests()} == {urlsplit(at).netloc}
+
+    await asyncio.to_thread(visit)
 
 
 async def test_whoever_dies_the_others_serve(fleet: Fleet, providers: dict[str, ScriptedBackend]) -> None:

@@ -50,6 +50,7 @@ def create_admin(office: Office, own_key: str | None, public: Litestar) -> Lites
             health.healthz,
             health.readyz,
             *metrics.HANDLERS,
+            *independence.PAGES,
         ],
         state=State({**public.state.dict(), "office": office, "clock": monotonic}),
         exception_handlers=problems.HANDLERS,

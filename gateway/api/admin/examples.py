@@ -6,20 +6,24 @@ thing. All of them are of one small house: two backends behind one model, one te
 
 import functools
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 from gateway.accounting.statement import Total
 from gateway.api.admin.tenants import AdminKeyShown, AdminKeyWanted
 from gateway.config.policies import PolicyBook, Sources, assemble
 from gateway.config.yaml_file import Tree
+from gateway.control.capacity import remaining
 from gateway.control.decisions import AttemptShown, DecisionShown
 from gateway.control.drill import Drill, DrillWanted
 from gateway.control.drill_verbs import DrillShown
 from gateway.control.explain import Asked, Explained
 from gateway.control.independence import Spent
-from gateway.control.independence import report as independence
+from gateway.control.outlook import Glance
+from gateway.control.picture import picture
 from gateway.control.portability import portability
 from gateway.control.recorded import Features
+from gateway.control.rehearsal import rehearsal
 from gateway.control.replicas import Replica
 from gateway.control.shown import (
     AuditPage,
@@ -41,6 +45,7 @@ from gateway.control.shown import (
 )
 from gateway.control.simulate import Question, simulate
 from gateway.control.simulation import SimulationWanted
+from gateway.control.standby import PROBER, Success, latest, standbys
 from gateway.domain.plan import Candidate
 from gateway.domain.preferences import Preferences
 
@@ -211,10 +216,26 @@ def _reports() -> dict[str, Example]:
     records = [[_features(needs=()), _features(needs=("tools",))]]
     question = Question(policy="standard", before=book, after=_book(swapped))
     spent = [Spent(tenant="acme", model="assistant", backend="worker", tokens=1200, cost_nano_usd=36_000)]
+    outage = simulate(replace(question, after=book, without={"provider": "nvidia"}), lambda: records)
+    rehearsed = rehearsal(outage, "provider", "nvidia", gateway="gateway-1", now=_AT)
+    successes = latest([Success("acme", "worker", _AT - 20, 912.5, 75.0), Success(PROBER, "nim", _AT - 600, 410.0)])
     return {
         "simulate_policy": Example(simulate(question, lambda: records), SimulationWanted(document=_DRAFT)),
         "get_portability": Example(portability(records, book)),
-        "get_independence": Example(independence(spent, book, requests=2)),
+        "rehearse": Example([rehearsed]),
+        "get_independence": Example(
+            picture(
+                spent,
+                book,
+                requests=2,
+                window_s=3600.0,
+                gateways=("gateway-1",),
+                glance=Glance(
+                    remaining=remaining(book, {}, {}, minutes=60), standby=tuple(standbys(book, successes, {}, _AT))
+                ),
+                rehearsals=[rehearsed],
+            )
+        ),
     }
 
 

@@ -1,48 +1,104 @@
-"""How much hangs on one provider, cloud, chip or region, as this gateway's ledger knows it."""
+"""How much hangs on one provider, cloud, chip or region, and what would be left without: as JSON, and as a page."""
 
+import base64
+import hashlib
+import importlib.resources
+from collections.abc import Sequence
 from typing import Annotated, Final
 
-from litestar import get
+import anyio.to_thread
+from litestar import Response, get, post
 from litestar.params import FromQuery, QueryParameter
 
-from gateway.accounting import statement
+from gateway.accounting import slots, statement
 from gateway.api.admin.auth import needs
 from gateway.api.admin.office import AdminRequest, office
-from gateway.control.independence import Independence, Spent, report
+from gateway.control.outlook import spent_of, sums_of
+from gateway.control.picture import Picture, picture
+from gateway.control.rehearsal import Rehearsal
+from gateway.domain.errors import Overloaded
 
 _BY: Final[tuple[statement.By, ...]] = ("tenant", "model", "backend")
 _HOUR_S: Final = 3600.0
 _YEAR_S: Final = 366 * 86_400.0
 
 
-@get("/independence", opt=needs("viewer"), sync_to_thread=True)
-def get_independence(
+@get("/independence", opt=needs("viewer"))
+async def get_independence(
     request: AdminRequest,
     window_s: Annotated[float, QueryParameter(gt=0, le=_YEAR_S)] = _HOUR_S,
     tenant: FromQuery[str | None] = None,
-) -> Independence:
+) -> Picture:
     """Shares of tokens and cost by provider, cloud, accelerator and region over the window, and how concentrated.
 
-    Of the requests that this gateway served, for one tenant or all. Also which public models have no alternative.
+    Of all gateways that share a Redis: what the others used is known to five minutes, for a day. For one tenant or all.
+    Also which models have no alternative, what would be left without each provider, which of them work today, and what
+    rehearsed outages would do.
     """
     made = office(request)
     wanted = statement.Filter(tenant=tenant, since=made.wall() - window_s)
-    totals = [total for total in statement.totals(made.ledger, _BY, wanted) if total.by[2]]
-    spent = [
-        Spent(
-            tenant=total.by[0],
-            model=total.by[1],
-            backend=total.by[2],
-            tokens=total.input_tokens
-            + total.cached_input_tokens
-            + total.cache_write_tokens
-            + total.output_tokens
-            + total.reasoning_tokens,
-            cost_nano_usd=total.cost_nano_usd,
-        )
-        for total in totals
-    ]
-    return report(spent, made.desk.now.book, requests=sum(total.requests for total in totals))
+    others = made.outlook.parts(window_s, own=False)
+
+    def sums() -> list[slots.Sum]:
+        own = (slots.sum_of(total) for total in statement.totals(made.ledger, _BY, wanted))
+        found = [*own, *(each for each in sums_of(others) if tenant in {None, each.tenant})]
+        return [each for each in found if each.backend]
+
+    found = await anyio.to_thread.run_sync(sums)
+    return picture(
+        map(spent_of, found),
+        made.desk.now.book,
+        requests=sum(each.requests for each in found),
+        window_s=window_s,
+        tenant=tenant,
+        gateways=made.outlook.gateways,
+        glance=made.outlook.glance,
+        rehearsals=made.outlook.all_rehearsals(),
+    )
 
 
-HANDLERS = [get_independence]
+@post("/independence/rehearsals", opt=needs("operator"), status_code=200)
+async def rehearse(request: AdminRequest) -> Sequence[Rehearsal]:
+    """Rehearse the loss of each failure domain now, with what this gateway recorded in the last day.
+
+    In a process of its own; it happens by itself every hour, or as GATEWAY_REHEARSE_S says.
+    """
+    try:
+        return await office(request).rehearser.rehearse()
+    except TimeoutError:
+        raise Overloaded("The records could not be gone through in time.") from None
+
+
+def _page() -> tuple[bytes, dict[str, str]]:
+    """The page, and headers that let it load and run nothing but what stands in it."""
+    page = (importlib.resources.files(__package__) / "independence.html").read_bytes()
+    policy = (
+        f"default-src 'none'; connect-src 'self'; img-src data:; script-src '{_hash(page, b'script')}'; "
+        f"style-src '{_hash(page, b'style')}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return page, {
+        "content-security-policy": policy,
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+        "cache-control": "no-store",
+    }
+
+
+def _hash(page: bytes, element: bytes) -> str:
+    """What a content security policy calls the text of the only element of that name."""
+    text = page.split(b"<%b>" % element)[1].split(b"</%b>" % element)[0]
+    return f"sha256-{base64.b64encode(hashlib.sha256(text).digest()).decode()}"
+
+
+_PAGE, _PAGE_HEADERS = _page()
+
+
+@get("/independence/view", sync_to_thread=False, include_in_schema=False)
+def view_independence() -> Response[bytes]:
+    """The same as a page. It holds nothing itself: it asks for an admin key, and fetches with it what it shows."""
+    return Response(_PAGE, headers=_PAGE_HEADERS, media_type="text/html; charset=utf-8")
+
+
+HANDLERS = [get_independence, rehearse]
+PAGES = [view_independence]
+"""For everybody who reaches the port."""

@@ -10,10 +10,13 @@ from typing import Final
 from litestar import Response, get
 
 from gateway.api.admin.office import AdminRequest, Office, office
+from gateway.control.independence import UNLABELLED
 from gateway.domain.policy import PRIORITIES
 from gateway.telemetry.exposition import CONTENT_TYPE, exposition
 from gateway.telemetry.families import Gauge, families
 
+_NEVER_S: Final = 7 * 86_400.0
+"""What is told of a provider that never answered: as long as one looks back."""
 _BREAKERS: Final = {"closed": 0.0, "half_open": 1.0, "open": 2.0}
 
 
@@ -63,6 +66,7 @@ def gauges(made: Office, now: float) -> Iterator[Gauge]:
     yield Gauge("gateway.config.followed", "1 while changes can be followed.", {}, float(trouble is None))
     meaning = "1 while a drill strikes calls of this gateway."
     yield Gauge("gateway.drill.running", meaning, {}, float(made.drills.is_running))
+    yield from _of_independence(made)
     yield from _of_backends(made, now)
 
 
@@ -74,6 +78,45 @@ def _of_books(made: Office) -> Iterator[Gauge]:
     if made.ship_lag_s is not None:
         meaning = "Since the fleet's totals had all rows of this ledger."
         yield Gauge("gateway.ledger.ship_lag", meaning, {}, made.ship_lag_s(), "s")
+
+
+def _of_independence(made: Office) -> Iterator[Gauge]:
+    """Of all gateways together, as this one knows it; of one alone where there is no Redis."""
+    glance = made.outlook.glance
+    for of in glance.concentration:
+        if [share.value for share in of.shares] == [UNLABELLED]:
+            continue  # Nobody said what fails together: that says nothing of what does.
+        domain: dict[str, str] = {"dimension": of.dimension}
+        meaning = "Sum of the squared shares of tokens in the last hour: 1 when everything goes to one place."
+        yield Gauge("gateway.concentration.index", meaning, domain, of.index)
+        for share in of.shares:
+            meaning = "Part of the tokens of the last hour."
+            yield Gauge("gateway.concentration.share", meaning, {**domain, "value": share.value}, share.share)
+    for each in glance.remaining:
+        if each.n_minus_1 is not None:
+            meaning = "What is left without the largest failure domain, over what is usually asked for; at least 1."
+            yield Gauge(
+                "gateway.n_minus_1", meaning, {"model": each.model, "dimension": each.dimension}, each.n_minus_1
+            )
+    for provider, age_s in _ages(made).items():
+        meaning = "Since the provider's last good answer to anybody, of a week."
+        yield Gauge("gateway.standby.age", meaning, {"provider": provider}, age_s, "s")
+    for rehearsal in made.outlook.rehearsals:
+        lost: dict[str, str] = {
+            "policy": rehearsal.policy,
+            "dimension": rehearsal.dimension,
+            "without": rehearsal.without,
+        }
+        meaning = "Part of this gateway's recorded requests that would be served without it."
+        yield Gauge("gateway.rehearsal.served_ratio", meaning, lost, rehearsal.served_share)
+
+
+def _ages(made: Office) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for each in made.outlook.glance.standby:
+        age_s = _NEVER_S if each.age_s is None else each.age_s
+        found[each.provider] = min(age_s, found.get(each.provider, _NEVER_S))
+    return found
 
 
 def _budgets(made: Office, now: float) -> dict[str, float]:

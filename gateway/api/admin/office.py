@@ -14,7 +14,9 @@ from gateway.control.decisions import Decisions
 from gateway.control.desk import Desk
 from gateway.control.drills import Drills
 from gateway.control.last_use import LastUse
+from gateway.control.outlook import Outlook
 from gateway.control.recorder import Recorder
+from gateway.control.rehearser import Rehearser
 from gateway.control.replicas import Replicas
 from gateway.telemetry.metrics import Metrics
 
@@ -32,6 +34,8 @@ class Office:
     replicas: Replicas
     decisions: Decisions
     drills: Drills
+    outlook: Outlook
+    rehearser: Rehearser
     metrics: Metrics
     recorder: Recorder
     last_use: LastUse

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Annotated, Final, TypeVar, TypeVarTuple
 
 import anyio
-import anyio.to_process
 import anyio.to_thread
 import msgspec
 from litestar import get, post
@@ -18,6 +17,7 @@ from gateway.api.admin.auth import needs
 from gateway.api.admin.office import AdminRequest, Office, office
 from gateway.config.settings import decisions_beside
 from gateway.config.yaml_file import Tree
+from gateway.control.apart import apart
 from gateway.control.desk import Desk
 from gateway.control.portability import ModelPortability
 from gateway.control.simulated import Simulation
@@ -27,7 +27,6 @@ from gateway.domain.errors import InvalidRequest, Overloaded
 
 _MOST_S: Final = 300.0
 _FLUSH_S: Final = 2.0
-_one_at_a_time: Final = anyio.CapacityLimiter(1)
 
 Args = TypeVarTuple("Args")
 Result = TypeVar("Result")
@@ -75,7 +74,7 @@ async def _apart(made: Office, work: Callable[[*Args], Result], *args: *Args) ->
     """What the work gives in a process of its own, with what was recorded until now. One waits for the other."""
     with anyio.move_on_after(_MOST_S):
         await anyio.to_thread.run_sync(partial(made.recorder.flush, _FLUSH_S))
-        return await anyio.to_process.run_sync(work, *args, cancellable=True, limiter=_one_at_a_time)
+        return await apart(work, *args)
     raise Overloaded(f"The records could not be gone through within {_MOST_S:.0f} seconds; ask for a smaller window.")
 
 

@@ -1,0 +1,139 @@
+"""What the loss of each failure domain would do to recorded traffic: the simulator, asked about everything in turn.
+
+Takes only what can be sent to another process, and runs there: see `apart`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from gateway.config.policies import Overlay, PolicyBook, Sources, assemble
+from gateway.control.drill import struck_backends
+from gateway.control.independence import DIMENSIONS, UNLABELLED, Dimension, domain_of
+from gateway.control.recorded import Features
+from gateway.control.recorder import latest
+from gateway.control.simulate import Question, simulate
+from gateway.control.simulated import Simulation
+
+MOST: Final = 100_000
+"""Requests that are looked at, the last ones: each outage costs about a second of another core then."""
+_NAMED: Final = 5
+
+
+class Rehearsed(msgspec.Struct, frozen=True, kw_only=True):
+    """One tenant in an outage."""
+
+    tenant: str
+    requests: int
+    served_share: float
+
+
+class Rehearsal(msgspec.Struct, frozen=True, kw_only=True):
+    """What one policy's traffic would have met without a failure domain."""
+
+    gateway: str
+    """Whose recorded traffic it was."""
+    policy: str
+    dimension: Dimension
+    without: str
+    at: float
+    """Seconds since the epoch, when it was rehearsed."""
+    since: float | None
+    """When the first of the requests began."""
+    requests: int
+    served_share: float
+    """Of those that are served with everything there."""
+    cost_change_nano_usd: int
+    """How much more all of them would have cost; less than 0 for less."""
+    ttft_p50_ms: float | None
+    """With everything there, to the first token of streams; and without."""
+    ttft_p50_after_ms: float | None
+    bursts_first: str | None
+    """The limit of a backend that would not do, the first one: `azure tokens_per_minute`."""
+    nowhere: tuple[str, ...]
+    """What had nowhere to go, the commonest first: `assistant: capability:vision, outage`."""
+    tenants: tuple[Rehearsed, ...]
+    """Those that would not be served in full, the worst first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rehearse:
+    """Everything that the rehearsals need to know."""
+
+    gateway: str
+    file: Path
+    """Of recorded decisions."""
+    sources: Sources
+    overlay: Overlay
+    unavailable: Mapping[str, str] = field(default_factory=dict)
+    since: float = 0.0
+    now: float
+
+    def run(self) -> list[Rehearsal]:
+        """All of them. Raises ConfigurationError, RecordUnusable."""
+        book = assemble(self.sources, self.overlay)
+        batches = latest(self.file, MOST, since=self.since)[::-1]
+        met = {each.policy.partition("@")[0] for batch in batches for each in batch}
+        return [*self._all(book, batches, sorted(met & book.policies.keys()))]
+
+    def _all(
+        self, book: PolicyBook, batches: Sequence[Sequence[Features]], policies: Sequence[str]
+    ) -> Iterator[Rehearsal]:
+        for policy in policies:
+            used = {leaf.backend for route in book.policies[policy].routes.values() for leaf in route.leaves}
+            for dimension, value in outages(book, used):
+                question = Question(
+                    policy=policy,
+                    before=book,
+                    after=book,
+                    without={dimension: value},
+                    unavailable=self.unavailable,
+                )
+                found = simulate(question, lambda: batches)
+                if found.requests:
+                    yield rehearsal(found, dimension, value, gateway=self.gateway, now=self.now)
+
+
+def outages(book: PolicyBook, used: set[str]) -> Iterator[tuple[Dimension, str]]:
+    """Every failure domain that has any of these backends; of those that have the same ones the first."""
+    met: set[frozenset[str]] = set()
+    for dimension in DIMENSIONS:
+        for value in sorted({domain_of(name, book.backends[name], dimension) for name in used}):
+            struck = struck_backends({dimension: value}, book.backends) & used
+            if value != UNLABELLED and struck not in met:
+                met.add(struck)
+                yield dimension, value
+
+
+def rehearsal(found: Simulation, dimension: Dimension, value: str, *, gateway: str, now: float) -> Rehearsal:
+    """What of a simulation is worth keeping."""
+    before, after = found.before, found.after
+    lost = [each for each in found.refusals if each.after > each.before]
+    lost.sort(key=lambda each: each.before - each.after)
+    tenants = [
+        Rehearsed(tenant=each.tenant, requests=each.requests, served_share=each.served_after / each.served_before)
+        for each in found.tenants
+        if each.served_after < each.served_before
+    ]
+    tenants.sort(key=lambda each: (each.served_share, each.tenant))
+    bursts = [each for each in found.pressure if each.first_over_at is not None]
+    first = min(bursts, key=lambda each: each.first_over_at or 0.0, default=None)
+    return Rehearsal(
+        gateway=gateway,
+        policy=found.policy,
+        dimension=dimension,
+        without=value,
+        at=now,
+        since=found.since,
+        requests=found.requests,
+        served_share=after.served / before.served if before.served else 1.0,
+        cost_change_nano_usd=after.cost_nano_usd - before.cost_nano_usd,
+        ttft_p50_ms=before.ttft_p50_ms,
+        ttft_p50_after_ms=after.ttft_p50_ms,
+        bursts_first=None if first is None else f"{first.backend} {first.limit}",
+        nowhere=tuple(f"{each.model}: {each.because}" for each in lost[:_NAMED]),
+        tenants=tuple(tenants),
+    )
