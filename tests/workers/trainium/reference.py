@@ -29,14 +29,15 @@ class ReferenceLlama:
 
     def greedy_choices(self, tokens: list[int], start: int) -> tuple[list[int], float]:
         """The most likely next token after each position from `start` on, and the smallest lead over the second."""
-        return self.greedy_choices_of([(tokens, start)])[0]
+        choices, leads = self.greedy_choices_of([(tokens, start)])[0]
+        return choices, min(leads)
 
-    def greedy_choices_of(self, texts: list[tuple[list[int], int]]) -> list[tuple[list[int], float]]:
-        """The same of several texts, each by itself; every weight is read once for all of them."""
+    def greedy_choices_of(self, texts: list[tuple[list[int], int]]) -> list[tuple[list[int], list[float]]]:
+        """The same of several texts, each by itself, with every lead; each weight is read once for all of them."""
         found = []
         for logits in self._logits_of(texts):
             order = np.partition(logits, -2, axis=-1)
-            found.append(([int(row.argmax()) for row in logits], float((order[:, -1] - order[:, -2]).min())))
+            found.append(([int(row.argmax()) for row in logits], [float(row[-1] - row[-2]) for row in order]))
         return found
 
     def logits(self, tokens: list[int], start: int) -> Array:

@@ -4,82 +4,34 @@ from pathlib import Path
 
 import pytest
 
-from tests.workers.trainium.fakes import CountingReader
+from tests.workers.trainium.exactness import BUCKETS, TIE, Compared, Model, ask, compare, load
 from tests.workers.trainium.reference import ReferenceLlama
-from workers.trainium.config import default_cache_dir
-from workers.trainium.engine.scheduler import Scheduler
-from workers.trainium.engine.sequences import Sampling, Sequence
-from workers.trainium.engine.shapes import Buckets
-from workers.trainium.model.gguf import GgufFile
-from workers.trainium.model.runner import Capacity, JaxRunner, use_compilation_cache
-from workers.trainium.text import ChatTemplate, Message, Vocabulary
+from workers.trainium.text import Vocabulary
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
 
 NEW_TOKENS = 8
-SLOTS = 8
-BUCKETS = Buckets(prefill=(64,), decode=(1, SLOTS), context=(256,))
-CHATS = (
-    "What is the capital of France?",
-    "Write a haiku about the sea.",
-    "Wie heißt die Hauptstadt von Österreich? 🏔️",
-    "Summarize in one sentence: " + "The quick brown fox jumps over the lazy dog, and then it rests. " * 7,
-)
-TEXTS = (
-    "Once upon a time",
-    "def fibonacci(n):\n    ",
-    "1, 2, 3, 4, 5, 6, 7, 8,",
-    "The three laws of thermodynamics are:\n\n1. ",
-    "To be, or not to be, that is the question: " * 6,
-    "The capital of Italy is",
-    "Roses are red,",
-    "import numpy as np\n",
-    "E = mc^2 means that",
-    "Il était une fois",
-    "Dear Sir or Madam,\n\n",
-    "SELECT name FROM users WHERE",
-    "Water boils at",
-    '{"name": "Anna", "age":',
-    "Once there were three little",
-    "北京是",
-)
 
 
 @pytest.fixture(scope="module")
-def vocabulary(smollm2_path: Path) -> Vocabulary:
-    return Vocabulary.from_gguf(GgufFile(smollm2_path))
+def model(smollm2_path: Path) -> Model:
+    return load(smollm2_path)
 
 
 @pytest.fixture(scope="module")
-def prompts(smollm2_path: Path, vocabulary: Vocabulary) -> list[list[int]]:
-    template = ChatTemplate(GgufFile(smollm2_path).text("tokenizer.chat_template"))
-    texts = [template.render([Message(role="user", content=chat)]) for chat in CHATS]
-    return [list(vocabulary.encode(text)) for text in (*texts, *TEXTS)]
+def vocabulary(model: Model) -> Vocabulary:
+    return model.vocabulary
 
 
 @pytest.fixture(scope="module")
-def answers(smollm2_path: Path, vocabulary: Vocabulary, prompts: list[list[int]]) -> list[list[int]]:
+def prompts(model: Model) -> list[list[int]]:
+    return model.prompts
+
+
+@pytest.fixture(scope="module")
+def answers(model: Model) -> list[list[int]]:
     """All prompts at once on a few slots, greedily."""
-    use_compilation_cache(default_cache_dir() / "executables")
-    runner = JaxRunner.load(
-        GgufFile(smollm2_path), Capacity(SLOTS, 256), platform="cpu", dtype="float32", report=lambda _done, _total: None
-    )
-    for shape in BUCKETS.shapes():
-        runner.compile(shape)
-    scheduler = Scheduler(SLOTS, 256)
-    readers = [CountingReader() for _ in prompts]
-    for index, (prompt, reader) in enumerate(zip(prompts, readers, strict=True)):
-        scheduler.submit(Sequence(str(index), tuple(prompt), Sampling(NEW_TOKENS, 0.0), reader, frozenset()))
-    while (batch := scheduler.schedule(runner.ready)) is not None:
-        scheduler.update(batch, runner.run(batch))
-    return [_until_end(reader.tokens, vocabulary) for reader in readers]
-
-
-def _until_end(tokens: list[int], vocabulary: Vocabulary) -> list[int]:
-    for index, token in enumerate(tokens):
-        if token in vocabulary.end_tokens:
-            return tokens[: index + 1]
-    return tokens
+    return ask(model, range(len(model.prompts)), NEW_TOKENS).tokens
 
 
 def test_an_answer_cut_anywhere_is_continued_exactly(
@@ -122,10 +74,24 @@ def test_greedy_text_equals_the_reference_token_by_token(
         [(prompt + answer[:-1], len(prompt) - 1) for prompt, answer in zip(prompts, answers, strict=True)]
     )
     assert answers == [choices for choices, _ in found]
-    assert min(lead for _, lead in found) > 1e-3, "a tie would make this test say nothing"
+    assert min(min(leads) for _, leads in found) > TIE, "a tie would make this test say nothing"
     # Exactness says nothing if both sides misread the file in the same way.
     said = b"".join(vocabulary.bytes_of(token) for token in answers[0])
     assert said == b"The capital of France is Paris."
+
+
+@pytest.mark.parametrize(
+    ("ours", "lead", "verdict"),
+    [
+        ([1, 2, 3], 1.0, Compared(same=1)),
+        ([1, 7, 8], 0.0005, Compared(excused=1)),
+        ([1, 7, 3], 0.002, Compared(wrong=1)),
+        ([1], 1.0, Compared(wrong=1)),
+    ],
+)
+def test_a_difference_is_excused_only_at_a_tie(ours: list[int], lead: float, verdict: Compared) -> None:
+    """Where two answers part, and nowhere else."""
+    assert compare([ours], [[1, 2, 3]], [[0.0, lead, 0.0]]) == verdict
 
 
 @pytest.mark.parametrize(
