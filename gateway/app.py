@@ -84,7 +84,6 @@ _JOURNAL_CLOSE_S = 3.0
 _LIMITS_OPEN_S = 1.0
 """How long a start waits for the store of limits; without it the gateway serves its share."""
 _LIMITS_CLOSE_S = 1.0
-_DAY_S = 86_400.0
 _LAG_EVERY_S = 0.25
 _MANY = 16
 _REAP_S = 15.0
@@ -108,9 +107,9 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
     stores = _stores(settings, process)
     desk = Desk(sources, stores.log, wall=time)
     directory = Directory(desk.now.book.keys, store=KeyStoreReader(settings.key_store))
-    decisions = Decisions(time)
+    decisions = Decisions(time, most=settings.decisions.explained, age_s=settings.decisions.explained_s)
     recorder = Recorder(
-        settings.decisions_file, most=settings.decisions.most, age_s=settings.decisions.days * _DAY_S, wall=time
+        settings.decisions_file, most=settings.decisions.most, age_s=settings.decisions.age_s, wall=time
     )
     last_use = LastUse(stores.log)
     metrics = Metrics(tenants=settings.told_tenants)

@@ -45,6 +45,21 @@ class Kept:
     """Requests, from GATEWAY_DECISIONS; some 40 bytes each on disk. 0 keeps none."""
     days: int = 7
     """From GATEWAY_DECISIONS_DAYS."""
+    explained: int = 5_000
+    """Requests of which all is kept that an operator may ask of one, in memory, from GATEWAY_EXPLAINED; some 3 kB each.
+    A drill compares with what they took."""
+    explained_hours: int = 1
+    """From GATEWAY_EXPLAINED_HOURS."""
+
+    @property
+    def age_s(self) -> float:
+        """`days` in seconds."""
+        return self.days * 86_400.0
+
+    @property
+    def explained_s(self) -> float:
+        """`explained_hours` in seconds."""
+        return self.explained_hours * 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +83,7 @@ class Settings:
     admin_key: str | None = None
     """An owner's key of the admin API, from GATEWAY_ADMIN_KEY; None leaves only the keys made through it."""
     decisions: Kept = Kept()
-    """How much is kept of what requests asked for and where they went, for simulations."""
+    """How much is kept of what requests asked for and where they went."""
     tracing: TracingSettings | None = None
     """Where traces go, from OpenTelemetry's own variables; None when none of them names a collector."""
     push: PushSettings | None = None
@@ -237,7 +252,12 @@ def decisions_beside(store: Path) -> Path:
 def _kept(environ: Mapping[str, str]) -> Kept:
     most = _whole(environ, "GATEWAY_DECISIONS", Kept().most, 100_000_000)
     days = _whole(environ, "GATEWAY_DECISIONS_DAYS", Kept().days, 3650)
-    return Kept(most=most, days=days)
+    return Kept(
+        most=most,
+        days=days,
+        explained=_whole(environ, "GATEWAY_EXPLAINED", Kept().explained, 1_000_000),
+        explained_hours=_whole(environ, "GATEWAY_EXPLAINED_HOURS", Kept().explained_hours, 24 * 31),
+    )
 
 
 def _whole(environ: Mapping[str, str], name: str, default: int, largest: int) -> int:

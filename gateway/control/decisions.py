@@ -5,16 +5,12 @@ Kept in memory for a bounded number of requests and a bounded time, for an opera
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from typing import Final
 
 import msgspec
 
 from gateway.domain.plan import Candidate
 from gateway.domain.preferences import Preferences
 from gateway.telemetry.record import RequestRecord
-
-MOST: Final = 5_000
-KEPT_S: Final = 3_600.0
 
 
 class AttemptShown(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,10 +63,12 @@ class DecisionShown(msgspec.Struct, frozen=True, kw_only=True):
 class Decisions:
     """The recent requests by their request id; of two with the same id, the later one."""
 
-    __slots__ = ("_clock", "_records")
+    __slots__ = ("_age_s", "_clock", "_most", "_records")
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], *, most: int, age_s: float) -> None:
         self._clock = clock
+        self._most = most
+        self._age_s = age_s
         self._records: OrderedDict[str, RequestRecord] = OrderedDict()
 
     def note(self, record: RequestRecord) -> None:
@@ -79,12 +77,12 @@ class Decisions:
             return
         records = self._records
         records[record.request_id] = record
-        if len(records) > MOST:
+        if len(records) > self._most:
             records.popitem(last=False)
 
     def recent(self) -> Iterable[RequestRecord]:
         """All that are known, the oldest first."""
-        since = self._clock() - KEPT_S
+        since = self._clock() - self._age_s
         return (record for record in self._records.values() if record.wall_started > since)
 
     def newest_first(self) -> Iterable[RequestRecord]:
@@ -94,7 +92,7 @@ class Decisions:
     def of(self, request_id: str) -> DecisionShown | None:
         """What is known of this request; None when it is too long ago, or was never here."""
         record = self._records.get(request_id)
-        if record is None or self._clock() > record.wall_started + KEPT_S:
+        if record is None or self._clock() > record.wall_started + self._age_s:
             return None
         return shown(record)
 

@@ -40,7 +40,8 @@ def _add_explain(commands: Commands) -> None:
         help="tell why a request went where it went, or where one would go",
         description="With the id of a request (the header x-request-id of its answer): its candidates, what each was "
         "ranked with or why it was left out, and what became of every try. The gateway that served it knows for an "
-        "hour. With --tenant and --model: the same for a request that nobody sent, as things stand now.",
+        "hour, or as GATEWAY_EXPLAINED_HOURS says. With --tenant and --model: the same for a request that nobody sent, "
+        "as things stand now.",
     )
     parser.add_argument("request_id", nargs="?", metavar="REQUEST_ID", help="a request that was served")
     parser.add_argument("--tenant", metavar="NAME", help="who would ask")

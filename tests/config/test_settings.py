@@ -174,5 +174,7 @@ def test_how_much_of_decisions_is_kept_comes_from_the_environment() -> None:
     told = {"GATEWAY_DECISIONS": "0", "GATEWAY_DECISIONS_DAYS": "30", "GATEWAY_STORE": "sqlite:///tmp/g.sqlite"}
     assert read(told).decisions == Kept(most=0, days=30)
     assert read(told).decisions_file.name == "g-decisions.sqlite"
+    told |= {"GATEWAY_EXPLAINED": "20000", "GATEWAY_EXPLAINED_HOURS": "24"}
+    assert read(told).decisions == Kept(most=0, days=30, explained=20_000, explained_hours=24)
     with pytest.raises(SettingsError, match="GATEWAY_DECISIONS_DAYS"):
         read(told | {"GATEWAY_DECISIONS_DAYS": "a week"})
