@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SECONDS ?= 1800
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check chaos matrix limits kills soak trace chart format bench schema lock clean
+.PHONY: help demo test check chaos matrix limits kills overload soak trace chart format bench schema lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -44,6 +44,9 @@ format: $(VENV)/.dev  ## rewrite the sources as `check` wants them
 
 bench: $(VENV)/.dev  ## CPU per request against nginx, one table
 	$(BIN)/python -m tests.bench
+
+overload: $(VENV)/.dev  ## ten times the load that can be served: what still comes of it, one table
+	$(BIN)/python -m tests.overload
 
 soak: $(VENV)/.dev  ## everything at once for half an hour (SECONDS=60: a minute), and what grew
 	$(BIN)/python -m tests.soak --seconds $(SECONDS)

@@ -2,8 +2,8 @@
 
 Everywhere: additive increase, multiplicative decrease, as Netflix advises for clients of services that others use too.
 
-    refused for load, or too late    limit ← 0.7 · limit, once per time to first token
-    a success near the limit         limit ← limit + 1 / limit
+    refused for load, or too late    limit ← 0.7 · min(limit, in flight), once per time to first token
+    a success near the limit         limit ← limit + 1 / limit; + 1 / 8 when the last cut is long ago
     a minute far from the limit      limit ← limit / 0.7, up to where it began
 
 On machines of our own the time to first token tells of their queue, and the limit follows it before anything is
@@ -24,6 +24,11 @@ START: Final = 1024.0
 LEAST: Final = 4.0
 MOST: Final = 4096.0
 BACKOFF: Final = 0.7
+TELLING: Final = 8
+"""Of tries in flight: with fewer a refusal says little of how many would be too many, and only the limit is cut."""
+QUICK: Final = 1 / 8
+CALM_S: Final = 10.0
+"""So long after a cut its reason is gone: the limit grows by an eighth with each round of answers."""
 NEAR: Final = 0.8
 """Of the limit: a success with fewer in flight does not show that more would succeed."""
 
@@ -83,19 +88,23 @@ class Limit:
     def succeed(self, in_flight: int, now: float) -> None:
         """A try brought a whole answer, while so many were in flight with it."""
         if in_flight >= NEAR * self.value:
-            self.value = min(self._most, self.value + 1 / self.value)
+            step = 1 / self.value
+            if self.value < START and now - self._changed_at >= CALM_S:
+                step = max(step, QUICK)
+            self.value = min(self._most, self.value + step)
         elif self.value < START and now - self._changed_at >= FORGET_S:
             self.value = min(START, self._most, self.value / BACKOFF)
             self._changed_at = now
 
-    def cut(self, now: float, waited_s: float | None = None) -> None:
-        """A try met too much load. After a timeout, `waited_s` is how long it had waited.
+    def cut(self, now: float, waited_s: float | None = None, *, in_flight: int = 0) -> None:
+        """A try met too much load, as one of so many. After a timeout, `waited_s` is how long it had waited.
 
         What began before the last cut is an echo of the same load, and cuts nothing more.
         """
         pace_s = waited_s if waited_s is not None else UNKNOWN_TTFT_S if self._ttft_s is None else self._ttft_s
         if now - self._changed_at >= pace_s:
-            self.value = min(self._most, max(LEAST, self.value * BACKOFF))
+            met = min(self.value, in_flight) if in_flight >= TELLING else self.value
+            self.value = min(self._most, max(LEAST, met * BACKOFF))
             self._changed_at = now
 
 

@@ -12,12 +12,12 @@ from typing import Final
 
 import msgspec
 
-from gateway.domain.fault import Fault, Recourse
+from gateway.domain.fault import Fault, FaultKind, Recourse
 from gateway.domain.ledger import Outcome
 from gateway.domain.limits import Headroom, WorkerLoad
 from gateway.domain.plan import Target
 from gateway.domain.policy import Timeouts
-from gateway.routing.concurrency import MOST, Limit, is_ours
+from gateway.routing.concurrency import MOST, TELLING, Limit, is_ours
 from gateway.routing.headroom import Ebb
 from gateway.routing.health import WELL_FAILED, Draw, Ejection, State
 from gateway.routing.hints import MOST as MOST_HINTS
@@ -201,9 +201,16 @@ class Fleet:
             return
         effect = fault.effect
         if effect.is_load and epoch == tally.breaker.telling_epoch:
-            tally.limit.cut(now, waited_s if fault.phase is not None else None)
+            tally.limit.cut(now, waited_s if fault.phase is not None else None, in_flight=tally.in_flight + 1)
         if effect.breaks:
-            tally.breaker.fail(epoch, now, self._draw, is_local=effect.is_local, is_suspect=tally.is_hinted(now))
+            tally.breaker.fail(
+                epoch,
+                now,
+                self._draw,
+                is_local=effect.is_local,
+                is_suspect=tally.is_hinted(now),
+                is_full=fault.kind is FaultKind.OVERLOADED and tally.in_flight >= TELLING,
+            )
             tally.record.failed(now)
             tally.observe(waited_s / expected_s(prompt_tokens), now)
             if fault.phase == "first_token" and tally.breaker.is_calm:

@@ -9,6 +9,9 @@ State without a clock and without chance of its own: the time and the draws are 
 
 What a try tells counts only in the state in which it began: a stream that began before the breaker opened says nothing
 of the backend that came back. So each try carries the `epoch` of its beginning.
+
+One exception: a backend that says it is too busy, while it works on many of our tries, may be just full. If one of
+those is answered, the breaker that opened for it closes at once; what the backend bears has been learned meanwhile.
 """
 
 import enum
@@ -69,6 +72,8 @@ class Breaker:
         "_closed_at",
         "_failed",
         "_failures_in_row",
+        "_full_in_row",
+        "_is_full",
         "_local_in_row",
         "_open_until",
         "_openings",
@@ -92,7 +97,9 @@ class Breaker:
         """Whether it is closed and was not open lately, so that there is nothing to ask it."""
         self._attempts = Window()
         self._failed = Window()
-        self._failures_in_row = self._local_in_row = 0
+        self._failures_in_row = self._local_in_row = self._full_in_row = 0
+        self._is_full = False
+        """Whether it is open for nothing but that the target was too busy with our own tries."""
         self._openings = 0
         self._open_until = self._closed_at = 0.0
         self._probes = 0
@@ -152,6 +159,7 @@ class Breaker:
         becomes of it later is then told to nobody.
         """
         if epoch != self.epoch or self.state is not State.HALF_OPEN:
+            self._revive(epoch)
             return epoch
         self.succeed(epoch, now)
         return _COUNTED
@@ -159,10 +167,11 @@ class Breaker:
     def succeed(self, epoch: int, now: float) -> None:
         """A try brought a whole answer, or one that shows a sound backend."""
         if epoch != self.epoch:
+            self._revive(epoch)
             return
         if self.state is State.CLOSED:
             self._attempts.add(1, now)
-            self._failures_in_row = self._local_in_row = 0
+            self._failures_in_row = self._local_in_row = self._full_in_row = 0
         elif self.state is State.HALF_OPEN:
             self._probes -= 1
             self._successes += 1
@@ -171,10 +180,13 @@ class Breaker:
                 self._was_hastened = False
                 self._enter(State.CLOSED)
 
-    def fail(self, epoch: int, now: float, draw: Draw, *, is_local: bool, is_suspect: bool = False) -> None:
+    def fail(
+        self, epoch: int, now: float, draw: Draw, *, is_local: bool, is_suspect: bool = False, is_full: bool = False
+    ) -> None:
         """A try failed by the target's doing; `is_local` when no connection came about.
 
-        Of one that `is_suspect`, because others say that it fails, few failures tell enough.
+        Of one that `is_suspect`, because others say that it fails, few failures tell enough. `is_full` when it said
+        that it is too busy, while it worked on many tries of ours.
         """
         if epoch != self.epoch or self.state is State.OPEN:
             return
@@ -185,6 +197,7 @@ class Breaker:
         self._failed.add(1, now)
         self._failures_in_row += 1
         self._local_in_row = self._local_in_row + 1 if is_local else 0
+        self._full_in_row = self._full_in_row + 1 if is_full else 0
         in_row = SUSPECT_IN_ROW if is_suspect else FAILURES_IN_ROW
         if self._failures_in_row >= in_row or self._local_in_row >= LOCAL_IN_ROW or self._too_many_failed(now):
             self._open(now, draw)
@@ -204,14 +217,23 @@ class Breaker:
         self._openings += 1
         grown = OPEN_S * 2.0 ** min(self._openings - 1, 7)  # 2^7 is beyond the cap, and no power overflows.
         self._open_until = now + min(OPEN_MOST_S, grown) * (0.8 + 0.4 * draw())
+        is_full = self.state is State.CLOSED and 0 < self._full_in_row == self._failures_in_row
         self._enter(State.OPEN)
+        self._is_full = is_full
+
+    def _revive(self, epoch: int) -> None:
+        """A try that began in this epoch was answered: if that was before it opened, and it was but full, it closes."""
+        if self._is_full and self.state is State.OPEN and epoch == self.epoch - 1:
+            self._openings -= 1
+            self._enter(State.CLOSED)
 
     def _enter(self, state: State) -> None:
         self.state = state
         self.epoch += 1
         self.telling_epoch = None if state is State.HALF_OPEN else self.epoch
         self.is_calm = False
-        self._failures_in_row = self._local_in_row = 0
+        self._is_full = False
+        self._failures_in_row = self._local_in_row = self._full_in_row = 0
         self._probes = self._successes = 0
         self._attempts.clear()
         self._failed.clear()

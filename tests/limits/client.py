@@ -1,4 +1,4 @@
-"""Clients as the report needs them: one connection each, a request at a time, no more than HTTP/1.1 with a length."""
+"""Clients as the report needs them: one connection each, a request at a time, no more than HTTP/1.1."""
 
 import asyncio
 import json
@@ -49,9 +49,10 @@ class Client:
         self.send(body)
         head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
         found = _LENGTH.search(head)
-        if found is None:
-            raise ValueError(f"an answer without a length: {head!r}")
-        answer = await self._reader.readexactly(int(found[1]))
+        if found is None:  # A stream, in chunks.
+            answer = await self._reader.readuntil(b"\r\n0\r\n\r\n")
+        else:
+            answer = await self._reader.readexactly(int(found[1]))
         tokens = _TOKENS.search(answer)
         return Reply(int(head[9:12]), int(tokens[1]) if tokens else 0)
 

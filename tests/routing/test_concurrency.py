@@ -103,11 +103,25 @@ def test_failures_now_and_then_do_not_add_up() -> None:
 
 
 def test_a_limit_that_is_used_up_is_not_lifted_by_time() -> None:
+    """But once nothing was refused for ten seconds it grows by an eighth a round, and not by one."""
     limit = cloud()
     limit.cut(T)
     cut = limit.value
-    limit.succeed(math.ceil(cut), T + 3600)
+    limit.succeed(math.ceil(cut), T + 9)
     assert limit.value == pytest.approx(cut + 1 / cut)
+    limit.succeed(math.ceil(cut), T + 3600)
+    assert limit.value == pytest.approx(cut + 1 / cut + 1 / 8)
+
+
+def test_a_refusal_tells_how_many_are_too_many() -> None:
+    """Where so many were in flight that it can: a limit that is far above them would have to be cut ten times."""
+    few, many = cloud(), cloud()
+    few.cut(T, in_flight=7)
+    many.cut(T, in_flight=40)
+    assert few.value == pytest.approx(START * 0.7)
+    assert many.value == pytest.approx(28)
+    many.cut(T + 60, in_flight=2000)
+    assert many.value == pytest.approx(28 * 0.7)
 
 
 def test_the_latency_of_a_cloud_moves_nothing() -> None:

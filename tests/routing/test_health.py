@@ -231,6 +231,30 @@ def test_what_began_before_the_breaker_changed_says_nothing() -> None:
     assert breaker.state is State.HALF_OPEN
 
 
+def test_a_target_that_was_but_full_is_open_again_with_its_next_answer() -> None:
+    """It was too busy with our own tries: one of those that it had taken before is answered."""
+    breaker = Breaker()
+    taken = [breaker.begin(T) for _ in range(20)]
+    for epoch in taken[:5]:
+        breaker.fail(epoch, T, half, is_local=False, is_full=True)
+    assert breaker.hold(T) == "breaker_open"
+    breaker.answer(taken[5], T + 0.1)
+    assert breaker.state is State.CLOSED
+    assert breaker.ramp(T + 0.1) == 1.0
+    breaker.fail(taken[6], T + 0.2, half, is_local=False, is_full=True)  # What began before says nothing more.
+    assert breaker.state is State.CLOSED
+
+
+@pytest.mark.parametrize("sick", range(5))
+def test_a_target_that_failed_otherwise_too_is_not(sick: int) -> None:
+    breaker = Breaker()
+    epoch = breaker.begin(T)
+    for number in range(5):
+        breaker.fail(epoch, T, half, is_local=False, is_full=number != sick)
+    breaker.succeed(epoch, T)
+    assert breaker.hold(T) == "breaker_open"
+
+
 def test_a_half_open_stream_has_succeeded_with_its_first_content() -> None:
     """It may last for minutes: the next ones need not wait for its end, and its end counts nothing more."""
     breaker, now = opened()
