@@ -33,6 +33,15 @@ _CONTEXT: Final = 1024
 _PROMPT: Final = 24
 """Tokens before an answer whose decoding is measured."""
 _PREFILL: Final = 256
+_FIELDS: Final = {
+    "kind": {"enum": ["person", "place", "thing"]},
+    "amounts": {"type": "array", "items": {"type": "integer"}, "minItems": 200},
+}
+_HELD: Final = {
+    "type": "json_schema",
+    "json_schema": {"name": "held", "schema": {"type": "object", "properties": _FIELDS, "required": list(_FIELDS)}},
+}
+"""An answer of this kind is longer than any that is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +86,8 @@ class Figures:
     engine: str
     decode: dict[int, float] = field(default_factory=dict)
     """Batch → tokens per CPU-second."""
+    held: float = 0.0
+    """The same of the largest batch, when each answer is held to a JSON schema."""
     prefill: float = 0.0
     """Tokens per CPU-second."""
     first_token_ms: tuple[float, float] = (0.0, 0.0)
@@ -110,7 +121,8 @@ def measure(server: Server, plan: Plan) -> Figures:
         ask = _Asking(server, client)
         ask.answer(_PROMPT, 2)
         for batch in (1, _SLOTS):
-            figures.decode[batch] = max(_decode_speed(ask, batch, plan.tokens) for _ in range(plan.rounds))
+            figures.decode[batch] = max(_decode_speed(ask.answer, ask, batch, plan.tokens) for _ in range(plan.rounds))
+        figures.held = max(_decode_speed(ask.held_answer, ask, _SLOTS, plan.tokens) for _ in range(plan.rounds))
         figures.prefill = max(_prefill_speed(ask) for _ in range(plan.rounds))
         waits = _first_tokens(ask, plan)
         figures.first_token_ms = (statistics.median(waits) * 1e3, max(waits) * 1e3)
@@ -137,6 +149,13 @@ class _Asking:
         """Ask and wait."""
         self._client.post("/v1/completions", json=self.body(size, tokens)).raise_for_status()
 
+    def held_answer(self, size: int, tokens: int) -> None:
+        """Ask for JSON of a schema, which is longer than so many tokens, and wait."""
+        letters = "".join(self._random.choices("abcdefgh ", k=size))
+        wanted: dict[str, Any] = {"model": self.server.model, "messages": [{"role": "user", "content": letters}]}
+        wanted |= {"response_format": _HELD, "max_tokens": tokens, "temperature": 0}
+        self._client.post("/v1/chat/completions", json=wanted | self.server.extra).raise_for_status()
+
     def first_token_s(self, size: int, tokens: int) -> float:
         """Seconds until the first event of a streamed answer, which is read to its end."""
         started = time.monotonic()
@@ -155,10 +174,10 @@ class _Asking:
         return self.server.cpu_s() - before
 
 
-def _decode_speed(ask: _Asking, batch: int, tokens: int) -> float:
+def _decode_speed(answer: Callable[[int, int], None], ask: _Asking, batch: int, tokens: int) -> float:
     def together(count: int) -> None:
         with ThreadPoolExecutor(batch) as pool:
-            list(pool.map(lambda _: ask.answer(_PROMPT, count), range(batch)))
+            list(pool.map(lambda _: answer(_PROMPT, count), range(batch)))
 
     short = ask.cpu_of(lambda: together(1))
     whole = ask.cpu_of(lambda: together(1 + tokens))
@@ -265,6 +284,7 @@ def table(found: Sequence[Figures]) -> str:
     rows: list[tuple[str, Callable[[Figures], str]]] = [
         ("decode, batch 1, tokens per CPU-second", lambda one: f"{one.decode[1]:.0f}"),
         (f"decode, batch {_SLOTS}", lambda one: f"{one.decode[_SLOTS]:.0f}"),
+        (f"decode, batch {_SLOTS}, held to a JSON schema", lambda one: f"{one.held:.0f}"),
         (f"prefill, {_PREFILL} tokens", lambda one: f"{one.prefill:.0f}"),
         ("first token beside 6 long answers, median ms", lambda one: f"{one.first_token_ms[0]:.0f}"),
         ("  worst ms", lambda one: f"{one.first_token_ms[1]:.0f}"),
@@ -279,7 +299,7 @@ def table(found: Sequence[Figures]) -> str:
     for other in found[1:]:
         lines.append(
             f"against {other.engine}: decode {first.decode[1] / other.decode[1]:.2f} at batch 1, "
-            f"{first.decode[_SLOTS] / other.decode[_SLOTS]:.2f} at batch {_SLOTS}; "
-            f"prefill {first.prefill / other.prefill:.2f}"
+            f"{first.decode[_SLOTS] / other.decode[_SLOTS]:.2f} at batch {_SLOTS}, "
+            f"{first.held / max(other.held, 1e-3):.2f} held to a schema; prefill {first.prefill / other.prefill:.2f}"
         )
     return "\n".join(lines)
