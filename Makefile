@@ -17,6 +17,7 @@ demo: $(VENV)/.worker  ## worker and gateway on this machine, with a ready key (
 test: $(VENV)/.dev  ## every test, in parallel
 	$(BIN)/pytest -q
 	$(BIN)/pytest -q tests/api --http asgi
+	$(BIN)/python -m tests.bench.gate
 
 check: $(VENV)/.dev  ## format, lint, types, import contracts, schema freshness
 	$(BIN)/ruff format --check .
