@@ -73,16 +73,8 @@ class Hold(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         """What a request takes of it; `wall` is seconds since the epoch."""
         cost = self.cost(estimate, price)
         if self.per is None:
-            return Dimension(
-                self.begin + self.end,
-                self.kind,
-                self.capacity,
-                self.refill_per_s,
-                cost,
-                0.0,
-                self.fails_closed,
-                self.is_leased,
-            )
+            kind, capacity, refill_per_s = self.kind, self.capacity, self.refill_per_s
+            return Dimension(self.begin + self.end, kind, capacity, refill_per_s, cost, 0.0, self.fails_closed, self.is_leased)
         period = period_at(self.per, self.timezone, wall)
         return Dimension(
             f"{self.begin}:{period.name}{self.end}",
@@ -106,14 +98,16 @@ class Hold(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         ever. So what is expected counts up to what the limit can grant, while the prompt alone fits.
         """
         match self.kind:
+            case "tokens" | "budget_tokens":
+                prompt, most = estimate.prompt_tokens, self.capacity
+                whole = prompt + estimate.output_tokens
+                return whole if whole <= most else max(most, prompt)
             case "requests" | "concurrency":
                 return 1
             case "input_tokens":
                 return estimate.prompt_tokens
             case "output_tokens":
                 return min(estimate.output_tokens, self.capacity)
-            case "tokens" | "budget_tokens":
-                return max(min(estimate.total_tokens, self.capacity), estimate.prompt_tokens)
             case "budget_usd":
                 whole = price(estimate.prompt_tokens, estimate.output_tokens)
                 return min(whole, max(self.capacity, price(estimate.prompt_tokens, 0)))

@@ -49,10 +49,11 @@ class Bucket:
 
     def refill(self, now: float) -> None:
         """Up to `now`."""
+        level = self.level
         if now > self.at:  # a clock that steps back refills nothing, and later nothing twice
-            self.level += (now - self.at) * self.refill_per_s
+            level += (now - self.at) * self.refill_per_s
             self.at = now
-        self.level = min(self.level, self.limit)
+        self.level = level if level < self.limit else self.limit
 
     def charge(self, amount: int) -> None:
         """Take `amount`, or give it back if it is negative: never beyond the capacity, never into endless debt."""
@@ -116,7 +117,8 @@ class Tally:
 
     def reserve(self, reservation: str, dimensions: Sequence[Dimension], now: float, ttl_s: float) -> Granted | Denied:
         """Take all the costs, or none; see `Limiter.reserve`."""
-        self._free_expired(now, _SWEEP)
+        if self._expiries and self._expiries[0][0] <= now:
+            self._free_expired(now, _SWEEP)
         if len(self._buckets) + len(self._counters) >= self._forget_at:
             self._forget(now)
         if reservation in self._held or reservation in self._closed or reservation in self._closed_before:
@@ -135,12 +137,13 @@ class Tally:
 
         # 2. Take everything.
         for dimension in dimensions:
+            key = dimension.key
             if dimension.refill_per_s:
-                self._buckets[dimension.key].level -= dimension.cost
+                self._buckets[key].level -= dimension.cost
             elif dimension.kind == "concurrency":
-                self._taken[dimension.key] = self._taken.get(dimension.key, 0) + 1
+                self._taken[key] = self._taken.get(key, 0) + 1
             else:
-                self._counters[dimension.key].used += dimension.cost
+                self._counters[key].used += dimension.cost
         expires_at = now + ttl_s
         self._held[reservation] = _Held(dimensions, expires_at)
         heapq.heappush(self._expiries, (expires_at, reservation))
@@ -210,7 +213,8 @@ class Tally:
         if bucket is None:
             bucket = self._buckets[dimension.key] = Bucket(dimension.limit, dimension.refill_per_s, now)
             return bucket
-        bucket.refill(now)
+        if now > bucket.at:
+            bucket.refill(now)
         if bucket.limit != dimension.limit or bucket.refill_per_s != dimension.refill_per_s:  # a new configuration
             bucket.limit = dimension.limit
             bucket.refill_per_s = dimension.refill_per_s
@@ -274,13 +278,14 @@ class Tally:
     def _levels(self, dimensions: Sequence[Dimension], now: float) -> tuple[Level, ...]:
         levels = []
         for dimension in dimensions:
-            limit = dimension.limit
-            if dimension.refill_per_s:
+            limit, refill_per_s = dimension.limit, dimension.refill_per_s
+            if refill_per_s:
                 level = self._bucket(dimension, now).level
                 remaining = int(level + TOLERANCE) if level > 0 else 0
-                levels.append(Level(dimension.kind, limit, remaining, (limit - level) / dimension.refill_per_s))
+                levels.append(Level(dimension.kind, limit, remaining, (limit - level) / refill_per_s))
             elif dimension.kind == "concurrency":
-                levels.append(Level("concurrency", limit, max(0, limit - self._taken.get(dimension.key, 0)), 0.0))
+                left = limit - self._taken.get(dimension.key, 0)
+                levels.append(Level("concurrency", limit, left if left > 0 else 0, 0.0))
             else:
                 left = int(self.level_of(dimension, now))
                 levels.append(Level(dimension.kind, limit, max(0, left), max(0.0, dimension.ends_at - self._wall(now))))
