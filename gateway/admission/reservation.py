@@ -74,7 +74,9 @@ class Hold(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         cost = self.cost(estimate, price)
         if self.per is None:
             kind, capacity, refill_per_s = self.kind, self.capacity, self.refill_per_s
-            return Dimension(self.begin + self.end, kind, capacity, refill_per_s, cost, 0.0, self.fails_closed, self.is_leased)
+            return Dimension(
+                self.begin + self.end, kind, capacity, refill_per_s, cost, 0.0, self.fails_closed, self.is_leased
+            )
         period = period_at(self.per, self.timezone, wall)
         return Dimension(
             f"{self.begin}:{period.name}{self.end}",

@@ -53,7 +53,7 @@ class Bucket:
         if now > self.at:  # a clock that steps back refills nothing, and later nothing twice
             level += (now - self.at) * self.refill_per_s
             self.at = now
-        self.level = level if level < self.limit else self.limit
+        self.level = min(self.limit, level)
 
     def charge(self, amount: int) -> None:
         """Take `amount`, or give it back if it is negative: never beyond the capacity, never into endless debt."""
@@ -285,7 +285,7 @@ class Tally:
                 levels.append(Level(dimension.kind, limit, remaining, (limit - level) / refill_per_s))
             elif dimension.kind == "concurrency":
                 left = limit - self._taken.get(dimension.key, 0)
-                levels.append(Level("concurrency", limit, left if left > 0 else 0, 0.0))
+                levels.append(Level("concurrency", limit, max(0, left), 0.0))
             else:
                 left = int(self.level_of(dimension, now))
                 levels.append(Level(dimension.kind, limit, max(0, left), max(0.0, dimension.ends_at - self._wall(now))))

@@ -45,7 +45,7 @@ from gateway.pipeline import (
     record_of,
 )
 from gateway.pipeline.entry import Caller
-from gateway.pipeline.intake import State
+from gateway.pipeline.intake import DONE, RESERVING
 from gateway.upstream.drilling import Behalf
 
 BODY_TIMEOUT_S = 30.0
@@ -193,7 +193,7 @@ class Driver:
         if self._client is None:
             return
         now = self._loop.time()
-        if self.exchange.state is not State.DONE:  # The client's side was stopped from outside.
+        if self.exchange.state is not DONE:  # The client's side was stopped from outside.
             self.exchange.shutdown(now)
             self._perform(now)
         self._client = None
@@ -270,16 +270,18 @@ class Driver:
             return
         self._performing = True
         exchange = self.exchange
-        while exchange.actions:
-            actions, exchange.actions = exchange.actions, []
+        carry_out = self._carry_out
+        while actions := exchange.actions:
+            exchange.actions = []
             for action in actions:
                 try:
-                    self._carry_out(action, client)
+                    carry_out(action, client)
                 except Exception:  # as in `feed`
                     log.exception("exchange.crashed", exchange=exchange.id)
                     exchange.crash(now)
         self._performing = False
-        self._set_timer(now)
+        if exchange.state is not DONE:
+            self._set_timer(now)
         client.flush()
 
     def _carry_out(self, action: Action, client: Client) -> None:
@@ -337,7 +339,7 @@ class Driver:
     def _reserved(self, answer: Answer) -> None:
         """The limits have answered: at once, or later if their store is elsewhere."""
         if isinstance(answer, Granted):
-            if self._client is None or self.exchange.state is not State.RESERVING:  # Nobody is left who could use it.
+            if self._client is None or self.exchange.state is not RESERVING:  # Nobody is left who could use it.
                 self._machinery.limiter.settle(answer.reservation, NOTHING_USED, self._loop.time())
             else:
                 self.feed(self.exchange.reserved, answer)

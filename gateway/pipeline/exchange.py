@@ -46,7 +46,18 @@ from gateway.pipeline.actions import (
 from gateway.pipeline.attempt import MAX_FAULT_BYTES, MAX_REPLY_BYTES, Attempt
 from gateway.pipeline.continuing import rest_of
 from gateway.pipeline.entry import Collaborators, RequestHead
-from gateway.pipeline.intake import JSON, LEASE_MARGIN_S, Intake, State
+from gateway.pipeline.intake import (
+    ATTEMPTING,
+    DONE,
+    JSON,
+    LEASE_MARGIN_S,
+    OPEN,
+    QUEUED,
+    RELAYING,
+    RESERVING,
+    SETTLING,
+    Intake,
+)
 from gateway.pipeline.relay import UNTELLABLE, Relay
 from gateway.pipeline.tries import Tries, dialect_of, is_native
 from gateway.pipeline.verdict import interruption, verdict
@@ -104,11 +115,11 @@ class Exchange(Intake):
 
     def reserved(self, granted: Granted, now: float) -> None:
         """Everything was granted: from here on the exchange must settle."""
-        if self.state is not State.RESERVING:
+        if self.state is not RESERVING:
             return  # We broke meanwhile: what was granted frees itself when its lease ends.
         self.reserved_at = now
         self.levels = granted.levels
-        self.state = State.ATTEMPTING
+        self.state = ATTEMPTING
         self._open()
         if self._gone:
             self._end(Outcome.CLIENT_GONE, [Finish()], now)
@@ -173,10 +184,7 @@ class Exchange(Intake):
         if attempt is None:
             return
         attempt.note_head(status, now)
-        if (headroom := headroom_of(headers)) is not None:
-            self._house.fleet.told(attempt.target, headroom, now)
-        if attempt.target.is_in_house and (load := load_of(headers)) is not None:
-            self._house.fleet.loaded(attempt.target, load, now)
+        self._heed(attempt, headers, now)
         if status >= 300:  # noqa: PLR2004  # the body that follows says why
             attempt.headers = headers
         elif self.job.request.stream:
@@ -221,14 +229,20 @@ class Exchange(Intake):
         elif attempt.headers is not None:
             self._attempt_failed(attempt, _read_fault(attempt), now)
         else:
-            self._reply(attempt, now)
+            self._reply(attempt, b"".join(attempt.body), now)
 
     def whole(self, number: int, status: int, headers: Headers, body: bytes, now: float) -> None:
-        """The whole answer at once."""
-        self.answered(number, status, headers, now)
-        if body:
-            self.data(number, body, now)
-        self.ended(number, now)
+        """The whole answer at once: the same as its parts."""
+        attempt = self._running(number)
+        if status >= 300 or attempt is None or self.job.request.stream:  # noqa: PLR2004  # as in `answered`
+            self.answered(number, status, headers, now)
+            if body:
+                self.data(number, body, now)
+            self.ended(number, now)
+            return
+        attempt.status = status
+        self._heed(attempt, headers, now)
+        self._reply(attempt, body, now)
 
     def failed(self, number: int, fault: Fault, now: float) -> None:
         """The connection failed."""
@@ -254,19 +268,19 @@ class Exchange(Intake):
     @property
     def is_undecided(self) -> bool:
         """Whether the answer may still become another backend's, though its head may be out already."""
-        return self.state is State.ATTEMPTING
+        return self.state is ATTEMPTING
 
     @property
     def pieces_delivered(self) -> int:
         """Pieces of text that the client was sent: no more than there are tokens in them."""
-        return len(self.tries.current.text) if self.state is State.RELAYING or self._was_relayed else 0
+        return len(self.tries.current.text) if self.state is RELAYING or self._was_relayed else 0
 
     def heartbeat(self, _now: float) -> None:
         """Called every second or so: a stream that outgrows what was reserved for it takes more as it goes.
 
         Otherwise one long answer after another would be known only as it ends, and many at once go far into debt.
         """
-        if self.state is not State.RELAYING or not (self._claim.dimensions or self.tries.current.has_place):
+        if self.state is not RELAYING or not (self._claim.dimensions or self.tries.current.has_place):
             return
         claimed = bool(self._claim.dimensions)
         self.actions += self._account.growth(self.tries.current, self.pieces_delivered, is_claimed=claimed)
@@ -274,13 +288,14 @@ class Exchange(Intake):
     @property
     def wake_at(self) -> float | None:
         """When `tick` must be called at the latest; None when nothing is awaited."""
-        if self.state is State.ATTEMPTING:
+        state = self.state
+        if state is ATTEMPTING:
             return min(self.total_by, self.tries.wake_at, self._comment_at)
-        if self.state is State.RELAYING:
+        if state is RELAYING:
             return min(self.total_by, self.tries.current.deadline)
-        if self.state is State.SETTLING:
+        if state is SETTLING:
             return self.settle_asked_at + _LEDGER_WAIT_S
-        if self.state is State.QUEUED:
+        if state is QUEUED:
             return self._retry_at if self._retry_at is not None or self._turn is None else self._turn.ticket.by
         return None
 
@@ -289,10 +304,10 @@ class Exchange(Intake):
         wake_at = self.wake_at
         if wake_at is None or now < wake_at:
             return
-        if self.state is State.SETTLING:
+        if self.state is SETTLING:
             self.settled(TimeoutError(), now)  # The rows stay queued; only this answer does not wait for them.
             return
-        if self.state is State.QUEUED:
+        if self.state is QUEUED:
             self._wait_is_over(now)
             return
         tries = self.tries
@@ -313,39 +328,39 @@ class Exchange(Intake):
     def client_gone(self, now: float) -> None:
         """The client hung up: stop the backend, charge what was delivered."""
         self._gone = True
-        if self.state is State.OPEN or self.state is State.QUEUED:
+        if self.state is OPEN or self.state is QUEUED:
             self.outcome = Outcome.CLIENT_GONE
-            self.state = State.DONE
+            self.state = DONE
             self._leave()
             self._conclude(None)
             self.actions.append(Finish())
         elif self._once is not None:
             return  # It may ask again, and is to have this very answer then.
-        elif self.state is State.ATTEMPTING or self.state is State.RELAYING:
+        elif self.state is ATTEMPTING or self.state is RELAYING:
             # Many clients close once they have the finish_reason, and do not wait for `[DONE]`.
-            is_whole = self.state is State.RELAYING and _finished(self.tries.current) is not None
+            is_whole = self.state is RELAYING and _finished(self.tries.current) is not None
             self._stop(Outcome.OK if is_whole else Outcome.CLIENT_GONE, [Finish()], now)
-        elif self.state is State.SETTLING:
+        elif self.state is SETTLING:
             self.ending = [Finish()]  # Its answer was complete: this is a success that nobody waits for.
 
     def client_slow(self, now: float) -> None:
         """The client takes nothing, so that the backend is held back and must not be blamed for it."""
-        if self.state is State.RELAYING:
+        if self.state is RELAYING:
             self.tries.current.hold(now)
 
     def client_ready(self, now: float) -> None:
         """The client has caught up; the backend may go on."""
-        if self.state is State.RELAYING:
+        if self.state is RELAYING:
             self.tries.current.release(now)
 
     def shutdown(self, now: float) -> None:
         """The gateway stops and will not wait any longer."""
         message = "The gateway is shutting down."
-        if self.state is State.RELAYING:
+        if self.state is RELAYING:
             error: GatewayError = StreamInterrupted(message, code="gateway_draining", retry_after_s=1.0)
         else:
             error = Overloaded(message, code="gateway_draining", retry_after_s=1.0)
-        if self.state is State.RESERVING:
+        if self.state is RESERVING:
             self.error = error  # What the limits may be granting just now must be given back: their answer comes first.
         else:
             self._break(error, now)
@@ -356,12 +371,12 @@ class Exchange(Intake):
 
     def settled(self, error: Exception | None, now: float) -> None:
         """The ledger has the rows, or cannot have them: then the answer may not pass for a success."""
-        if self.state is not State.SETTLING:
+        if self.state is not SETTLING:
             return
         if error is not None and self.error is None:
             self.error = Overloaded("The ledger cannot record this request.", retry_after_s=1.0)
             self.ending = [Fail(self.error), Finish()]
-        self.state = State.DONE
+        self.state = DONE
         self.ended_at = now
         self._conclude(self._reply_body if self.error is None else None)
         self.actions += self.ending
@@ -414,7 +429,7 @@ class Exchange(Intake):
                 prompt_tokens=self.job.estimate.prompt_tokens,
             )
         if relay.is_open:
-            self.state = State.RELAYING
+            self.state = RELAYING
             self._encoder = relay.encoder
             self._send(out)
         if isinstance(final, EndOfStream):
@@ -432,9 +447,16 @@ class Exchange(Intake):
         if data:
             self.actions.append(Send(data))
 
-    def _reply(self, attempt: Attempt, now: float) -> None:
+    def _heed(self, attempt: Attempt, headers: Headers, now: float) -> None:
+        """What an answer's head says of its backend's limits and load is routing's to know."""
+        if (headroom := headroom_of(headers)) is not None:
+            self._house.fleet.told(attempt.target, headroom, now)
+        if attempt.target.is_in_house and (load := load_of(headers)) is not None:
+            self._house.fleet.loaded(attempt.target, load, now)
+
+    def _reply(self, attempt: Attempt, whole: bytes, now: float) -> None:
         """A whole unstreamed answer came, or something that only looks like one."""
-        reply = dialect_of(attempt).decode_reply(self.job.request, b"".join(attempt.body), self._label(attempt))
+        reply = dialect_of(attempt).decode_reply(self.job.request, whole, self._label(attempt))
         if isinstance(reply, Fault):
             self._attempt_failed(attempt, reply, now)
             return
@@ -459,7 +481,7 @@ class Exchange(Intake):
         if abort:
             self.actions.append(Abort(attempt.number))
         tries = self.tries
-        if self.state is State.RELAYING:
+        if self.state is RELAYING:
             if (relay := _finished(attempt)) is not None:  # How the connection ends is no matter.
                 self._whole(attempt, relay, now)
                 return
@@ -485,10 +507,10 @@ class Exchange(Intake):
             self._end(Outcome.REJECTED if rejected else Outcome.FAILED, [Fail(self.error), Finish()], now)
 
     def _break(self, error: GatewayError, now: float) -> None:
-        if self.state is State.RELAYING and (relay := _finished(self.tries.current)) is not None:
+        if self.state is RELAYING and (relay := _finished(self.tries.current)) is not None:
             self.actions.append(Abort(self.tries.current.number))
             self._whole(self.tries.current, relay, now)
-        elif self.state is State.ATTEMPTING or self.state is State.RELAYING:
+        elif self.state is ATTEMPTING or self.state is RELAYING:
             self.error = error
             self._stop(Outcome.SHUTDOWN, [Fail(error), Finish()], now)
         else:
@@ -498,7 +520,7 @@ class Exchange(Intake):
         """The stream has all that makes it one: the client is told so."""
         if not relay.is_open:
             self._give_up(self.tries.won(attempt, now))  # It may be whole without any content.
-            self.state = State.RELAYING
+            self.state = RELAYING
             self._send(relay.release())
         self.tries.over(attempt, Outcome.OK, now)
         settle = self._end(Outcome.OK, [Send(relay.encoder.end()), Finish()], now)
@@ -521,8 +543,8 @@ class Exchange(Intake):
         """Decide the ending, price every attempt, and have it all written before the client hears of it."""
         self.outcome = outcome
         self.ending = ending
-        self._was_relayed = self.state is State.RELAYING
-        self.state = State.SETTLING
+        self._was_relayed = self.state is RELAYING
+        self.state = SETTLING
         self.settle_asked_at = now
         for attempt in self.attempts:
             if attempt.has_place:

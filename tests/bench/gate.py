@@ -63,10 +63,8 @@ def _fixed_work() -> None:
             thing = known[name] = _Thing(name)
         for amount in (1, 2, 3):
             thing.add(amount)
-        if isinstance(thing, _Thing) and thing.count < 0:
-            raise AssertionError
-        fields = decode(_DOCUMENT)
-        [*fields, (thing.name, thing.count)].append(number)
+        parts = [*decode(_DOCUMENT), thing.name]
+        parts.append(f"{number}")
 
 
 async def _measured(ask: Ask) -> Cost:
