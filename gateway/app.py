@@ -154,6 +154,7 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
         transport=seam,
         destination_of=live.destination_of,
         configuration_trouble=lambda: files.trouble,
+        changes_trouble=lambda: desk.trouble,
         report=listeners.tell,
         doors=doors(settings.peer_connections),
         shipping_trouble=stores.shipper.trouble if stores.shipper is not None else lambda: None,

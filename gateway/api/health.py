@@ -48,6 +48,8 @@ async def readyz(request: Request[Any, Any, State]) -> Response[Readiness]:
         parts["limits"] = trouble
     if (trouble := machinery.configuration_trouble()) is not None:
         parts["configuration"] = trouble
+    if (trouble := machinery.changes_trouble()) is not None:
+        parts["changes"] = trouble
     if (trouble := machinery.shipping_trouble()) is not None:
         parts["fleet_totals"] = trouble
     if not machinery.house.counter.loaded:
