@@ -4,8 +4,10 @@ A request keeps what it began with: its policies, prices and backends, as they w
 that is gone stay known until no request can be left that began with it.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +20,7 @@ from gateway.config.policies import PolicyBook, read
 from gateway.config.problems import ConfigurationError
 from gateway.config.settings import read_secret, read_text
 from gateway.control.desk import Desk
-from gateway.domain.backend import Backend
+from gateway.domain.backend import Backend, BearerCredential, HeaderCredential, HeaderValue
 from gateway.domain.plan import Target
 from gateway.routing.fleet import Fleet
 from gateway.upstream.credentials.build import identity_of
@@ -28,6 +30,8 @@ from gateway.upstream.destination import Destination, destination_of
 
 KEPT_S: Final = 3700.0
 """Longer than any request may take."""
+SECRETS_EVERY_S = 2.0
+"""How often the files that hold credentials are looked at: whoever exchanges one has nothing else to do."""
 _MOST_LOGGED: Final = 20
 
 log = structlog.get_logger()
@@ -46,7 +50,7 @@ class _Place:
 class Live:
     """Where the backends are. Belongs to the event loop's thread."""
 
-    __slots__ = ("_book", "_by_backend", "_fleet", "_scopes", "_tasks", "by_name")
+    __slots__ = ("_book", "_by_backend", "_fleet", "_scopes", "_secrets", "_tasks", "by_name")
 
     def __init__(self, book: PolicyBook, *, fleet: Fleet) -> None:
         self.by_name: dict[str, Destination] = {}
@@ -57,6 +61,8 @@ class Live:
         """By the backend's identity: it is kept here, so that no other one can come to have the same."""
         self._tasks: anyio.abc.TaskGroup | None = None
         self._scopes: dict[Identity, anyio.CancelScope] = {}
+        self._secrets: Mapping[str, str] = {}
+        """What files held when they were last looked at, by reference."""
         self._place(book.backends, 0.0)
 
     def destination_of(self, target: Target) -> Destination:
@@ -67,13 +73,14 @@ class Live:
         """Keep the credentials of now fresh, until cancelled."""
         async with anyio.create_task_group() as self._tasks:
             self._renew()
-            await anyio.sleep_forever()
+            await self._watch_files()
 
     def adopt(self, book: PolicyBook, now: float) -> None:
         """Be ready for requests of this configuration, which is about to be everybody's."""
         if book is self._book:
             return
         before = self._book.revision
+        self._secrets = {}
         self._place(book.backends, now)
         self._book = book
         self._renew()
@@ -106,6 +113,7 @@ class Live:
         self._fleet.adopt(unavailable, {f"{name}/{model}" for name, each in backends.items() for model in each.models})
         for name, destination in self.by_name.items():
             if name in before and before[name].headers != destination.headers:
+                log.info("credential.exchanged", backend=name)
                 self._fleet.restored(name)  # It was the old credential that had no money, or no rights.
 
     def _destination(self, name: str, backend: Backend) -> Destination:
@@ -113,8 +121,22 @@ class Live:
         known = self.by_name.get(name)
         if known is not None and known.identity is not None and self._book.backends.get(name) == backend:
             return known
-        headers = credential_headers(name, backend, read_secret)
+        headers = credential_headers(name, backend, lambda ref: self._secrets.get(ref) or read_secret(ref))
         return destination_of(name, backend, headers, identity_of(name, backend, read_text))
+
+    async def _watch_files(self) -> None:
+        """See when a file holds another secret. One that cannot be read for now holds what it did."""
+        while True:
+            await anyio.sleep(SECRETS_EVERY_S)
+            book = self._book
+            references = _files_of(book.backends)
+            if not references:
+                continue
+            read = await anyio.to_thread.run_sync(_secrets_of, references, abandon_on_cancel=True)
+            found = {name: self._secrets[name] for name in references & self._secrets.keys()} | read
+            if book is self._book and found != self._secrets:
+                self._secrets = found
+                self._place(book.backends, anyio.current_time())
 
     def _renew(self) -> None:
         """Keep the credentials of now fresh, and no others."""
@@ -126,6 +148,27 @@ class Live:
         for identity in wanted - self._scopes.keys():
             self._scopes[identity] = scope = anyio.CancelScope()
             self._tasks.start_soon(_within, scope, identity, self._fleet)
+
+
+def _files_of(backends: Mapping[str, Backend]) -> frozenset[str]:
+    """The references of these backends' standing credentials that lead to files."""
+    found = set()
+    for backend in backends.values():
+        match backend.credential:
+            case BearerCredential(bearer=reference) | HeaderCredential(header=HeaderValue(value=reference)):
+                found.add(reference)
+            case _:
+                pass
+    return frozenset(reference for reference in found if reference.startswith("file:"))
+
+
+def _secrets_of(references: AbstractSet[str]) -> dict[str, str]:
+    """Those that can be read. Waits for the disk."""
+    found = {}
+    for reference in references:
+        with contextlib.suppress(LookupError):
+            found[reference] = read_secret(reference)
+    return found
 
 
 async def _within(scope: anyio.CancelScope, identity: Identity, fleet: Fleet) -> None:
