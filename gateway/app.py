@@ -167,6 +167,7 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
         settings.store,
         fleet=fleet,
         decisions=decisions,
+        metrics=metrics,
         book=desk.book,
         asked=lambda: (each.exchange.model for each in machinery.live if each.exchange.model),
         shared=stores.showcase,

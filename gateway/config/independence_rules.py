@@ -1,13 +1,14 @@
-"""Which models hang on one provider alone: told where it stands, unless the operator says that it is meant.
+"""What a policy's independence needs of the rest: caps of failure domains that exist, models that may keep them.
 
-A mistake where the policy asks for independence, which such a model cannot have; a warning elsewhere, since a small
-configuration begins with one backend.
+A model that one provider alone serves is told where it stands, unless the operator says that it is meant: a mistake
+where the policy asks for independence, which such a model cannot have; a warning elsewhere, since a small configuration
+begins with one backend.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 
 from gateway.config.problems import Path, Report, shown
-from gateway.domain.policy import Independence, ModelRoute, TargetGroup, TargetRef
+from gateway.domain.policy import DIMENSIONS, CapsOf, Dimension, Independence, ModelRoute, TargetGroup, TargetRef
 
 
 def single_providers(
@@ -31,6 +32,33 @@ def single_providers(
             report.mistake(file, here, message)
         else:
             report.warn(file, here, message)
+
+
+def caps(
+    file: str, path: Path, fields: Mapping[str, object], domains: Mapping[Dimension, frozenset[str]], report: Report
+) -> None:
+    """Note caps of values that no backend has: they would hold nothing."""
+    of = fields.get("max_share_of")
+    if not isinstance(of, CapsOf):
+        return
+    for dimension in DIMENSIONS:
+        for value in getattr(of, dimension):
+            if value not in domains[dimension]:
+                here = (*path, "max_share_of", dimension, value)
+                report.mistake(file, here, f"no backend has the {dimension} `{shown(value)}`")
+
+
+def domains_in(backends: Mapping[str, object]) -> dict[Dimension, frozenset[str]]:
+    """All values that raw backends name, and the names of those that count as providers of their own."""
+    found: dict[Dimension, set[str]] = {dimension: set() for dimension in DIMENSIONS}
+    for tree in backends.values():
+        domains = tree.get("domains") if isinstance(tree, dict) else None
+        for dimension in DIMENSIONS:
+            value = domains.get(dimension) if isinstance(domains, dict) else None
+            if isinstance(value, str):
+                found[dimension].add(value)
+    found["provider"].update(providers_in(backends).values())
+    return {dimension: frozenset(values) for dimension, values in found.items()}
 
 
 def providers_in(backends: Mapping[str, object]) -> dict[str, str]:

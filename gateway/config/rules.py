@@ -15,7 +15,17 @@ from gateway.config.problems import Path, Report, shown
 from gateway.domain.address import parse_base_url
 from gateway.domain.backend import QUIRKS_READ_BY, Backend, Quirks, ServedModel
 from gateway.domain.limits import Budget, Limits
-from gateway.domain.policy import BALANCED, ModelRoute, Policy, Strategy, TargetGroup, TargetRef, When
+from gateway.domain.policy import (
+    BALANCED,
+    Dimension,
+    Independence,
+    ModelRoute,
+    Policy,
+    Strategy,
+    TargetGroup,
+    TargetRef,
+    When,
+)
 from gateway.domain.tenant import KeyEntry, TenantEntry
 
 _Entry = TargetRef | TargetGroup
@@ -40,6 +50,8 @@ class Names:
     """Those of them that continue an answer."""
     providers: Mapping[str, str]
     """By backend."""
+    domains: Mapping[Dimension, frozenset[str]]
+    """All values that backends have."""
     complete: bool
     """False when a file could not be read: then a name that is not here may stand there."""
 
@@ -124,6 +136,11 @@ def _served(file: str, path: Path, fields: Mapping[str, object], names: Names, r
 def _policy(file: str, path: Path, fields: Mapping[str, object], names: Names, report: Report) -> None:
     _destinations(file, path, fields, names, report)
     independence_rules.single_providers(file, path, fields, names.providers, report)
+
+
+def _independence(file: str, path: Path, fields: Mapping[str, object], names: Names, report: Report) -> None:
+    if names.complete:
+        independence_rules.caps(file, path, fields, names.domains, report)
 
 
 def _destinations(file: str, path: Path, fields: Mapping[str, object], names: Names, report: Report) -> None:
@@ -235,6 +252,7 @@ RULES: Final = {
     When: _when,
     ModelRoute: _route,
     Policy: _policy,
+    Independence: _independence,
     Limits: limit_rules.limits,
     Budget: limit_rules.budget,
     TenantEntry: _tenant,
@@ -271,5 +289,6 @@ def names_in(sections: Mapping[str, Mapping[str, object]], *, complete: bool) ->
         weights=weights,
         prefills=frozenset(prefills),
         providers=independence_rules.providers_in(sections["backends"]),
+        domains=independence_rules.domains_in(sections["backends"]),
         complete=complete,
     )

@@ -6,14 +6,14 @@ import re
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from gateway.control.independence import Dimension
+    from gateway.domain.policy import Dimension
 
 _UNITS_S: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
 def removal(text: str) -> "tuple[Dimension, str]":
     """A failure domain: `provider=openai`."""
-    from gateway.control.independence import DIMENSIONS
+    from gateway.domain.policy import DIMENSIONS
 
     name, _, value = text.partition("=")
     for dimension in DIMENSIONS:

@@ -13,9 +13,10 @@ from typing import Final, Literal
 import msgspec
 
 from gateway.config.policies import PolicyBook
-from gateway.control.independence import DIMENSIONS, UNLABELLED, Dimension, domain_of
+from gateway.control.independence import UNLABELLED, domain_of
 from gateway.control.standby import Place, borne
 from gateway.domain.plan import Target
+from gateway.domain.policy import DIMENSIONS, Dimension
 
 Measure = Literal["at_once", "requests_per_minute", "tokens_per_minute"]
 MEASURES: Final[tuple[Measure, ...]] = ("at_once", "requests_per_minute", "tokens_per_minute")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from gateway.domain.plan import Candidate
+from gateway.domain.plan import Candidate, Displaced
 from gateway.domain.preferences import Preferences
 from gateway.telemetry.record import RequestRecord
 
@@ -52,6 +52,8 @@ class DecisionShown(msgspec.Struct, frozen=True, kw_only=True):
     seed: int | None
     panics: bool
     candidates: tuple[Candidate, ...]
+    displaced: Displaced | None
+    """Whom the policy's caps and floors kept from being asked first."""
     preferences: Preferences | None
     """What the client wished of its way."""
     attempts: tuple[AttemptShown, ...]
@@ -116,6 +118,7 @@ def shown(record: RequestRecord) -> DecisionShown:
         seed=decision.seed if decision is not None else None,
         panics=decision is not None and decision.panics,
         candidates=decision.candidates if decision is not None else (),
+        displaced=decision.displaced if decision is not None else None,
         preferences=record.routing.preferences if record.routing is not None else None,
         attempts=tuple(
             AttemptShown(

@@ -10,8 +10,9 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from gateway.config.policies import PolicyBook
-from gateway.control.independence import Dimension, domain_of
+from gateway.control.independence import domain_of
 from gateway.domain.backend import Backend
+from gateway.domain.policy import Dimension
 from gateway.upstream.drilling import DrillFault
 
 LEAST_S: Final = 1.0

@@ -6,15 +6,14 @@ places have the same. A backend without a label counts under its own name as a p
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import Final, Literal, get_args
+from typing import Final
 
 import msgspec
 
 from gateway.config.policies import PolicyBook
 from gateway.domain.backend import Backend
+from gateway.domain.policy import DIMENSIONS, Dimension
 
-Dimension = Literal["provider", "cloud", "accelerator", "region"]
-DIMENSIONS: Final[tuple[Dimension, ...]] = get_args(Dimension)
 UNLABELLED: Final = "unlabelled"
 MOST_TENANTS: Final = 100
 """Told of by themselves."""

@@ -23,12 +23,14 @@ from gateway.accounting.slots import KEPT_S, Slot, Sum
 from gateway.config.policies import PolicyBook
 from gateway.control.capacity import ALL, Measure, Remaining, remaining
 from gateway.control.decisions import Decisions
+from gateway.control.given_up import GivenUp, added, given_up
 from gateway.control.independence import Concentration, Spent, concentrations
 from gateway.control.rehearsal import Rehearsal
 from gateway.control.standby import Place, Standby, Success, latest, standbys
 from gateway.control.store import LogUnreachable
 from gateway.routing.concurrency import START
 from gateway.routing.fleet import Fleet
+from gateway.telemetry.metrics import Metrics
 
 EVERY_S: Final = 15.0
 LIVE_S: Final = 60.0
@@ -56,6 +58,7 @@ class Word(msgspec.Struct, frozen=True, kw_only=True):
     successes: tuple[Success, ...] = ()
     peaks: Mapping[str, Mapping[int, int]] = {}
     """Public model → minute since the epoch → the most requests at once."""
+    given_up: tuple[GivenUp, ...] = ()
     rehearsals: tuple[Rehearsal, ...] = ()
     """What outages would do to the traffic that this gateway recorded."""
 
@@ -106,6 +109,7 @@ class Outlook:
         *,
         fleet: Fleet,
         decisions: Decisions,
+        metrics: Metrics,
         book: Callable[[], PolicyBook],
         asked: Callable[[], Iterable[str]],
         shared: Showcase | None,
@@ -117,6 +121,7 @@ class Outlook:
         self._id = name
         self._fleet = fleet
         self._decisions = decisions
+        self._metrics = metrics
         self._book = book
         self._asked = asked
         self._shared = shared
@@ -224,6 +229,10 @@ class Outlook:
         told = {model: {of: [*minutes.values()] for of, minutes in each.items()} for model, each in sums.items()}
         return told, int(now // _MINUTE_S) - first + 1
 
+    def given_up(self) -> tuple[GivenUp, ...]:
+        """What caps and floors cost, of all gateways that are there."""
+        return added((*given_up(self._metrics), *(each for word in self._live() for each in word.given_up)))
+
     def all_rehearsals(self) -> Iterator[Rehearsal]:
         """Of all gateways: each rehearses its own traffic."""
         yield from self.rehearsals
@@ -311,6 +320,7 @@ class Outlook:
             places=tuple(self._own_places()),
             successes=tuple(self._successes.values()),
             peaks=self._peaks,
+            given_up=given_up(self._metrics),
             rehearsals=self.rehearsals,
         )
         await shared.show_word(self._id, msgspec.json.encode(word))

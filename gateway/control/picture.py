@@ -6,6 +6,7 @@ import msgspec
 
 from gateway.config.policies import PolicyBook
 from gateway.control.capacity import Remaining
+from gateway.control.given_up import GivenUp
 from gateway.control.independence import Alternatives, Concentration, Spent, report
 from gateway.control.outlook import Glance
 from gateway.control.rehearsal import Rehearsal
@@ -31,6 +32,7 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
     """What would be left without each failure domain, against what the last hour asked for."""
     standby: tuple[Standby, ...]
     """Whether each provider works today, for each tenant."""
+    given_up: tuple[GivenUp, ...]
     rehearsals: tuple[Rehearsal, ...]
     """What the loss of each failure domain would have done to the last day's traffic; the worst first."""
 
@@ -44,6 +46,7 @@ def picture(
     tenant: str | None = None,
     gateways: tuple[str, ...],
     glance: Glance,
+    given_up: Iterable[GivenUp],
     rehearsals: Iterable[Rehearsal],
 ) -> Picture:
     """What these sums of the window and the last look say; of one tenant, where one is named."""
@@ -62,5 +65,6 @@ def picture(
         alternatives=shares.alternatives,
         remaining=glance.remaining,
         standby=tuple(each for each in glance.standby if tenant in {None, each.tenant}),
+        given_up=tuple(given_up),
         rehearsals=tuple(each for each in ordered if own is None or each.policy == own.policy),
     )

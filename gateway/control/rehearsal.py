@@ -12,11 +12,12 @@ import msgspec
 
 from gateway.config.policies import Overlay, PolicyBook, Sources, assemble
 from gateway.control.drill import struck_backends
-from gateway.control.independence import DIMENSIONS, UNLABELLED, Dimension, domain_of
+from gateway.control.independence import UNLABELLED, domain_of
 from gateway.control.recorded import Features
 from gateway.control.recorder import latest
 from gateway.control.simulate import Question, simulate
 from gateway.control.simulated import Simulation
+from gateway.domain.policy import DIMENSIONS, Dimension
 
 MOST: Final = 100_000
 """Requests that are looked at, the last ones: each outage costs about a second of another core then."""

@@ -14,12 +14,12 @@ from typing import Final
 
 from gateway.config.policies import PolicyBook, PolicySnapshot
 from gateway.control.hypothetical import hypothetical
-from gateway.control.independence import DIMENSIONS, Dimension, domain_of
+from gateway.control.independence import domain_of
 from gateway.control.recorded import Features
 from gateway.domain.chat import ChatRequest
 from gateway.domain.dispensable import may_be_dropped, may_be_left_out
 from gateway.domain.plan import Decision, Plan, Route, Target
-from gateway.domain.policy import When
+from gateway.domain.policy import DIMENSIONS, Dimension, When
 from gateway.domain.usage import Estimate
 from gateway.routing.choose import choose, placed, refusal
 from gateway.routing.fleet import FleetView

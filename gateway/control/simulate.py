@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from gateway.config.policies import PolicyBook
-from gateway.control.independence import DIMENSIONS, Dimension, domain_of
+from gateway.control.independence import domain_of
 from gateway.control.portability import Portability
 from gateway.control.recorded import Features
 from gateway.control.replay import Kind, Landing, Replay, Without
 from gateway.control.simulated import Landed, Loss, Move, Pressure, Refusal, Side, Simulation, TenantServed
 from gateway.domain.backend import Backend
 from gateway.domain.plan import Target
+from gateway.domain.policy import DIMENSIONS, Dimension
 from gateway.domain.usage import Usage
 from gateway.routing.fleet import expected_s
 

@@ -5,8 +5,8 @@ from typing import Final
 
 import msgspec
 
-from gateway.control.independence import Dimension
 from gateway.control.portability import ModelPortability
+from gateway.domain.policy import Dimension
 
 CANNOT_TELL: Final = (
     "Where a request goes first is replayed, not what becomes of it: failures, retries and hedges are not.",

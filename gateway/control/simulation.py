@@ -12,12 +12,13 @@ import msgspec
 
 from gateway.config.policies import Overlay, PolicyBook, Sources, assemble
 from gateway.config.yaml_file import Tree
-from gateway.control.independence import Dimension, domain_of
+from gateway.control.independence import domain_of
 from gateway.control.portability import ModelPortability, portability
 from gateway.control.recorder import recorded
 from gateway.control.simulate import Question, simulate
 from gateway.control.simulated import Simulation
 from gateway.domain.backend import Backend
+from gateway.domain.policy import Dimension
 
 DAY_S: Final = 86_400.0
 YEAR_S: Final = 366 * DAY_S

@@ -101,9 +101,20 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
     """Whether it comes behind all others because it lately failed far more often than they did."""
     is_hinted: bool = False
     """Whether it gets a small part of its share because another gateway keeps requests from it."""
-    share: Literal["over", "under"] | None = None
+    share: Literal["over", "near", "under"] | None = None
     """`over`: its part of the model's tokens is as large as the policy lets it be, so it comes behind the others.
+    `near`: it nearly is, and this request is among those that go elsewhere for that.
     `under`: it comes first because it has less than its least part."""
+
+
+class Displaced(msgspec.Struct, frozen=True, gc=False):
+    """The target that would have been asked first, but for the policy's caps and floors."""
+
+    target: str
+    price_version: str
+    """What it would have cost there: see `price_table`."""
+    had_cache: bool
+    """Whether the request belonged there by how it begins."""
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
@@ -121,3 +132,5 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     """Whether all breakers were open and therefore none of them counted."""
     cap_exceeded: bool = False
     """Whether the first target has its part of the model's tokens already, and there was no other."""
+    displaced: Displaced | None = None
+    """Whom the policy's caps and floors kept from being asked first."""

@@ -57,6 +57,8 @@ class Hedge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 Priority = Literal["critical", "standard", "sheddable", "batch"]
 PRIORITIES: Final[tuple[Priority, ...]] = ("critical", "standard", "sheddable", "batch")
 """The most important first."""
+SPARE: Final[frozenset[Priority]] = frozenset({"sheddable", "batch"})
+"""Those that bear it best to be sent where nobody would send them."""
 KEPT_FOR_CRITICAL: Final = 0.2
 """Of what a backend bears at once, where any policy is critical: Stripe's figure."""
 
@@ -154,6 +156,11 @@ class ModelRoute(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 Part = Annotated[float, msgspec.Meta(gt=0, le=1)]
 
 
+Dimension = Literal["provider", "cloud", "accelerator", "region"]
+"""Of failure domains: what fails together."""
+DIMENSIONS: Final[tuple[Dimension, ...]] = ("provider", "cloud", "accelerator", "region")
+
+
 class Caps(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The largest part of a model's tokens that one value of each dimension may have."""
 
@@ -161,6 +168,15 @@ class Caps(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     cloud: Part | None = None
     accelerator: Part | None = None
     region: Part | None = None
+
+
+class CapsOf(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The largest part of a model's tokens that some values may have, by their names: `{provider: {openai: 0.5}}`."""
+
+    provider: dict[Label, Part] = {}
+    cloud: dict[Label, Part] = {}
+    accelerator: dict[Label, Part] = {}
+    region: dict[Label, Part] = {}
 
 
 Window = Literal["5m", "15m", "1h", "6h", "24h"]
@@ -199,13 +215,27 @@ class Independence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_share: Caps = Caps()
     """Targets of a value that has its part already are tried behind all others. When no other is left they serve all
     the same: an answer is worth more than a cap, and the answer's header and the decision say so."""
+    max_share_of: CapsOf = CapsOf()
+    """The same for single values, in the place of what `max_share` says of all."""
+    capping: Literal["hard", "soft"] = "hard"
+    """`hard`: a target keeps its place until its value has its part. `soft`: from nine tenths of it on, it does so for
+    ever fewer requests, so that shares come near a cap by and by and do not swing about it."""
     min_share: Annotated[float, msgspec.Meta(ge=0, le=0.2)] = 0.0
     """The part that every provider gets as long as it is well, whatever the strategy says: an alternative that is never
-    used is known to work by nobody."""
+    used is known to work by nobody. Taken from the requests of sheddable and batch policies with the same model first;
+    those of others fill what is missing."""
     window: Window = "1h"
     """Over how long shares are reckoned, in each gateway by itself."""
     probes: Probing | None = None
     """Absent: what traffic does not reach is not asked."""
+
+    def cap(self, dimension: Dimension, value: str | None) -> float | None:
+        """The largest part that a value may have; None for no cap."""
+        if value is None:
+            return None
+        of_all: float | None = getattr(self.max_share, dimension)
+        named: dict[str, float] = getattr(self.max_share_of, dimension)
+        return named.get(value, of_all) if named else of_all
 
     @property
     def window_s(self) -> float:

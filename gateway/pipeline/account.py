@@ -7,18 +7,20 @@ from gateway.admission.limits import Used
 from gateway.dialects.protocols import Endpoint
 from gateway.domain.ledger import Intent, Outcome
 from gateway.domain.plan import Target
+from gateway.domain.policy import SPARE
 from gateway.domain.usage import Usage, UsageSource
 from gateway.pipeline import bill
 from gateway.pipeline.actions import FreePlace, Grow, Settle
 from gateway.pipeline.attempt import Attempt
 from gateway.pipeline.entry import Collaborators, Job
 from gateway.pipeline.plausible import corrected, is_credible
+from gateway.routing.shares import Key
 
 
 class Account:
     """Of one job. `wall_offset_s` turns times of the loop's clock into seconds since the epoch."""
 
-    __slots__ = ("_endpoint", "_grown", "_house", "_id", "_job", "_request_id", "_wall_offset_s")
+    __slots__ = ("_endpoint", "_expected", "_grown", "_house", "_id", "_job", "_request_id", "_wall_offset_s")
 
     def __init__(
         self,
@@ -36,11 +38,15 @@ class Account:
         self._id = exchange_id
         self._request_id = request_id
         self._wall_offset_s = wall_offset_s
+        self._expected: tuple[tuple[Key, str, int], ...] = ()
+        """What shares were told of tries that are not settled."""
         self._grown = 0
         """Tokens of the answer beyond those expected, as far as they are charged already."""
 
     def intent(self, attempt: Attempt, now: float, ends_by: float) -> Intent:
         """What stands for a try that is about to be sent, until `close`; it is late when `ends_by` has passed."""
+        if self._job.caller.policy.policy.independence is not None:
+            self._expect(attempt)
         return bill.intent_of(
             self._job,
             attempt,
@@ -115,12 +121,23 @@ class Account:
         )
         return usage, Settle(self._id, bill.used(usage, entries), entries)
 
+    def _expect(self, attempt: Attempt) -> None:
+        """Let shares know of a try before it is over."""
+        asked, tokens = self._job.caller.policy.policy.independence, self._job.estimate.total_tokens
+        if asked is not None and tokens:
+            key = (self._job.caller.policy.name, self._job.request.model, asked.window_s)
+            self._house.shares.expect(key, attempt.target.backend, tokens)
+            self._expected = (*self._expected, (key, attempt.target.backend, tokens))
+
     def _note_shares(self, attempts: Sequence[Attempt], window_s: float, now: float) -> None:
-        key = (self._job.caller.policy.name, self._job.request.model, window_s)
+        shares, policy = self._house.shares, self._job.caller.policy
+        for key, backend, tokens in self._expected:
+            shares.expect(key, backend, -tokens)
+        self._expected = ()
+        key, is_spare = (policy.name, self._job.request.model, window_s), policy.policy.priority in SPARE
         for attempt in attempts:
             if attempt.usage is not None and attempt.usage.total_tokens:
-                tokens = attempt.usage.total_tokens
-                self._house.shares.note(key, attempt.target.backend, tokens, now)
+                shares.note(key, attempt.target.backend, attempt.usage.total_tokens, now, is_spare=is_spare)
 
     def _wall(self, at: float) -> float:
         return at + self._wall_offset_s

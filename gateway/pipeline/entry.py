@@ -15,6 +15,7 @@ from gateway.dialects.protocols import Endpoint
 from gateway.domain.chat import ChatRequest
 from gateway.domain.errors import Forbidden, GatewayError, Overloaded, UnknownModel
 from gateway.domain.plan import Decision, Plan
+from gateway.domain.policy import SPARE
 from gateway.domain.tenant import ApiKey, Door, Tenant
 from gateway.domain.usage import Estimate
 from gateway.domain.wire import Headers
@@ -180,6 +181,12 @@ def job_for(
     reckoned = house.reckoner.reckon(endpoint, request, tenant=tenant, route=route, counted=counted)
     estimate = reckoned.estimate
     policy, asked = caller.policy, caller.policy.policy.independence
+    used, floor = NOTHING, None
+    if asked is not None:
+        key = (policy.name, request.model, asked.window_s)
+        used = house.shares.used(key, now)
+        if asked.min_share:
+            floor = house.shares.floor(key, now, is_spare=policy.policy.priority in SPARE)
     plan, decision = choose(
         request,
         estimate,
@@ -191,7 +198,8 @@ def job_for(
         seed=int(exchange_id[-8:], 16),
         decision_id=exchange_id,
         metadata=caller.tenant.metadata,
-        used=NOTHING if asked is None else house.shares.used((policy.name, request.model, asked.window_s), now),
+        used=used,
+        floor=floor,
     )
     if plan is None:
         return Unroutable(request, estimate, decision, refusal(decision))

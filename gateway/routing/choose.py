@@ -16,14 +16,14 @@ from gateway.domain.errors import (
     UnsupportedParameter,
     UpstreamFailed,
 )
-from gateway.domain.plan import Candidate, Decision, Plan, Route, Target
+from gateway.domain.plan import Candidate, Decision, Displaced, Plan, Route, Target
 from gateway.domain.policy import Policy
 from gateway.domain.usage import Estimate
 from gateway.routing.affinity import key_of
 from gateway.routing.draws import Draws
 from gateway.routing.fleet import BREAKER_HOLDS, FleetView
 from gateway.routing.peers import MARGIN, outliers
-from gateway.routing.shares import NOTHING, Balanced, Used, balanced
+from gateway.routing.shares import NOTHING, Balanced, Floor, Used, balanced
 from gateway.routing.strategies import Asked, Scene, arranged, reachable
 from gateway.routing.tally import SATURATED, Standing
 from gateway.routing.wishes import WISH, in_order, narrowed, sorted_by, unsatisfiable
@@ -56,12 +56,13 @@ def choose(
     seed: int,
     decision_id: str,
     used: Used = NOTHING,
+    floor: Floor | None = None,
     metadata: Mapping[str, str] = _NO_METADATA,
 ) -> tuple[Plan | None, Decision]:
     """The plan, and why it is what it is. The plan is None when every target was removed.
 
-    `used` are the tokens that each backend had of the model lately, for a policy that caps them. The same arguments
-    give the same answer: a decision can be replayed from its record.
+    `used` are the tokens that each backend had of the model lately, for a policy that caps them, `floor` what the least
+    part of each is reckoned from. The same arguments give the same answer: a decision can be replayed from its record.
     """
     standings = fleet.standings
     asked = Asked(request, estimate, tenant, metadata)
@@ -103,6 +104,7 @@ def choose(
             fleet=fleet,
             seed=seed,
             used=used,
+            floor=floor,
             is_ramping=is_ramping,
             is_failing=is_failing,
         )
@@ -121,6 +123,7 @@ def choose(
         ),
         panics,
         order is not None and order.shares is not None and order.shares.cap_exceeded,
+        None if order is None else order.displaced,
     )
     if not ordered:
         return None, decision
@@ -139,6 +142,8 @@ class Order(NamedTuple):
     """Those that come last because they lately failed far more often than the others."""
     shares: Balanced | None = None
     """None for a policy without caps."""
+    displaced: Displaced | None = None
+    """What caps and floors gave up; None where they changed nothing."""
 
 
 def placed(
@@ -150,6 +155,7 @@ def placed(
     fleet: FleetView,
     seed: int,
     used: Used,
+    floor: Floor | None = None,
     is_ramping: bool = False,
     is_failing: bool = False,
 ) -> Order:
@@ -174,8 +180,13 @@ def placed(
         ordered = [*(each for each in ordered if each not in demoted), *(each for each in ordered if each in demoted)]
     if policy.independence is None:
         return Order(ordered, scene, demoted)
-    shares = balanced(ordered, route.leaves, policy.independence, used, Draws(seed ^ _APART))
-    return Order(shares.order, scene, demoted, shares)
+    shares = balanced(ordered, route.leaves, policy.independence, used, Draws(seed ^ _APART), floor=floor)
+    displaced: Displaced | None = None
+    if ordered and shares.order[0] is not ordered[0]:
+        wanted = ordered[0]
+        kept = scene is not None and scene.homes.get(wanted.name) == "kept"
+        displaced = Displaced(wanted.name, wanted.prices.version, had_cache=kept)
+    return Order(shares.order, scene, demoted, shares, displaced)
 
 
 def _listed(targets: Sequence[Target]) -> list[Candidate]:

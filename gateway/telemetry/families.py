@@ -96,6 +96,25 @@ def families(metrics: Metrics, gauges: Iterable[Gauge]) -> list[Family]:
             "Requests that went to a provider, cloud, chip or region which had its part already: there was no other.",
         ),
         _counter(
+            metrics.displaced,
+            "gateway.displaced",
+            ("model", "target"),
+            "Requests that caps and floors kept from the target that would have been asked first.",
+        ),
+        _counter(
+            metrics.premiums,
+            "gateway.displaced.usd",
+            ("model", "way"),
+            "What those cost more, or less, than they would have there, in US dollars.",
+            scale=_NANO,
+        ),
+        _counter(
+            metrics.caches_left,
+            "gateway.displaced.cache.tokens",
+            ("model",),
+            "Their prompt tokens, where the prompt's beginning belonged to that target.",
+        ),
+        _counter(
             metrics.spend,
             "gateway.cost.usd",
             ("backend", "model"),

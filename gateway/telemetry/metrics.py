@@ -9,7 +9,8 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Final
 
-from gateway.domain.usage import Usage
+from gateway.domain.plan import Displaced
+from gateway.domain.usage import Usage, price_table
 from gateway.telemetry.record import AttemptRecord, BudgetUse, RequestRecord
 from gateway.telemetry.semconv import OTHER
 
@@ -152,8 +153,10 @@ class Metrics:
     __slots__ = (
         "attempts",
         "budgets",
+        "caches_left",
         "caps_exceeded",
         "denials",
+        "displaced",
         "durations",
         "failovers",
         "first_tokens",
@@ -161,6 +164,7 @@ class Metrics:
         "operations",
         "overheads",
         "paces",
+        "premiums",
         "queued",
         "requests",
         "spend",
@@ -193,6 +197,12 @@ class Metrics:
         """from backend, to backend, fault."""
         self.caps_exceeded = Counter()
         """public model: requests that went to whom had its part already, because there was no other."""
+        self.displaced = Counter()
+        """public model, the target that would have been asked: requests that caps and floors sent elsewhere."""
+        self.premiums = Counter()
+        """public model, `more` or `less`: nano-dollars that those cost more, or less, than they would have there."""
+        self.caches_left = Counter()
+        """public model: prompt tokens of those that belonged there by how they begin."""
         self.denials = Counter()
         """the kind of limit that said no."""
         self.loop_lag = Histogram(LAG_S)
@@ -215,8 +225,11 @@ class Metrics:
         if record.queued_s is not None:
             self.queued.observe((record.model or "", record.outcome), record.queued_s)
         routing = record.routing
-        if routing is not None and routing.decision.cap_exceeded:
-            self.caps_exceeded.add((record.model or "",))
+        if routing is not None:
+            if routing.decision.cap_exceeded:
+                self.caps_exceeded.add((record.model or "",))
+            if routing.decision.displaced is not None:
+                self._displaced(routing.decision.displaced, record)
         reservation = record.reservation
         if reservation is not None and reservation.decision == "denied":
             self.denials.add((reservation.dimension or "",))
@@ -228,6 +241,19 @@ class Metrics:
         for attempt in record.attempts:
             self._attempt(attempt, before, record)
             before = attempt
+
+    def _displaced(self, displaced: Displaced, record: RequestRecord) -> None:
+        """Count what a policy's independence costs: at the prices of both places, by what was used."""
+        model = record.model or ""
+        self.displaced.add((model, displaced.target))
+        usage = record.usage
+        if usage is None or record.cost_nano_usd is None or len(record.attempts) != 1:
+            return  # A failover has a price of its own.
+        if displaced.had_cache:
+            self.caches_left.add((model,), usage.prompt_tokens)
+        more = record.cost_nano_usd - price_table(displaced.price_version).charge(usage)
+        if more:
+            self.premiums.add((model, "more" if more > 0 else "less"), abs(more))
 
     def _attempt(self, attempt: AttemptRecord, before: AttemptRecord | None, record: RequestRecord) -> None:
         fault = attempt.fault.kind.value if attempt.fault is not None else ""

@@ -156,6 +156,9 @@ async def test_the_most_attractive_keeps_to_its_part_on_two_gateways(fleet: Flee
         providers = next(each for each in told["concentration"] if each["dimension"] == "provider")
         assert providers["shares"][0]["value"] == "cheap"
         assert providers["shares"][0]["share"] == pytest.approx(0.6, abs=0.02)
+        (given_up,) = told["given_up"]
+        assert 0 < given_up["requests"] < 0.5 * len(answers)
+        assert given_up["more_usd"] > given_up["less_usd"]
 
 
 async def independence(api: httpx.AsyncClient, requests: int, **asked: str) -> Tree:

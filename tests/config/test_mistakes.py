@@ -96,6 +96,13 @@ def key(fields: str) -> str:
     return f"{{policy: standard, keys: [{{{fields}}}]}}"
 
 
+CAPPED = """independence: {max_share_of: {provider: {worker: 0.5, nim: 0.5}}}
+    models:
+      assistant:
+        single_provider_ack: true
+"""
+
+
 # In SOUND, the first is replaced by the second and makes the one mistake that the third is.
 IN_BACKENDS = [
     ("version: 1", "version: 2", "$.version: expected `1`, got a number"),
@@ -314,6 +321,11 @@ IN_POLICIES = [
         "standard:\n",
         "standard:\n    independence: {max_share: {provider: 1.5}}\n",
         f"{POLICY}.independence.max_share.provider: expected a number > 0 and ≤ 1, got 1.5",
+    ),
+    (
+        "models:\n      assistant:\n",
+        CAPPED,
+        f"{POLICY}.independence.max_share_of.provider.nim: no backend has the provider `nim`",
     ),
     (
         "standard:\n",

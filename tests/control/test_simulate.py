@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config.policies import PolicyBook, Sources, assemble
-from gateway.control.independence import DIMENSIONS
 from gateway.control.portability import portability
 from gateway.control.recorded import Features
 from gateway.control.replay import Replay
 from gateway.control.simulate import Question, simulate
 from gateway.control.simulated import Simulation
 from gateway.domain.backend import Capability
+from gateway.domain.policy import DIMENSIONS
 from gateway.domain.usage import Estimate
 from gateway.routing.choose import choose
 

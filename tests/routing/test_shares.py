@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from gateway.domain.backend import Backend, Domains, ServedModel
 from gateway.domain.chat import ChatRequest
-from gateway.domain.plan import Plan, Route, Target
-from gateway.domain.policy import Caps, Independence, Policy, Strategy
+from gateway.domain.plan import Decision, Displaced, Plan, Route, Target
+from gateway.domain.policy import Caps, CapsOf, Independence, Policy, Strategy
 from gateway.domain.usage import Estimate, PriceTable
 from gateway.routing.choose import choose
 from gateway.routing.draws import Draws
 from gateway.routing.fleet import FleetView
-from gateway.routing.shares import Shares, balanced
+from gateway.routing.shares import Floor, Shares, balanced
 from gateway.routing.tally import Standing
 
 KEY = ("gold", "assistant", 3600.0)
@@ -107,6 +107,100 @@ def test_without_a_policy_everything_goes_to_the_cheapest() -> None:
     """What a cap is for."""
     tokens, _ = play(Independence())
     assert part(tokens, "cheap") == 1.0
+
+
+def test_a_single_value_may_have_a_cap_of_its_own() -> None:
+    """In the place of what holds for all."""
+    asked = Independence(max_share=Caps(provider=0.6), max_share_of=CapsOf(provider={"one": 0.3, "two": 1.0}))
+    tokens, exceeded = play(asked)
+    assert part(tokens, "cheap") == pytest.approx(0.3, abs=0.02)
+    assert part(tokens, "fair") == pytest.approx(0.7, abs=0.02)
+    assert exceeded == 0
+
+
+def test_a_soft_cap_is_kept_without_swings() -> None:
+    """A run of requests to one place is never longer than chance makes it; a hard cap alternates by the hair."""
+    soft = Independence(max_share=Caps(provider=0.7), capping="soft", window="5m")
+    tokens, exceeded = play(soft)
+    assert 0.6 < part(tokens, "cheap") <= 0.7
+    assert exceeded == 0
+    used = {"cheap": 660, "fair": 340}
+    found = [balanced(THREE, THREE, soft, used, Draws(seed)) for seed in range(2000)]
+    kept = sum(each.order[0].backend == "cheap" for each in found) / len(found)
+    assert kept == pytest.approx((0.9 * 0.7 / 0.66) ** 4, abs=0.03)
+    assert {each.said_of("cheap/m") for each in found} == {None, "near"}
+    assert all(not each.over for each in found)
+
+
+def test_what_a_cap_keeps_from_being_asked_first_is_told() -> None:
+    """With the prices there, so that what it costs can be reckoned from what was used."""
+    policy = Policy(models={}, independence=Independence(max_share=Caps(provider=0.5)))
+
+    def decided(used: dict[str, int]) -> Decision:
+        _, decision = choose(
+            REQUEST,
+            Estimate(prompt_tokens=100, output_tokens=100),
+            policy=policy,
+            policy_label="gold@1",
+            route=Route(Strategy(mode="cost"), THREE),
+            tenant="acme",
+            fleet=FleetView(0.0, {each.name: WELL for each in THREE}),
+            seed=1,
+            decision_id="1",
+            used=used,
+        )
+        return decision
+
+    assert decided({"cheap": 40, "fair": 60}).displaced is None
+    assert decided({"cheap": 60, "fair": 40}).displaced == Displaced("cheap/m", "", had_cache=False)
+    assert decided({"cheap": 60}).displaced == Displaced("cheap/m", "", had_cache=False)
+
+
+def test_requests_in_flight_count_before_they_are_over() -> None:
+    """What they are expected to use, until they are settled."""
+    shares = Shares()
+    shares.expect(KEY, "cheap", 100)
+    assert shares.used(KEY, 0.0) == {"cheap": 100}
+    shares.note(KEY, "fair", 50, 0.0)
+    assert shares.used(KEY, 0.0) == {"cheap": 100, "fair": 50}
+    shares.expect(KEY, "cheap", -100)
+    shares.note(KEY, "cheap", 70, 0.0)
+    assert shares.used(KEY, 0.0) == {"cheap": 70, "fair": 50}
+
+
+@pytest.mark.parametrize(
+    ("spare", "is_spare", "lacks", "part"),
+    [
+        (0.0, False, 0.0, 0.1),  # Nobody else could.
+        (1.0, True, 0.0, 0.1),
+        (0.5, True, 0.0, 0.2),  # Half of all requests do it for all.
+        (0.5, False, 0.03, 0.0),
+        (0.5, False, 0.01, 0.1),  # Those of less weight do not reach it.
+        (0.1, False, 0.03, 0.1),  # They are too few.
+    ],
+)
+def test_a_floor_is_filled_by_what_matters_least(spare: float, lacks: float, part: float, *, is_spare: bool) -> None:
+    """`part` of these requests begin where the model's tokens lack."""
+    asked = Independence(min_share=0.05)
+    pool = {"cheap": 10_000 - round(10_000 * (lacks + 0.06)), "fair": 600, "dear": round(10_000 * lacks)}
+    floor = Floor(pool, spare, is_spare)
+    used = {"cheap": 1_000}
+    found = [balanced(THREE, THREE, asked, used, Draws(seed), floor=floor) for seed in range(2000)]
+    assert {each.under for each in found} <= {None, "dear/m"}
+    assert sum(each.under is not None for each in found) / 2000 == pytest.approx(part, abs=0.025)
+
+
+def test_a_floor_is_reckoned_over_all_policies_of_a_model() -> None:
+    """And knows who had it."""
+    shares = Shares()
+    assert shares.floor(KEY, 0.0, is_spare=False) is None
+    shares.note(KEY, "cheap", 300, 0.0)
+    shares.note(("batches", *KEY[1:]), "dear", 100, 0.0, is_spare=True)
+    assert shares.floor(KEY, 0.0, is_spare=False) == Floor({"cheap": 300, "dear": 100}, 0.25, is_spare=False)
+    assert shares.used(KEY, 0.0) == {"cheap": 300}
+    floor = shares.floor(KEY, 10_000.0, is_spare=True)
+    assert floor is not None
+    assert floor.spare == 0.0
 
 
 def test_two_backends_of_one_cloud_share_its_cap() -> None:

@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.domain.fault import Fault, FaultKind
+from gateway.domain.plan import Decision, Displaced
 from gateway.domain.usage import Usage, UsageSource
 from gateway.telemetry.exposition import exposition
 from gateway.telemetry.families import Gauge, families
 from gateway.telemetry.metrics import MOST_SERIES, Budgets, Counter, Histogram, Metrics, Tenants
-from gateway.telemetry.record import AttemptRecord, BudgetUse, RequestRecord, ReservationRecord
+from gateway.telemetry.record import AttemptRecord, BudgetUse, RequestRecord, ReservationRecord, RoutingRecord
 
 
 def attempt(backend: str, **more: Any) -> AttemptRecord:
@@ -55,6 +56,34 @@ def read(metrics: Metrics, *gauges: Gauge) -> dict[tuple[str, tuple[tuple[str, s
 
 def value(samples: dict[Any, float], name: str, **labels: str) -> float:
     return samples[name, tuple(sorted(labels.items()))]
+
+
+DOLLAR = "-".join(["3b9aca00"] * 4)
+"""A price of one dollar for a million tokens of any kind."""
+
+
+def test_what_caps_and_floors_give_up_is_counted_by_what_was_used() -> None:
+    """At the prices of both places; a failover has a price of its own."""
+    metrics = Metrics()
+
+    def note(cost: int, *, had_cache: bool = False, tries: int = 1) -> None:
+        displaced = Displaced("cheap/small", DOLLAR, had_cache=had_cache)
+        decision = Decision("d", "assistant", "gold@1", "cost", 1, (), displaced=displaced)
+        usage = Usage(input_tokens=100, output_tokens=20)
+        attempts = [attempt("dear", usage=usage, cost_nano_usd=cost)] * tries
+        routing = RoutingRecord(decision=decision, started=10.0, ended=10.0)
+        metrics.note(record(*attempts, model="assistant", routing=routing, usage=usage, cost_nano_usd=cost))
+
+    note(200_000)
+    note(320_000, had_cache=True)
+    note(20_000)
+    note(120_000)
+    note(900_000, had_cache=True, tries=2)
+    samples = read(metrics)
+    assert value(samples, "gateway_displaced_total", model="assistant", target="cheap/small") == 5
+    assert value(samples, "gateway_displaced_usd_total", model="assistant", way="more") == pytest.approx(280e-6)
+    assert value(samples, "gateway_displaced_usd_total", model="assistant", way="less") == pytest.approx(100e-6)
+    assert value(samples, "gateway_displaced_cache_tokens_total", model="assistant") == 100
 
 
 def test_a_request_that_failed_over() -> None:

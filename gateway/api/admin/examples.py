@@ -18,6 +18,7 @@ from gateway.control.decisions import AttemptShown, DecisionShown
 from gateway.control.drill import Drill, DrillWanted
 from gateway.control.drill_verbs import DrillShown
 from gateway.control.explain import Asked, Explained
+from gateway.control.given_up import GivenUp
 from gateway.control.independence import Spent
 from gateway.control.outlook import Glance
 from gateway.control.picture import picture
@@ -233,6 +234,7 @@ def _reports() -> dict[str, Example]:
                 glance=Glance(
                     remaining=remaining(book, {}, {}, minutes=60), standby=tuple(standbys(book, successes, {}, _AT))
                 ),
+                given_up=[GivenUp(model="assistant", requests=12, more_usd=0.0031, less_usd=0.0, cache_tokens=4800)],
                 rehearsals=[rehearsed],
             )
         ),
@@ -319,6 +321,7 @@ def _decision() -> DecisionShown:
         seed=7,
         panics=False,
         candidates=_CANDIDATES,
+        displaced=None,
         preferences=Preferences(ignore=("worker",)),
         attempts=(attempt,),
         outcome="ok",

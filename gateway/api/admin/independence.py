@@ -53,6 +53,7 @@ async def get_independence(
         tenant=tenant,
         gateways=made.outlook.gateways,
         glance=made.outlook.glance,
+        given_up=made.outlook.given_up(),
         rehearsals=made.outlook.all_rehearsals(),
     )
 
