@@ -26,6 +26,8 @@ SCHEMA = {"type": "object", "properties": {"at": {"type": "string"}}}
 CLOSED = {**SCHEMA, "additionalProperties": False, "required": ["at"]}
 MARK = {"type": "ephemeral"}
 PNG = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0="}}
+PDF = {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "JVBERg=="}}
+FILE = {"type": "file", "file": {"filename": "document.pdf", "file_data": "data:application/pdf;base64,JVBERg=="}}
 PNG_URL = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0="}}
 USE = {"type": "tool_use", "id": "t1", "name": "look", "input": {"at": "x"}}
 CALL = {"id": "t1", "type": "function", "function": {"name": "look", "arguments": '{"at": "x"}'}}
@@ -130,6 +132,19 @@ MESSAGES_CASES: dict[str, tuple[list[Any], list[Any]]] = {
             user(PNG_URL),
             {"role": "user", "content": "Well?"},
         ],
+    ),
+    "a result with a document": (
+        [*HI, assistant(USE), user(result([PDF, PNG]))],
+        [
+            *HI,
+            {"role": "assistant", "content": None, "tool_calls": [CALL]},
+            {"role": "tool", "tool_call_id": "t1", "content": "(See the file.)"},
+            user(FILE, PNG_URL),
+        ],
+    ),
+    "nothing but a thought": (
+        [*HI, assistant({"type": "thinking", "thinking": "Hm.", "signature": "c2ln"}), *HI],
+        [*HI, {"role": "assistant", "content": ""}, *HI],
     ),
     "thoughts stay behind": (
         [*HI, assistant({"type": "thinking", "thinking": "Hm.", "signature": "c2ln"}, words("Yo"))],

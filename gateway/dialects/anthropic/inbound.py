@@ -113,6 +113,8 @@ class Translation:
                 self.lost.add(f"messages.{shown(block.type)}")
         if texts:
             said["content"] = _whole(texts, "")
+        elif said["content"] is None and not calls:
+            said["content"] = ""  # Only beside calls may there be none.
         if calls:
             said["tool_calls"] = calls
         if thoughts:

@@ -13,10 +13,13 @@ from gateway.domain.backend import EFFORTS, Effort
 
 Fields = dict[str, msgspec.Raw]
 
-_EXTENSIONS: Final = re.compile(rb'"(?:cache_control|thinking_blocks|is_error|image_url)"')
+_EXTENSIONS: Final = re.compile(rb'"(?:cache_control|thinking_blocks|is_error|image_url|file)"')
 _ON_MESSAGES: Final = ("cache_control", "is_error", "thinking_blocks")
 _UNTOLD: Final = frozenset({"cache_control", "thinking_blocks"})
 """Of the extensions, those that nothing takes the place of."""
+
+_SEE: Final = {"image_url": "(See the image.)", "file": "(See the file.)"}
+"""What a tool says that answered with nothing else."""
 
 
 def plain(fields: Fields, efforts: tuple[Effort, ...]) -> tuple[Fields, tuple[str, ...]]:
@@ -52,14 +55,14 @@ def nearest(effort: str, known: tuple[Effort, ...]) -> Effort | None:
 def _messages(messages: list[dict[str, Any]], left_out: set[str]) -> list[dict[str, Any]]:
     """Without extensions; those that nothing takes the place of are added to `left_out`.
 
-    Images that a tool answered with go to the user's message behind the tools' answers.
+    Images and files that a tool answered with go to the user's message behind the tools' answers.
     """
     said: list[dict[str, Any]] = []
-    images: list[dict[str, Any]] = []
+    media: list[dict[str, Any]] = []
     for message in messages:
-        if images and message["role"] != "tool":
-            said.append({"role": "user", "content": images})
-            images = []
+        if media and message["role"] != "tool":
+            said.append({"role": "user", "content": media})
+            media = []
         failed = bool(message.get("is_error"))
         left_out |= message.keys() & _UNTOLD
         kept = {name: value for name, value in message.items() if name not in _ON_MESSAGES}
@@ -67,9 +70,10 @@ def _messages(messages: list[dict[str, Any]], left_out: set[str]) -> list[dict[s
         if isinstance(content, list):
             parts = [_without_mark(part, left_out) for part in content]
             if message["role"] == "tool":
-                images += [part for part in parts if part["type"] == "image_url"]
-                parts = [part for part in parts if part["type"] == "text"]
-                kept["content"] = "\n".join(part["text"] for part in parts) or "(See the image.)"
+                texts = [part["text"] for part in parts if part["type"] == "text"]
+                seen = [part for part in parts if part["type"] != "text"]
+                media += seen
+                kept["content"] = "\n".join(texts) or ("" if not seen else _SEE.get(seen[0]["type"], _SEE["file"]))
             else:
                 kept["content"] = parts
         if failed:
@@ -77,8 +81,8 @@ def _messages(messages: list[dict[str, Any]], left_out: set[str]) -> list[dict[s
         if "tool_calls" in kept:
             kept["tool_calls"] = [_without_mark(call, left_out) for call in kept["tool_calls"]]
         said.append(kept)
-    if images:
-        said.append({"role": "user", "content": images})
+    if media:
+        said.append({"role": "user", "content": media})
     return said
 
 
