@@ -124,6 +124,18 @@ async def test_a_gateway_that_died_blocks_its_requests_no_longer_than_they_may_t
     assert await one.claim() == Kept(b"hello")
 
 
+@pytest.mark.parametrize("body", [b"hello", None], ids=["answered", "failed"])
+async def test_what_redis_never_knew_or_lost_it_hears_in_the_end(
+    fleet: list[Gateway], inside: "redis.Redis", body: bytes | None
+) -> None:
+    """A request that began while Redis was away, or before it was flushed, is run once more by nobody else."""
+    one, other = fleet
+    await one.claim()
+    inside.flushall()
+    await one.conclude(body)
+    assert await other.claim() == ("first" if body is None else Kept(body))
+
+
 async def test_without_redis_each_gateway_has_its_own_memory(tmp_path: Path) -> None:
     """Nothing waits, nothing fails."""
     with redis_server(tmp_path) as server:

@@ -149,6 +149,15 @@ def test_calls_in_events() -> None:
     assert deltas == [(1, '{"'), (0, "{}"), (1, 'a":1}')]
 
 
+def test_a_call_without_arguments_gives_an_empty_object() -> None:
+    """Agents read it as JSON."""
+    events = streamed(part(called(0, id="c0", name="weather")), part({}, "tool_calls"))
+    assert [event["delta"] for event in events if event["type"].endswith("arguments.delta")] == ["{}"]
+    (item,) = events[-1]["response"]["output"]
+    (same,) = whole({"tool_calls": [called(0, id="c0", name="weather")["tool_calls"][0]]}, "tool_calls")["output"]
+    assert item["arguments"] == same["arguments"] == "{}"
+
+
 def test_whole_calls_that_share_an_index_stay_apart() -> None:
     """As servers number them that send no call in pieces: by nothing but their ids."""
     events = streamed(

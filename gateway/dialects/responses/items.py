@@ -169,6 +169,8 @@ class CallItem:
             yield "custom_tool_call_input.delta", self._where() | {"delta": text}
             yield "custom_tool_call_input.done", self._where() | {"input": text}
         else:
+            if not self._arguments and status == "completed":
+                yield from self.add("{}")  # No arguments are an empty object, not no JSON.
             arguments = "".join(self._arguments)
             yield "function_call_arguments.done", self._where() | {"name": self._tool.name, "arguments": arguments}
         yield "output_item.done", {"output_index": self._at, "item": self.json(status)}
