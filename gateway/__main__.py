@@ -32,6 +32,7 @@ from gateway.control.commands import (
     Commands,
     config_paths,
 )
+from gateway.control.connection import add_json, print_json
 from gateway.control.imports.command import add_import
 
 
@@ -176,6 +177,7 @@ def _add_check(commands: Commands) -> None:
     )
     parser.add_argument("config", nargs="*", type=Path, metavar="PATH", help=CONFIG_HELP)
     parser.add_argument("--strict", action="store_true", help="exit with 1 when there is a warning, too")
+    add_json(parser)
     parser.set_defaults(run=_check)
 
 
@@ -186,10 +188,16 @@ def _check(arguments: argparse.Namespace) -> int:
     try:
         book = policies.load(config_paths(arguments))
     except ConfigurationError as error:
+        if arguments.json:
+            print_json({"revision": None, "mistakes": error.problems, "warnings": []})
+            return 1
         for problem in error.problems:
             print(problem)
         print(_count(len(error.problems), "mistake"))
         return 1
+    if arguments.json:
+        print_json({"revision": book.revision, "mistakes": [], "warnings": book.warnings})
+        return int(arguments.strict and bool(book.warnings))
     for problem in book.warnings:
         print(f"warning: {problem}")
     sizes = [(book.backends, "backend"), (book.policies, "policy"), (book.tenants, "tenant")]

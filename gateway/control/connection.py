@@ -3,7 +3,7 @@
 The API's address and the owner's key come from the command line and the environment; `remote` does the talking.
 """
 
-# printing is the job
+# ruff: noqa: T201  # printing is the job
 
 import argparse
 import datetime as dt
@@ -22,11 +22,17 @@ ADMIN_HELP: Final = (
 )
 
 
-def add_connection(parser: argparse.ArgumentParser, *, reads: bool = False, is_part: bool = False) -> None:
-    """Add `--admin`, and `--json` to what reads. A part of a command that has them too leaves that one's values."""
-    parser.add_argument("--admin", metavar="URL", help=ADMIN_HELP, default=argparse.SUPPRESS if is_part else None)
-    if reads:
-        parser.add_argument("--json", action="store_true", help="the API's own answer, for programs")
+def add_connection(parser: argparse.ArgumentParser, *, is_part: bool = False) -> None:
+    """Add `--admin` and `--json`. A part of a command that has them too leaves that one's values."""
+    absent = argparse.SUPPRESS if is_part else None
+    parser.add_argument("--admin", metavar="URL", help=ADMIN_HELP, default=absent)
+    add_json(parser, is_part=is_part)
+
+
+def add_json(parser: argparse.ArgumentParser, *, is_part: bool = False) -> None:
+    """Add `--json`: what is told then is one document on stdout."""
+    absent = argparse.SUPPRESS if is_part else False
+    parser.add_argument("--json", action="store_true", default=absent, help="one JSON document, for programs")
 
 
 @contextmanager
@@ -49,6 +55,15 @@ def print_json(value: object) -> None:
 
     body = value if isinstance(value, bytes) else msgspec.json.encode(value)
     sys.stdout.buffer.write(msgspec.json.format(body, indent=2) + b"\n")
+
+
+def tell_done(arguments: argparse.Namespace, done: object, *said: str) -> None:
+    """What was done: a document for programs, else sentences for people."""
+    if arguments.json:
+        print_json(done)
+        return
+    for sentence in said:
+        print(sentence, file=sys.stderr)
 
 
 def moment(at: float | None) -> str:

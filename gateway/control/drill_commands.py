@@ -43,7 +43,7 @@ def add_drill(commands: Commands) -> None:
         verb = verbs.add_parser(name, help=help_text, description=f"{help_text[0].upper()}{help_text[1:]}.")
         if name != "list":
             verb.add_argument("id", metavar="ID")
-        add_connection(verb, reads=True)
+        add_connection(verb)
         verb.set_defaults(run=run)
 
 
@@ -93,7 +93,7 @@ def _add_start(verbs: Commands) -> None:
         "--may-leave-nothing", action="store_true", help="also where nobody else serves a model: its requests fail"
     )
     parser.add_argument("--wait", action="store_true", help="until it is over; exits with 1 if it was ended before")
-    add_connection(parser, reads=True)
+    add_connection(parser)
     parser.set_defaults(run=_start)
 
 

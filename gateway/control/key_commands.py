@@ -25,11 +25,11 @@ from gateway.control.commands import (
     key_store_path,
     print_table,
 )
-from gateway.control.connection import ADMIN_HELP, connected, print_json
+from gateway.control.connection import ADMIN_HELP, add_json, connected, print_json, tell_done
 
 if TYPE_CHECKING:
     from gateway.control.remote import AdminApi
-    from gateway.control.shown import KeyShown
+    from gateway.control.shown import KeyMade, KeyShown
     from gateway.domain.tenant import Door
 
 
@@ -68,7 +68,6 @@ def add_keys(commands: Commands) -> None:
         description="Shows every key, revoked ones too. Those of the configuration are shown through the admin API "
         "only.",
     )
-    listing.add_argument("--json", action="store_true", help="one JSON document, for programs; times in seconds")
     listing.set_defaults(run=_list)
 
     rotate = verbs.add_parser(
@@ -91,6 +90,7 @@ def add_keys(commands: Commands) -> None:
         verb.add_argument("--admin", metavar="URL", help=ADMIN_HELP)
         verb.add_argument("--store", metavar="URL", help=STORE_HELP)
         verb.add_argument("--journal", type=Path, metavar="PATH", help=JOURNAL_HELP)
+        add_json(verb)
 
 
 def _is_remote(arguments: argparse.Namespace) -> bool:
@@ -110,6 +110,7 @@ def _create(arguments: argparse.Namespace) -> int:
 
     from gateway.auth.keys import SECRET_BYTES
     from gateway.control import keys
+    from gateway.control.shown import KeyMade
 
     store = key_store_path(arguments)
     config = config_paths(arguments)
@@ -128,9 +129,7 @@ def _create(arguments: argparse.Namespace) -> int:
     if not config:
         print("no configuration was given, so the tenant's name was not checked", file=sys.stderr)
     print(f"key {new.key.public_id} for {new.key.tenant}; kept as a digest in {store}", file=sys.stderr)
-    print("This is the only time it is shown. Running gateways honour it within 5 seconds.", file=sys.stderr)
-    print(new.secret)
-    return 0
+    return _show_once(arguments, KeyMade(id=new.key.public_id, secret=new.secret))
 
 
 def _create_remote(arguments: argparse.Namespace) -> int:
@@ -149,8 +148,15 @@ def _create_remote(arguments: argparse.Namespace) -> int:
     with connected(arguments) as api:
         made = api.post(f"/tenants{step(arguments.tenant)}/keys", wanted).read(KeyMade)
     print(f"key {made.id} for {arguments.tenant}, on every gateway of the fleet", file=sys.stderr)
-    print("This is the only time it is shown. The gateways honour it within 5 seconds.", file=sys.stderr)
-    print(made.secret)
+    return _show_once(arguments, made)
+
+
+def _show_once(arguments: argparse.Namespace, made: "KeyMade") -> int:
+    print("This is the only time it is shown. Running gateways honour it within 5 seconds.", file=sys.stderr)
+    if arguments.json:
+        print_json(made)
+    else:
+        print(made.secret)
     return 0
 
 
@@ -201,9 +207,7 @@ def _rotate(arguments: argparse.Namespace) -> int:
         f"key {made.id} takes the place of {arguments.public_id}, which works for {arguments.overlap:g} s more",
         file=sys.stderr,
     )
-    print("This is the only time it is shown. The gateways honour it within 5 seconds.", file=sys.stderr)
-    print(made.secret)
-    return 0
+    return _show_once(arguments, made)
 
 
 def _revoke(arguments: argparse.Namespace) -> int:
@@ -217,8 +221,12 @@ def _revoke(arguments: argparse.Namespace) -> int:
     else:
         with _refusals():
             tenant = keys.revoke(key_store_path(arguments), arguments.public_id, now=time.time()).key.tenant
-    print(f"key {arguments.public_id} of {tenant} is revoked", file=sys.stderr)
-    print("Running gateways refuse it within 5 seconds; answers under way are finished.", file=sys.stderr)
+    tell_done(
+        arguments,
+        {"id": arguments.public_id, "tenant": tenant, "revoked": True},
+        f"key {arguments.public_id} of {tenant} is revoked",
+        "Running gateways refuse it within 5 seconds; answers under way are finished.",
+    )
     return 0
 
 

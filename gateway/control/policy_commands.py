@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from gateway.control.commands import CommandError, Commands, print_table
-from gateway.control.connection import add_connection, connected, moment, print_json
+from gateway.control.connection import add_connection, connected, moment, print_json, tell_done
 from gateway.control.simulate_command import add_portability, add_simulate
 
 if TYPE_CHECKING:
     from gateway.config.yaml_file import Tree
     from gateway.control.remote import AdminApi, Answer
-    from gateway.control.shown import RevisionShown
+    from gateway.control.shown import Applied, RevisionShown
 
 DIFFERENT: Final = 3
 """The exit code of `--exit-code` when there is a difference."""
@@ -92,9 +92,7 @@ def add_policy(commands: Commands) -> None:
     rollback.add_argument("name", metavar="NAME")
     rollback.set_defaults(run=_rollback)
 
-    for verb in (listing, show):
-        add_connection(verb, reads=True)
-    for verb in (diff, apply, activate, rollback):
+    for verb in (listing, show, diff, apply, activate, rollback):
         add_connection(verb)
     add_simulate(verbs)
     add_portability(verbs)
@@ -160,11 +158,15 @@ def _diff(arguments: argparse.Namespace) -> int:
                 raise CommandError(f"{other} has no policy `{name}`")
             wanted, title = found[name], f"{name}, {other}"
     text = difference(held, wanted, (f"{name}, what holds", title))
-    print(text, end="")
+    if arguments.json:
+        print_json({"policy": name, "difference": text})
+    else:
+        print(text, end="")
     return DIFFERENT if text and arguments.exit_code else 0
 
 
 def _apply(arguments: argparse.Namespace) -> int:
+    from gateway.control.shown import Applied
     from gateway.control.yaml_text import difference
 
     wanted = _policies(arguments.paths)
@@ -172,22 +174,27 @@ def _apply(arguments: argparse.Namespace) -> int:
     with connected(arguments) as api:
         holding = _holding(api)
         changed = {}
+        applied: dict[str, Applied] = {}
         for name, tree in wanted.items():
             seen = _seen(api, name)
             held = seen.tree if name in holding else None
             text = difference(held, tree, (f"{name}, what holds", f"{name}, {files}"))
-            print(text, end="")
+            applied[name] = Applied(policy=name, difference=text)
+            if not arguments.json:
+                print(text, end="")
             if text:
                 changed[name] = (tree, seen.etag)
         print(f"{len(changed)} of {len(wanted)} policies differ from what holds", file=sys.stderr)
         sys.stdout.flush()
-        _check(api, {name: wanted[name] for name in changed})
+        _check(api, {name: wanted[name] for name in changed}, applied)
         if not arguments.dry_run:
-            _write(api, changed, activate=arguments.activate)
+            _write(api, changed, applied, activate=arguments.activate)
+    if arguments.json:
+        print_json(list(applied.values()))
     return DIFFERENT if changed and arguments.exit_code else 0
 
 
-def _check(api: "AdminApi", wanted: "dict[str, Tree]") -> None:
+def _check(api: "AdminApi", wanted: "dict[str, Tree]", applied: "dict[str, Applied]") -> None:
     """Tell the warnings. Raises CommandError with every mistake of all of them."""
     from gateway.control.remote import Refused, step
     from gateway.control.shown import Checked
@@ -196,6 +203,7 @@ def _check(api: "AdminApi", wanted: "dict[str, Tree]") -> None:
     for name, tree in wanted.items():
         try:
             checked = api.post(f"/policies{step(name)}/check", tree).read(Checked)
+            applied[name].warnings = checked.warnings
             for each in checked.warnings:
                 print(f"warning: {each.path}: {each.message}", file=sys.stderr)
         except Refused as refused:
@@ -206,12 +214,19 @@ def _check(api: "AdminApi", wanted: "dict[str, Tree]") -> None:
         raise CommandError("\n".join(refusals))
 
 
-def _write(api: "AdminApi", changed: "dict[str, tuple[Tree, str | None]]", *, activate: bool) -> None:
+def _write(
+    api: "AdminApi",
+    changed: "dict[str, tuple[Tree, str | None]]",
+    applied: "dict[str, Applied]",
+    *,
+    activate: bool,
+) -> None:
     """Write all of them, then let them hold if that is wanted."""
     from gateway.control.remote import step
 
     revisions = {name: _written(api, name, tree, etag) for name, (tree, etag) in changed.items()}
     for name, (number, etag) in revisions.items():
+        applied[name].revision, applied[name].holds = number, activate
         if activate:
             # Not if somebody let another one hold since the difference was shown.
             api.post(f"/policies{step(name)}/revisions/{number}/activate", etag=etag)
@@ -241,7 +256,7 @@ def _activate(arguments: argparse.Namespace) -> int:
 
     with connected(arguments) as api:
         answer = api.post(f"/policies{step(arguments.name)}/revisions{step(arguments.revision)}/activate")
-    return _told(arguments.name, answer)
+    return _told(arguments, answer)
 
 
 def _rollback(arguments: argparse.Namespace) -> int:
@@ -249,15 +264,15 @@ def _rollback(arguments: argparse.Namespace) -> int:
 
     with connected(arguments) as api:
         answer = api.post(f"/policies{step(arguments.name)}/rollback")
-    return _told(arguments.name, answer)
+    return _told(arguments, answer)
 
 
-def _told(name: str, answer: "Answer") -> int:
+def _told(arguments: argparse.Namespace, answer: "Answer") -> int:
     from gateway.control.shown import RevisionShown
 
     number = answer.read(RevisionShown).number
     which = f"revision {number}" if number else "what the files say"
-    print(f"{name}: {which} holds, on every gateway within seconds", file=sys.stderr)
+    tell_done(arguments, answer.body, f"{arguments.name}: {which} holds, on every gateway within seconds")
     return 0
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final, get_args
 
 from gateway.control.commands import CommandError, Commands, print_table
-from gateway.control.connection import add_connection, connected, moment, print_json
+from gateway.control.connection import add_connection, connected, moment, print_json, tell_done
 from gateway.control.ledger import add_grouping, add_selection, print_totals, usd
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _add_explain(commands: Commands) -> None:
         metavar="JSON",
         help='what it would wish of its way, as clients send it in the field `gateway`: \'{"only": ["nim"]}\'',
     )
-    add_connection(parser, reads=True)
+    add_connection(parser)
     parser.set_defaults(run=_explain, usage=parser.error)
 
 
@@ -155,7 +155,7 @@ def _add_usage(commands: Commands) -> None:
     )
     add_grouping(parser)
     add_selection(parser)
-    add_connection(parser, reads=True)
+    add_connection(parser)
     parser.set_defaults(run=_usage)
 
 
@@ -196,7 +196,7 @@ def _add_backends(commands: Commands) -> None:
         verb.add_argument("name", metavar="NAME")
         add_connection(verb, is_part=True)
         verb.set_defaults(run=_drain, verb=name)
-    add_connection(parser, reads=True)
+    add_connection(parser)
     parser.set_defaults(run=_backends)
 
 
@@ -224,7 +224,8 @@ def _drain(arguments: argparse.Namespace) -> int:
     with connected(arguments) as api:
         api.post(f"/backends{step(arguments.name)}/{arguments.verb}")
     what = "is sent nothing new" if arguments.verb == "drain" else "may be asked again"
-    print(f"{arguments.name} {what}, on every gateway within seconds", file=sys.stderr)
+    done = {"name": arguments.name, "drained": arguments.verb == "drain"}
+    tell_done(arguments, done, f"{arguments.name} {what}, on every gateway within seconds")
     return 0
 
 
@@ -238,7 +239,7 @@ def _add_revision(commands: Commands) -> None:
     parser.add_argument(
         "--wait", type=float, metavar="SECONDS", help="until all run the same; exit with 1 when they do not by then"
     )
-    add_connection(parser, reads=True)
+    add_connection(parser)
     parser.set_defaults(run=_revision)
 
 
@@ -279,7 +280,7 @@ def _add_audit(commands: Commands) -> None:
         "hashes as it reads. --json has what was before and what is after. Needs an owner's key.",
     )
     parser.add_argument("--after", type=int, default=0, metavar="N", help="only changes behind the one numbered N")
-    add_connection(parser, reads=True)
+    add_connection(parser)
     parser.set_defaults(run=_audit)
 
 

@@ -20,6 +20,19 @@ class Mistake(msgspec.Struct, frozen=True):
     message: str
 
 
+class Applied(msgspec.Struct, kw_only=True):
+    """What `gateway policy apply` made of one policy of the files."""
+
+    policy: str
+    difference: str
+    """From what holds, as a unified diff; empty where both mean the same."""
+    warnings: tuple[Mistake, ...] = ()
+    revision: int | None = None
+    """That has what the files say; null where nothing was to be written."""
+    holds: bool = False
+    """Whether it was activated."""
+
+
 class Checked(msgspec.Struct, frozen=True, kw_only=True):
     """What was checked has no mistakes."""
 

@@ -72,7 +72,7 @@ def add_simulate(verbs: Commands) -> None:
     parser.add_argument("--config", action="append", type=Path, metavar="PATH", help=f"with --offline: {CONFIG_HELP}")
     parser.add_argument("--store", metavar="URL", help=f"with --offline: {STORE_HELP}")
     parser.add_argument("--journal", type=Path, metavar="PATH", help=f"with --offline: {JOURNAL_HELP}")
-    add_connection(parser, reads=True)
+    add_connection(parser)
     parser.set_defaults(run=_simulate)
 
 
@@ -89,7 +89,7 @@ def add_portability(verbs: Commands) -> None:
     parser.add_argument(
         "--hours", type=_hours, default=24.0, metavar="H", help="requests of so many last hours (default: 24)"
     )
-    add_connection(parser, reads=True)
+    add_connection(parser)
     parser.set_defaults(run=_portability)
 
 

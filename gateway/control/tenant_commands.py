@@ -3,11 +3,10 @@
 # ruff: noqa: T201  # printing is the job
 
 import argparse
-import sys
 from typing import TYPE_CHECKING, Any
 
 from gateway.control.commands import Commands, print_table
-from gateway.control.connection import add_connection, connected, print_json
+from gateway.control.connection import add_connection, connected, print_json, tell_done
 
 if TYPE_CHECKING:
     from gateway.control.remote import AdminApi
@@ -52,9 +51,7 @@ def add_tenants(commands: Commands) -> None:
         metavar="NAME=VALUE",
         help="what the conditions of policies may ask for; may be repeated",
     )
-    for verb in (listing, show):
-        add_connection(verb, reads=True)
-    for verb in (create, suspend, resume, delete):
+    for verb in (listing, show, create, suspend, resume, delete):
         add_connection(verb)
 
 
@@ -92,8 +89,10 @@ def _create(arguments: argparse.Namespace) -> int:
         tree["metadata"] = dict(arguments.metadata)
     with connected(arguments) as api:
         # No ETag: where there is one of that name already, it is refused.
-        api.put(f"/tenants{step(arguments.name)}", tree, etag=None)
-    print(f"tenant {arguments.name} has the policy {arguments.policy}; gateway keys create …", file=sys.stderr)
+        answer = api.put(f"/tenants{step(arguments.name)}", tree, etag=None)
+    tell_done(
+        arguments, answer.body, f"tenant {arguments.name} has the policy {arguments.policy}; gateway keys create …"
+    )
     return 0
 
 
@@ -106,7 +105,8 @@ def _suspend(arguments: argparse.Namespace, *, is_wanted: bool) -> int:
             kept = {name: value for name, value in tree.items() if name != "suspended"}
             api.put(f"/tenants{step(arguments.name)}", kept | {"suspended": True} if is_wanted else kept, etag=etag)
     what = "refused" if is_wanted else "served again"
-    print(f"requests of {arguments.name} are {what}, on every gateway within seconds", file=sys.stderr)
+    done = {"id": arguments.name, "suspended": is_wanted}
+    tell_done(arguments, done, f"requests of {arguments.name} are {what}, on every gateway within seconds")
     return 0
 
 
@@ -116,7 +116,8 @@ def _delete(arguments: argparse.Namespace) -> int:
     with connected(arguments) as api:
         _, etag = _seen(api, arguments.name)
         api.delete(f"/tenants{step(arguments.name)}", etag=etag)
-    print(f"keys of {arguments.name} work no longer, on every gateway within seconds", file=sys.stderr)
+    done = {"id": arguments.name, "deleted": True}
+    tell_done(arguments, done, f"keys of {arguments.name} work no longer, on every gateway within seconds")
     return 0
 
 

@@ -80,6 +80,21 @@ def test_check_names_every_mistake_and_exits_with_1(tmp_path: Path) -> None:
     assert gateway("check").stdout.startswith("configuration: no path was given")
 
 
+def test_check_tells_programs_the_same(tmp_path: Path) -> None:
+    """Each mistake with its file and place; the exit code as for people."""
+    file = tmp_path / "bad.yaml"
+    file.write_text("version: 1\npolicies: {p: {models: {}, odd: 1}}\n")
+    done = gateway("check", "--json", file)
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["revision"]) == (1, None)
+    assert (str(file), "$.policies.p.odd") in {(each["file"], each["path"]) for each in told["mistakes"]}
+    sound = gateway("check", "--json", DEMO)
+    told = json.loads(sound.stdout)
+    assert (sound.returncode, told["mistakes"]) == (0, [])
+    assert len(told["revision"]) == 8
+    assert told["warnings"]
+
+
 def test_schema_prints_and_checks(tmp_path: Path) -> None:
     """Stale or missing: exit 1, and the command that helps."""
     printed = gateway("schema")

@@ -40,6 +40,21 @@ def offered(file: Path, *lines: str) -> list[list[str]]:
     return [line.split() for line in done.stdout.splitlines()]
 
 
+OF_PEOPLE = {"demo", "serve", "schema", "ledger export", "ledger verify", "import litellm", "import portkey"}
+"""Commands that run something, or print a document of their own."""
+
+
+def test_every_command_has_an_answer_for_programs() -> None:
+    """`--json`: also those that only do something."""
+    leaves = {
+        level.path.removeprefix("gateway ")
+        for level in LEVELS.values()
+        if not level.commands and level.path != "gateway completion"
+    }
+    without = {path for path in leaves if "--json" not in LEVELS[f"gateway {path}"].options}
+    assert without == OF_PEOPLE
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [

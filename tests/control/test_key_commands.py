@@ -49,7 +49,14 @@ def test_a_tenant_is_made_suspended_resumed_and_deleted(shell: Shell) -> None:
     shell("tenants", "resume", "newcomer")
     assert shell.json("tenants", "show", "newcomer") == {"policy": "acme", "metadata": {"region": "eu"}}
     assert knows(shell, key)
-    shell("tenants", "delete", "newcomer")
+    told = shell.json("tenants", "suspend", "newcomer")
+    assert told == {"id": "newcomer", "suspended": True}
+    assert shell.json("tenants", "delete", "newcomer") == {"id": "newcomer", "deleted": True}
+    assert shell.json("tenants", "create", "another", "--policy", "acme")["source"] == "api"
+    made = shell.json("keys", "create", "another")
+    assert made["secret"].split("-")[2] == made["id"]
+    made = shell.json("keys", "rotate", made["id"])
+    assert shell.json("keys", "revoke", made["id"]) == {"id": made["id"], "tenant": "another", "revoked": True}
     assert not knows(shell, key)
     assert "newcomer" not in shell("tenants", "list").stdout
 

@@ -57,6 +57,14 @@ def test_a_policy_is_tried_applied_activated_and_taken_back(shell: Shell, file: 
     shell("policy", "activate", "acme", 0)
     assert holds(shell, "acme") == "files"
 
+    told = shell.json("policy", "apply", file, "--dry-run")
+    assert [(each["policy"], each["revision"], each["holds"]) for each in told] == [("acme", None, False)]
+    assert told[0]["difference"] == dry.stdout
+    (done,) = shell.json("policy", "apply", file, "--activate")
+    assert (done["revision"], done["holds"]) == (1, True)
+    assert shell.json("policy", "diff", "acme", file) == {"policy": "acme", "difference": ""}
+    assert shell.json("policy", "rollback", "acme")["number"] == 0
+
 
 def test_every_mistake_of_every_policy_has_its_line(shell: Shell, tmp_path: Path) -> None:
     """And nothing is written, not even the policy without one."""
