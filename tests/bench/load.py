@@ -66,6 +66,7 @@ def request_bytes(address: Address, *, kind: str, prompt_bytes: int) -> bytes:
             {"role": "system", "content": "You answer briefly, in plain words, and say when you do not know."},
             {"role": "user", "content": prompt},
         ],
+        "user": f"bench-{kind}",
         "temperature": 0.7,
         "max_tokens": 256,
     }

@@ -101,13 +101,13 @@ class Process:
         """The end of what it wrote to stderr."""
         return self._said.read_bytes()[-2000:].decode(errors="replace")
 
-    def wait_until_ready(self, port: int, began: float) -> None:
-        """Ask for /healthz until it is 200. Raises StartFailed."""
+    def wait_until_ready(self, port: int, began: float, *, path: str = "/healthz") -> None:
+        """Ask for that path until it is 200. Raises StartFailed."""
         while True:
             with contextlib.suppress(OSError, http.client.HTTPException):
                 connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
                 try:
-                    connection.request("GET", "/healthz")
+                    connection.request("GET", path)
                     if connection.getresponse().status == http.HTTPStatus.OK:
                         self.ready_s = time.perf_counter() - began
                         return
@@ -145,7 +145,7 @@ class Process:
 @contextlib.contextmanager
 def fake_upstream(folder: Path, name: str) -> Iterator[tuple[Process, int]]:
     """A fake model server (which is a trace collector too), and its port."""
-    with _running([sys.executable, "-m", "tests.bench.upstream"], folder, name, pipes=True) as process:
+    with running([sys.executable, "-m", "tests.bench.upstream"], folder, name, pipes=True) as process:
         yield process, int(process.read_line())
 
 
@@ -162,7 +162,7 @@ def nginx(folder: Path, *, upstream: int) -> Iterator[tuple[Process, int] | None
     config = folder / "nginx.conf"
     config.write_text(_NGINX.format(port=port, upstream=upstream), encoding="ascii")
     began = time.perf_counter()
-    with _running([binary, "-p", str(folder), "-e", "stderr", "-c", str(config)], folder, "nginx") as process:
+    with running([binary, "-p", str(folder), "-e", "stderr", "-c", str(config)], folder, "nginx") as process:
         process.wait_until_ready(port, began)
         yield process, port
 
@@ -199,7 +199,7 @@ def gateway(
     port = free_port()
     began = time.perf_counter()
     command = [*python, "-m", "gateway", "serve", *told, "--port", str(port), "--admin-port", "0", "--drain", "5"]
-    with _running(command, folder, "gateway", environ=environ) as process:
+    with running(command, folder, "gateway", environ=environ) as process:
         process.wait_until_ready(port, began)
         yield process, port, made.stdout.strip()
 
@@ -217,7 +217,7 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def _running(
+def running(
     command: list[str], folder: Path, name: str, *, environ: Mapping[str, str] | None = None, pipes: bool = False
 ) -> Iterator[Process]:
     """The process, ended when the block is left. Its stderr goes to a file, as a service's would."""

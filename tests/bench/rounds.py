@@ -17,8 +17,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.bench import load, processes
+from tests.bench import load, peers, processes
 from tests.bench.load import Address, Load
+from tests.bench.peers import Peer
 from tests.bench.processes import Process
 
 
@@ -126,10 +127,14 @@ def run(
     cases: Sequence[Case] = CASES,
     *,
     with_nginx: bool = True,
+    others: Sequence[tuple[Peer, str]] = (),
     python: str = sys.executable,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Results:
-    """Start everything, measure, end everything. `tell` hears of the progress. Raises StartFailed, LoadFailed."""
+    """Start everything, measure, end everything. `tell` hears of the progress. Raises StartFailed, LoadFailed.
+
+    `others` are the peers to be measured too, with their binaries.
+    """
     results = Results(cases, size)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gateway-bench-")))
@@ -140,6 +145,10 @@ def run(
             with processes.gateway(folder / f"start{number}", upstream=upstream, python=(python,)) as (process, _, _):
                 results.starts_s.append(process.ready_s)
         results.servers = _start(stack, folder, upstream, collector, with_nginx=with_nginx, python=python)
+        for of, binary in others:
+            tell(f"start {of.name}")
+            process, port = stack.enter_context(peers.peer(of, binary, folder, upstream=upstream))
+            results.servers.append(Server(of.name, Address(port=port, key=of.key), process, settle_s=0.05))
         results.starts_s += [s.process.ready_s for s in results.servers if s.name == GATEWAY and s.process is not None]
         _rounds(results, tell)
         results.exports, results.export_bytes = _taken(collector)

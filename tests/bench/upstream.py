@@ -88,6 +88,14 @@ _STREAM_TAIL = (
 )  # The last write of a stream goes out with its last chunk.
 _PACED = [*_STREAM_CHUNKS[:-1], _STREAM_CHUNKS[-1] + _STREAM_TAIL]
 BURST = _STREAM_HEAD + b"".join(_STREAM_CHUNKS) + _STREAM_TAIL
+_ASKED_BEFORE = frozenset(
+    {b"/health", b"/v1/models", b"/get_server_info", b"/server_info", b"/get_model_info", b"/model_info"}
+)
+"""Paths that routers look at before they send anything."""
+_KNOWN = _whole(
+    b"application/json",
+    _dumps({"object": "list", "data": [{"id": "fake", "object": "model", "owned_by": "nobody"}], "model_path": "fake"}),
+)
 _ACCEPTED = _whole(b"application/x-protobuf", b"")
 
 
@@ -146,6 +154,8 @@ class Connection(asyncio.Protocol):
         elif url == b"/taken":
             taken = {"posts": self._exports.posts, "bytes": self._exports.bytes}
             self._transport.write(_whole(b"application/json", _dumps(taken)))
+        elif url in _ASKED_BEFORE:
+            self._transport.write(_KNOWN)
         else:
             self._transport.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
 
