@@ -247,7 +247,7 @@ async def test_outages_are_rehearsed_by_each_gateway_and_told_by_all(fleet: Flee
     told = await eventually(look, "both gateways' rehearsals")
     assert told["rehearsals"][0]["without"] == "cheap"
     scraped = (await fleet.client.get(f"{fleet.gateways[0].admin_url.removesuffix('/admin/v1')}/metrics")).text
-    assert 'gateway_rehearsal_served_ratio{dimension="provider",policy="free",without="cheap"} 0.8' in scraped
+    assert 'gateway_rehearsal_served_ratio{dimension="provider",lost="cheap",policy="free"} 0.8' in scraped
 
 
 async def test_the_page_shows_it_in_a_browser(fleet: Fleet, tmp_path: Path) -> None:

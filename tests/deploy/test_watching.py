@@ -20,6 +20,7 @@ from tests.running.gateway import gateway
 from tests.running.redis import redis_server
 
 RULES = [rule for group in load_yaml(DEPLOY / "prometheus/alerts.yaml")["groups"] for rule in group["rules"]]
+OWNER = "an-owners-key"
 DASHBOARDS = {path.name: json.loads(path.read_text("utf-8")) for path in sorted((DEPLOY / "grafana").glob("*.json"))}
 PROMTOOL = os.environ.get("PROMTOOL") or shutil.which("promtool")
 PROMETHEUS_OWN = {"up": {"job", "instance"}}
@@ -35,27 +36,49 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="module")
 async def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
-    """Every sample's name and labels that a gateway tells after an answer, a failover and a refusal."""
+    """Every sample's name and labels that a gateway tells after answers, a failover, a refusal and a rehearsal."""
     async with openai_backend() as first, openai_backend() as second:
         first.default = error_reply(500)
+        places = {"first": (first, 1), "second": (second, 1), "dear": (second, 2)}
+        backends = {
+            name: {
+                "base_url": place.base_url,
+                "limits": {"requests_per_minute": 100},
+                "models": {"small": {"prices": {"input": price, "output": price}}},
+            }
+            for name, (place, price) in places.items()
+        }
         house = configuration(
-            backends={"first": first.base_url, "second": second.base_url},
+            backends=backends,
             models={"assistant": ["first", "second"]},
-            tenants={"acme": {"limits": {"requests_per_minute": 1}, "budget": {"usd": 1, "per": "month"}}},
+            tenants={
+                "acme": {"limits": {"requests_per_minute": 1}, "budget": {"usd": 1, "per": "month"}},
+                "capped": {},
+            },
         )
+        house["policies"]["capped"] = {
+            "models": {"assistant": {"targets": [{"backend": name, "model": "small"} for name in ("second", "dear")]}},
+            "independence": {"max_share": {"provider": 0.001}},
+        }
         folder = tmp_path_factory.mktemp("told")
         environ = {"GATEWAY_METRICS_TENANTS": "10"}
+        often = {"gateway.control.outlook.EVERY_S": 0.1}
         with (
             redis_server(folder / "redis") as redis,
-            gateway(folder, house, admin_key="an-owners-key", redis=redis.url, environ=environ) as running,
+            gateway(folder, house, admin_key=OWNER, redis=redis.url, environ=environ, patience=often) as running,
         ):
             async with client_of(running, "acme") as client:
                 statuses = [(await client.post(CHAT, json=chat(stream=True))).status_code for _ in range(2)]
                 assert statuses == [200, 429]
-                # The loop's lag is measured now and then; the first time within a second.
+                headers = running.headers("capped")
+                capped = [await client.post(CHAT, json=chat(), headers=headers) for _ in range(3)]
+                assert [each.headers["x-gateway-backend"] for each in capped] == ["second", "dear", "second"]
+                asked = f"{running.admin_url}/independence/rehearsals"
+                assert (await client.post(asked, headers={"authorization": f"Bearer {OWNER}"})).json()
+                # The loop's lag is measured now and then, the first time within a second; what is left, as often.
                 text = ""
                 with anyio.fail_after(20):
-                    while "gateway_loop_lag_seconds_bucket" not in text:
+                    while not all(name in text for name in ("gateway_loop_lag_seconds_bucket", "gateway_n_minus_1")):
                         text = (await client.get(f"http://127.0.0.1:{running.admin_port}/metrics")).text
                         await anyio.sleep(0.05)
     samples: dict[str, set[str]] = {name: set(labels) for name, labels in PROMETHEUS_OWN.items()}
@@ -127,7 +150,7 @@ def test_panels_are_laid_out_without_overlap() -> None:
 
 
 def test_dashboards_have_names_of_their_own_and_name_no_data_source() -> None:
-    assert len({board["uid"] for board in DASHBOARDS.values()}) == len(DASHBOARDS) == 3
+    assert len({board["uid"] for board in DASHBOARDS.values()}) == len(DASHBOARDS) == 4
     assert {each["datasource"]["uid"] for _, each in panels()} == {"${datasource}"}
 
 

@@ -105,7 +105,7 @@ def _of_independence(made: Office) -> Iterator[Gauge]:
         lost: dict[str, str] = {
             "policy": rehearsal.policy,
             "dimension": rehearsal.dimension,
-            "without": rehearsal.without,
+            "lost": rehearsal.without,  # Not `without`, which is a word of PromQL's own.
         }
         meaning = "Part of this gateway's recorded requests that would be served without it."
         yield Gauge("gateway.rehearsal.served_ratio", meaning, lost, rehearsal.served_share)
