@@ -197,6 +197,7 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
         reports_dropped=lambda: push.dropped,
         ship_lag_s=stores.shipper.lag_s if stores.shipper is not None else None,
         ledger=settings.store,
+        shared=None if isinstance(settings.limits, Path) else settings.limits,
         wall=time,
         random_bytes=secrets.token_bytes,
     )

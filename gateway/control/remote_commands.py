@@ -150,11 +150,12 @@ def _add_usage(commands: Commands) -> None:
     parser = commands.add_parser(
         "usage",
         help="sums of what was used and what it cost",
-        description="What the ledger of one running gateway adds up to. `gateway ledger totals` reads the file itself, "
-        "and with --fleet the sums of all gateways.",
+        description="What the ledger of one running gateway adds up to; with --fleet, those of all that share its "
+        "Redis. `gateway ledger totals` reads the file itself.",
     )
     add_grouping(parser)
     add_selection(parser)
+    parser.add_argument("--fleet", action="store_true", help="of all gateways on the same Redis, in whole days")
     add_connection(parser)
     parser.set_defaults(run=_usage)
 
@@ -169,6 +170,7 @@ def _usage(arguments: argparse.Namespace) -> int:
             tenant=arguments.tenant,
             since=_iso(arguments.since),
             before=_iso(arguments.before),
+            fleet="true" if arguments.fleet else None,
         )
     if arguments.json:
         print_json(answer.body)

@@ -218,6 +218,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     """`model` → what is wrong with it; empty for none."""
     hints: dict[str, HintShown]
     """`model` → what another gateway says of it, while this one has not found it to work."""
+    seen_by: dict[str, dict[str, str]] = {}
+    """Each gateway of the fleet → `model` → why it keeps requests from it, by what it found out itself."""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

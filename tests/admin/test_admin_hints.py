@@ -68,6 +68,7 @@ async def test_what_one_gateway_finds_out_the_other_heeds(tmp_path: Path) -> Non
                 decision = (await elsewhere.get(f"/decisions/{again.headers['x-request-id']}")).json()
                 assert [each["is_hinted"] for each in decision["candidates"]] == [False]
 
+                assert {"small": "breaker_open"} in (await health(elsewhere, "dead"))["seen_by"].values()
                 redis.kill()
                 for running in (first, second):
                     assert (await ask(running, running.keys["acme"])).status_code == 200

@@ -185,6 +185,7 @@ async def test_the_ledger_and_its_sums_can_be_read(running: RunningGateway, owne
     usage = (await owner.get("/usage", params={"by": "tenant", "tenant": "acme"})).json()
     assert usage["totals"][0]["output_tokens"] == sum(row["output_tokens"] for row in rows)
     assert (await owner.get("/usage", params={"by": "colour"})).status_code == 400
+    assert (await owner.get("/usage", params={"fleet": "true"})).json()["mistakes"][0]["path"] == "fleet"
 
 
 async def test_metrics_are_there_for_who_scrapes(running: RunningGateway) -> None:

@@ -6,6 +6,7 @@ was served names one revision of its policy, the one that its ledger rows name.
 
 import contextlib
 import functools
+import json
 import re
 import shlex
 import time
@@ -179,6 +180,7 @@ async def test_the_session_of_the_readme_is_true(
         await typed(shell, "gateway revision --wait 5")
         assert [each.status for each in await load.next("newcomer", places)] == [401, 401]
         assert "newcomer" in (await typed(shell, next(session))).stdout
+        await eventually(functools.partial(adds_up, shell), "the whole fleet's usage")
         await typed(shell, next(session))
         await typed(shell, "gateway revision --wait 5")
         assert (await beside(other, "backends", "--json")).stdout.count('"drained": true') == 1
@@ -187,6 +189,15 @@ async def test_the_session_of_the_readme_is_true(
         await load.next("acme", places)
         tasks.cancel_scope.cancel()
         judged(load, before | tight, tight, revoked)
+
+
+async def adds_up(shell: Shell) -> bool | None:
+    """The fleet's usage has the tenant's requests of both gateways, as soon as their rows are there."""
+    own, whole = [
+        json.loads((await beside(shell, "usage", "--by", "tenant", "--tenant", "newcomer", *more, "--json")).stdout)
+        for more in ((), ("--fleet",))
+    ]
+    return (whole["totals"] and whole["totals"][0]["requests"] > own["totals"][0]["requests"]) or None
 
 
 async def tightened(shell: Shell, session: Iterator[str], load: Load, places: Sequence[RunningGateway]) -> None:

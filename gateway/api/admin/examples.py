@@ -152,6 +152,7 @@ def examples() -> Mapping[str, Example]:
         state="ok",
         troubles={},
         hints={},
+        seen_by={"gateway-1": {}, "gateway-2": {"smollm2-135m-instruct": "cooling"}},
     )
     drill = _drill()
     return {

@@ -18,6 +18,7 @@ from gateway.control.outlook import Outlook
 from gateway.control.recorder import Recorder
 from gateway.control.rehearser import Rehearser
 from gateway.control.replicas import Replicas
+from gateway.domain.store import RedisPlace
 from gateway.telemetry.metrics import Metrics
 
 AdminRequest = Request[Any, Any, State]
@@ -46,6 +47,8 @@ class Office:
     """Since when the fleet's totals lack rows of ours, in seconds; None where there is no fleet."""
     ledger: Path
     """The ledger's file, read beside its writer."""
+    shared: RedisPlace | None
+    """The Redis that the fleet shares; None where there is no fleet."""
     wall: Callable[[], float]
     random_bytes: Callable[[int], bytes]
 

@@ -81,7 +81,7 @@ HANDLERS: ExceptionHandlersMap = {
     Missing: lambda _request, error: problem(404, str(error)),
     KeyRefused: _key,
     Conflict: lambda _request, error: problem(409, str(error)),
-    LogUnreachable: lambda _request, error: problem(503, f"The configuration cannot be changed now: {error}"),
+    LogUnreachable: lambda _request, error: problem(503, f"This cannot be done now: {error}."),
     ChainBroken: lambda _request, error: problem(500, str(error)),
     GatewayError: _gateway,
     ValidationException: _validation,

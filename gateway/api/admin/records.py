@@ -4,21 +4,24 @@ import asyncio
 import csv
 import datetime as dt
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Final, Literal, get_args
 
 import msgspec
+import redis
 from litestar import Response, get, post
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
-from gateway.accounting import statement
+from gateway.accounting import shipping, statement
 from gateway.accounting.rows import SHOWN, Row
 from gateway.api.admin.auth import needs
-from gateway.api.admin.office import AdminRequest, office
+from gateway.api.admin.office import AdminRequest, Office, office
 from gateway.control.decisions import DecisionShown
 from gateway.control.events import Event
 from gateway.control.explain import Asked, Explained, explain
+from gateway.control.replicas import Replica
 from gateway.control.shown import AuditPage, Change, Health, HintShown, RevisionsShown, Usage
+from gateway.control.store import LogUnreachable
 from gateway.control.verbs import Missing
 from gateway.domain.errors import InvalidRequest
 
@@ -33,15 +36,34 @@ def get_usage(
     tenant: FromQuery[str | None] = None,
     since: FromQuery[str | None] = None,
     before: FromQuery[str | None] = None,
+    *,
+    fleet: FromQuery[bool] = False,
 ) -> Usage:
-    """What was used and what it cost, by any of tenant, key, model, backend, day. Times are ISO 8601, in UTC."""
+    """What was used and what it cost, by any of tenant, key, model, backend, day. Times are ISO 8601, in UTC.
+
+    Of the requests that this gateway served; with `fleet`, of all gateways that share its Redis, in whole days of the
+    last 400, as of some seconds ago.
+    """
     names = [name for name in by.split(",") if name]
     known = get_args(statement.By)
     if unknown := [name for name in names if name not in known]:
         raise InvalidRequest(f"`by` takes any of {', '.join(known)}, not {unknown[0]!a}.", param="by")
     wanted = statement.Filter(tenant=tenant, since=_instant("since", since), before=_instant("before", before))
     grouping = [name for name in known if name in names]
-    return Usage(by=tuple(grouping), totals=list(statement.totals(office(request).ledger, grouping, wanted)))
+    made = office(request)
+    found = _of_fleet(made, grouping, wanted) if fleet else list(statement.totals(made.ledger, grouping, wanted))
+    return Usage(by=tuple(grouping), totals=found)
+
+
+def _of_fleet(made: Office, by: Sequence[statement.By], wanted: statement.Filter) -> list[statement.Total]:
+    if made.shared is None:
+        raise InvalidRequest("This gateway shares no Redis with others: it is the fleet.", param="fleet")
+    try:
+        return shipping.of_fleet(made.shared, by, wanted, wall=made.wall())
+    except ValueError as error:
+        raise InvalidRequest(f"{error}.", param="fleet") from error
+    except redis.RedisError as error:
+        raise LogUnreachable(f"the fleet's totals cannot be read ({type(error).__name__})") from error
 
 
 @get("/ledger", opt=needs("viewer"), sync_to_thread=True)
@@ -118,16 +140,17 @@ async def get_config_revision(request: AdminRequest) -> RevisionsShown:
 
 @get("/backends", opt=needs("viewer"))
 async def list_backends(request: AdminRequest) -> list[Health]:
-    """Every backend, as this gateway sees it."""
-    return [_health(request, name) for name in office(request).desk.now.book.backends]
+    """Every backend, as this gateway sees it, and what each of the fleet keeps requests from."""
+    replicas = await office(request).replicas.all()
+    return [_health(request, name, replicas) for name in office(request).desk.now.book.backends]
 
 
 @get("/backends/{name:str}/health", opt=needs("viewer"))
 async def get_health(request: AdminRequest, name: FromPath[str]) -> Health:
-    """One backend, as this gateway sees it."""
+    """One backend, as this gateway sees it, and what each of the fleet keeps requests from."""
     if name not in office(request).desk.now.book.backends:
         raise Missing(f"There is no backend `{name}`.")
-    return _health(request, name)
+    return _health(request, name, await office(request).replicas.all())
 
 
 def _change(event: Event) -> Change:
@@ -143,7 +166,7 @@ def _change(event: Event) -> Change:
     )
 
 
-def _health(request: AdminRequest, name: str) -> Health:
+def _health(request: AdminRequest, name: str, replicas: list[Replica]) -> Health:
     made = office(request)
     backend = made.desk.now.book.backends[name]
     fleet, now = made.machinery.house.fleet, asyncio.get_running_loop().time()
@@ -159,6 +182,15 @@ def _health(request: AdminRequest, name: str) -> Health:
         hints={
             model: HintShown(hinted_by=hint.by, why=hint.why, left_s=max(0.0, hint.ends_at - now))
             for model, hint in fleet.heeded(name, now).items()
+        },
+        seen_by={
+            replica.name: {
+                model: hint.why
+                for hint in replica.hints
+                for backend, _, model in [hint.target.partition("/")]
+                if backend == name
+            }
+            for replica in replicas
         },
     )
 
