@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SECONDS ?= 1800
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check chaos matrix limits kills overload soak trace chart format bench schema lock clean
+.PHONY: help demo test check chaos matrix limits kills attacks overload soak trace chart format bench schema lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -45,6 +45,9 @@ format: $(VENV)/.dev  ## rewrite the sources as `check` wants them
 
 bench: $(VENV)/.dev  ## CPU per request against nginx, one table
 	$(BIN)/python -m tests.bench
+
+attacks: $(VENV)/.dev  ## what someone who wishes us harm sends, one table: row, inputs, harm done
+	$(BIN)/python -m tests.attacks
 
 overload: $(VENV)/.dev  ## ten times the load that can be served: what still comes of it, one table
 	$(BIN)/python -m tests.overload

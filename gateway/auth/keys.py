@@ -10,7 +10,7 @@ import hashlib
 import re
 from typing import Final
 
-from gateway.domain.errors import Unauthenticated
+from gateway.domain.errors import InvalidRequest, Unauthenticated
 from gateway.domain.wire import Headers
 
 PREFIX: Final = "sk-gw-"
@@ -21,6 +21,9 @@ OURS: Final = re.compile(rb"sk-gw-([a-z2-7]{12})-[a-z2-7]{52}")
 TOKEN: Final = re.compile(rb"[!-~]+")
 CREDENTIAL_HEADERS: Final = frozenset({b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key"})
 """Where the SDKs of OpenAI, Anthropic, Azure and Google put their key."""
+_CARRIERS: Final = CREDENTIAL_HEADERS | {name.replace(b"-", b"_") for name in CREDENTIAL_HEADERS}
+"""And what some servers take for the same. A key there is none, but stands beside another."""
+AMBIGUOUS: Final = "The request carries more than one credential. Send the key once: `Authorization: Bearer <key>`."
 REFUSAL: Final = "The API key is missing or not valid. Send it as `Authorization: Bearer <key>`."
 
 
@@ -51,20 +54,18 @@ def public_id_of(key: bytes, digest: bytes) -> str:
 def extract_credential(headers: Headers) -> bytes:
     """The key that came with a request, from its header fields (names in lower case).
 
-    Unauthenticated when there is none, when it is malformed, and when there are two: which of them counts must not be
-    a matter of opinion between us and whatever stands before us.
+    Unauthenticated when there is none and when it is malformed. InvalidRequest when there are two: which of them counts
+    must not be a matter of opinion between us and whatever stands before us.
     """
-    found = None
+    found: bytes | None = None
     for name, value in headers:
-        if name in CREDENTIAL_HEADERS:
+        if name in _CARRIERS:
             if found is not None:
-                raise unauthenticated()
+                raise InvalidRequest(AMBIGUOUS, code="ambiguous_credentials")
             if name == b"authorization":
-                if value[:7].lower() != b"bearer ":
-                    raise unauthenticated()
-                found = value[7:]
+                found = value[7:] if value[:7].lower() == b"bearer " else b""
             else:
-                found = value
+                found = value if name in CREDENTIAL_HEADERS else b""
     if found is None or len(found) > MAX_KEY_BYTES or TOKEN.fullmatch(found) is None:
         raise unauthenticated()
     return found

@@ -111,7 +111,9 @@ class Unroutable(msgspec.Struct, frozen=True):
 
 
 def identify(house: Collaborators, book: PolicyBook, headers: Headers, wall: float) -> Caller:
-    """Step 1: key → tenant → policy. `wall` is seconds since the epoch, for expiry. Raises Unauthenticated, Forbidden.
+    """Step 1: key → tenant → policy. `wall` is seconds since the epoch, for expiry.
+
+    Raises Unauthenticated, Forbidden, and InvalidRequest for more than one credential.
 
     The credential goes nowhere else: from here on there is only its public id.
     """
