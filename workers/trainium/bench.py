@@ -117,7 +117,9 @@ def run(model: str, path: Path, cache_dir: Path, plan: Plan, *, against_llama: b
 def measure(server: Server, plan: Plan) -> Figures:
     """All figures of one engine."""
     figures = Figures(server.name, start_s=server.start_s)
-    with httpx.Client(base_url=server.url, timeout=_REPLY_S) as client:
+    # A connection for each request: llama.cpp ends one after a hundred, and may do so while the next is sent.
+    limits = httpx.Limits(max_keepalive_connections=0)
+    with httpx.Client(base_url=server.url, timeout=_REPLY_S, limits=limits) as client:
         ask = _Asking(server, client)
         ask.answer(_PROMPT, 2)
         for batch in (1, _SLOTS):
