@@ -153,7 +153,7 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
         journal=journal,
         transport=seam,
         destination_of=live.destination_of,
-        configuration_trouble=lambda: files.trouble,
+        configuration_trouble=lambda: files.trouble or desk.trouble,
         changes_trouble=lambda: desk.trouble,
         report=listeners.tell,
         doors=doors(settings.peer_connections),

@@ -36,7 +36,7 @@ class Machinery:
     shipping_trouble: Callable[[], str | None] = lambda: None
     """What keeps the ledger's rows from the fleet's store; None when nothing does, or there is none."""
     configuration_trouble: Callable[[], str | None] = lambda: None
-    """Why the files on disk are not the configuration that is live; None when they are."""
+    """Why the files, or the changes that operators made, are not what is live; None when they are."""
     changes_trouble: Callable[[], str | None] = lambda: None
     """Why what operators change elsewhere is not followed here; None when it is."""
     doors: Doors = dataclasses.field(default_factory=lambda: Doors(1 << 16, 1 << 16))

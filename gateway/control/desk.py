@@ -15,7 +15,7 @@ import structlog
 
 from gateway.config.policies import PolicyBook, Sources, assemble
 from gateway.config.problems import ConfigurationError
-from gateway.control.events import FIRST, NOTHING, Action, ChainBroken, Event, chained, follow
+from gateway.control.events import ACTIONS, FIRST, NOTHING, Action, ChainBroken, Event, chained, follow
 from gateway.control.state import State, after
 from gateway.control.store import LogStore, LogUnreachable
 
@@ -180,7 +180,15 @@ class Desk:
         await self._store.aclose()
 
     def _adopt(self, events: Iterable[Event]) -> None:
-        """Make the configuration of the log's new events, and put it in use by replacing one reference."""
+        """Make the configuration of the log's new events, and put it in use by replacing one reference.
+
+        What is not understood is passed over: a key that is revoked after it must not stay good until the upgrade is
+        over.
+        """
+        events = tuple(events)
+        for event in events:
+            if event.action not in ACTIONS:
+                log.warning("control.not_understood", action=event.action, seq=event.seq)
         state = after(self._now.state, events)
         changed = state.overlay != self._now.state.overlay
         book = self.tried(state) if changed else self._now.book

@@ -6,7 +6,7 @@ Nothing in it is a secret: of keys only digests are kept.
 
 import hashlib
 from collections.abc import Iterable
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import msgspec
 
@@ -29,6 +29,8 @@ Action = Literal[
     "drill.report",
 ]
 
+ACTIONS: Final[frozenset[str]] = frozenset(get_args(Action))
+
 NOTHING: Final = msgspec.Raw(b"null")
 FIRST: Final = "0" * 64
 """What the first event follows."""
@@ -44,7 +46,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     actor: str
     """Who changed it: `environment` for the key of GATEWAY_ADMIN_KEY, else the admin key's id; `gateway NAME` for what
     a gateway did by itself."""
-    action: Action
+    action: Action | str
+    """A newer gateway may write one that is not in our list."""
     resource: str
     """The name of what was changed: a policy's, a tenant's, a key's public id, a drill's id."""
     before: msgspec.Raw = NOTHING

@@ -174,6 +174,8 @@ def _applied(state: State, event: Event) -> State:
             return replace(state, drained=state.drained - {name})
         case "drill.plan" | "drill.abort" | "drill.stop" | "drill.report":
             return replace(state, drills={**state.drills, name: _drilled(state.drills.get(name), event)})
+        case _:
+            return state  # What a newer gateway can do and we cannot; whoever adopts the event says so.
 
 
 class _Ended(msgspec.Struct):

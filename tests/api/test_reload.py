@@ -98,7 +98,7 @@ async def test_a_secret_in_a_file_is_exchanged_while_requests_run(
                 await eventually(is_back, "the backend with its new secret")
                 secret.unlink()
                 assert await served_by() == "keyed"
-            said = running.stderr.read_text("utf-8")
+        said = running.stderr.read_text("utf-8")
     assert "credential.exchanged" in said
     assert "-secret" not in said
     keys = [request.headers["authorization"] for request in backend.requests if request.method == "POST"]

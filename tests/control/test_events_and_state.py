@@ -10,7 +10,7 @@ from gateway.control.state import State, after, digest_of
 POLICY: dict[str, object] = {"models": {"m": {"targets": []}}}
 
 
-def log(*changes: tuple[Action, str, object]) -> list[Event]:
+def log(*changes: tuple[Action | str, str, object]) -> list[Event]:
     """Events in a chain."""
     events: list[Event] = []
     for action, resource, content in changes:
@@ -99,6 +99,15 @@ def test_the_state_is_the_same_however_the_log_was_read() -> None:
     for event in HISTORY:
         state = after(state, [event])
     assert state == after(State(), HISTORY)
+
+
+def test_what_a_newer_gateway_wrote_is_passed_over_and_what_follows_it_holds() -> None:
+    """While gateways are exchanged one by one, old ones read what new ones write."""
+    events = log(("backend.drain", "a", True), ("universe.end", "all", {"at": 1}), ("backend.drain", "b", True))
+    read = [decode(encode(event)) for event in events]
+    follow(read, 0, FIRST)
+    state = after(State(), read)
+    assert (state.drained, state.seq) == (frozenset({"a", "b"}), 3)
 
 
 def test_a_digest_is_of_the_content() -> None:
