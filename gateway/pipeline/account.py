@@ -7,7 +7,7 @@ from gateway.admission.limits import Used
 from gateway.dialects.protocols import Endpoint
 from gateway.domain.ledger import Intent, Outcome
 from gateway.domain.plan import Target
-from gateway.domain.policy import SPARE
+from gateway.domain.policy import SPARE, Independence
 from gateway.domain.usage import Usage, UsageSource
 from gateway.pipeline import bill
 from gateway.pipeline.actions import FreePlace, Grow, Settle
@@ -109,7 +109,7 @@ class Account:
             self._house.reckoner.learn(job.caller.tenant.id, job.request, job.reckoned, target.name, usage)
         asked = self._job.caller.policy.policy.independence
         if asked is not None:
-            self._note_shares(attempts, asked.window_s, now)
+            self._note_shares(attempts, asked, now)
         entries = bill.rows(
             self._job,
             attempts,
@@ -129,12 +129,13 @@ class Account:
             self._house.shares.expect(key, attempt.target.backend, tokens)
             self._expected = (*self._expected, (key, attempt.target.backend, tokens))
 
-    def _note_shares(self, attempts: Sequence[Attempt], window_s: float, now: float) -> None:
+    def _note_shares(self, attempts: Sequence[Attempt], asked: Independence, now: float) -> None:
         shares, policy = self._house.shares, self._job.caller.policy
         for key, backend, tokens in self._expected:
             shares.expect(key, backend, -tokens)
         self._expected = ()
-        key, is_spare = (policy.name, self._job.request.model, window_s), policy.policy.priority in SPARE
+        key = (policy.name, self._job.request.model, asked.window_s)
+        is_spare = policy.policy.priority in SPARE if asked.min_share else None
         for attempt in attempts:
             if attempt.usage is not None and attempt.usage.total_tokens:
                 shares.note(key, attempt.target.backend, attempt.usage.total_tokens, now, is_spare=is_spare)

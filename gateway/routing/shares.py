@@ -36,7 +36,7 @@ NOTHING: Final[Used] = {}
 
 
 class Floor(msgspec.Struct, frozen=True, gc=False):
-    """What floors are reckoned from: the model's tokens of all policies that ask for any."""
+    """What floors are reckoned from: the model's tokens of all policies that have any."""
 
     used: Used
     spare: float
@@ -106,14 +106,16 @@ class Shares:
         self._expected: dict[Key, dict[str, int]] = {}
         """Tokens that requests in flight are expected to use."""
         self._pools: dict[tuple[str, float], tuple[_Sliding, _Sliding]] = {}
-        """By model and window: all policies' tokens, and those of sheddable and batch requests."""
+        """By model and window: tokens of all policies with floors, and those of their sheddable and batch requests."""
 
-    def note(self, key: Key, backend: str, tokens: int, now: float, *, is_spare: bool = False) -> None:
-        """Tokens that a backend was paid for, or will bill."""
+    def note(self, key: Key, backend: str, tokens: int, now: float, *, is_spare: bool | None = None) -> None:
+        """Tokens that a backend was paid for, or will bill. `is_spare` is None where the policy has no floor."""
         sliding = self._models.get(key)
         if sliding is None:
             sliding = self._models[key] = _Sliding(key[2])
         sliding.add(backend, tokens, now)
+        if is_spare is None:
+            return
         pool = self._pools.get(key[1:])
         if pool is None:
             pool = self._pools[key[1:]] = (_Sliding(key[2]), _Sliding(key[2]))

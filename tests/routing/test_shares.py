@@ -191,13 +191,14 @@ def test_a_floor_is_filled_by_what_matters_least(spare: float, lacks: float, par
 
 
 def test_a_floor_is_reckoned_over_all_policies_of_a_model() -> None:
-    """And knows who had it."""
+    """Of those that have one; and knows who had it."""
     shares = Shares()
+    shares.note(("free", *KEY[1:]), "cheap", 900, 0.0)
     assert shares.floor(KEY, 0.0, is_spare=False) is None
-    shares.note(KEY, "cheap", 300, 0.0)
+    shares.note(KEY, "cheap", 300, 0.0, is_spare=False)
     shares.note(("batches", *KEY[1:]), "dear", 100, 0.0, is_spare=True)
     assert shares.floor(KEY, 0.0, is_spare=False) == Floor({"cheap": 300, "dear": 100}, 0.25, is_spare=False)
-    assert shares.used(KEY, 0.0) == {"cheap": 300}
+    assert shares.used(("batches", *KEY[1:]), 0.0) == {"dear": 100}
     floor = shares.floor(KEY, 10_000.0, is_spare=True)
     assert floor is not None
     assert floor.spare == 0.0
