@@ -231,6 +231,11 @@ class Lobby:
         self.is_busy = False
         """Whether anybody waits, so that others have to look before they go on."""
 
+    @property
+    def depth(self) -> int:
+        """Requests that wait, those included whose client has gone unnoticed."""
+        return sum(map(len, self._queues.values()))
+
     def has_queue(self, places: frozenset[str]) -> bool:
         """Whether somebody waits for these targets."""
         return places in self._queues

@@ -88,6 +88,12 @@ def families(metrics: Metrics, gauges: Iterable[Gauge]) -> list[Family]:
         ),
         _counter(metrics.attempts, "gateway.attempts", ("backend", "model", "reason", "fault"), "Tries."),
         _counter(metrics.failovers, "gateway.failovers", ("from", "to", "fault"), "Requests that went on elsewhere."),
+        _histogram(
+            metrics.reserving,
+            "gateway.ratelimit.store",
+            ("decision",),
+            "How long the store of limits took for an answer; what is kept in the gateway itself is not told.",
+        ),
         _counter(metrics.denials, "gateway.ratelimit.denials", ("dimension",), "Requests that a limit refused."),
         _counter(
             metrics.caps_exceeded,

@@ -19,9 +19,9 @@ MOST_SERIES: Final = 1_000
 HTTP_S: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0, 120.0)
 """OpenTelemetry's bounds for HTTP servers, and longer ones for answers that take their time."""
 OPERATION_S: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
-"""Those of `gen_ai.client.operation.duration`."""
+"""Those of `gen_ai.client.operation.duration`, and of its times to the first chunk."""
 FIRST_S: Final = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0)
-"""Those of GenAI's times to the first token."""
+"""Those of GenAI's servers' times to the first token."""
 PACE_S: Final = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 """Those of `gen_ai.server.time_per_output_token`."""
 TOKENS: Final = tuple(4**power for power in range(14))
@@ -167,6 +167,7 @@ class Metrics:
         "premiums",
         "queued",
         "requests",
+        "reserving",
         "spend",
         "tenants",
         "tokens",
@@ -183,7 +184,7 @@ class Metrics:
         """route."""
         self.queued = Histogram(FIRST_S)
         """model, outcome: of requests that had to wait for their turn or for a limit."""
-        self.first_tokens = Histogram(FIRST_S)
+        self.first_tokens = Histogram(OPERATION_S)
         """operation, provider, model of a backend: from sending to the first content of a stream."""
         self.paces = Histogram(PACE_S)
         """operation, provider, model of a backend: a token of a whole stream behind its first."""
@@ -205,6 +206,8 @@ class Metrics:
         """public model: prompt tokens of those that belonged there by how they begin."""
         self.denials = Counter()
         """the kind of limit that said no."""
+        self.reserving = Histogram(OVERHEAD_S)
+        """the answer: how long the store of limits took for it. What is kept in this process takes no time."""
         self.loop_lag = Histogram(LAG_S)
         """No labels: how much later than asked the event loop came back."""
         self.spend = Counter()
@@ -233,6 +236,8 @@ class Metrics:
         reservation = record.reservation
         if reservation is not None and reservation.decision == "denied":
             self.denials.add((reservation.dimension or "",))
+        if reservation is not None and (took_s := reservation.ended - reservation.started) > 0:
+            self.reserving.observe((reservation.decision,), took_s)
         if reservation is not None and reservation.budget is not None:
             self.budgets.note((record.tenant or "", record.key_id or "", record.model or ""), reservation.budget)
         if self.tenants is not None:

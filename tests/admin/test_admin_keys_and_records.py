@@ -188,6 +188,20 @@ async def test_the_ledger_and_its_sums_can_be_read(running: RunningGateway, owne
     assert (await owner.get("/usage", params={"fleet": "true"})).json()["mistakes"][0]["path"] == "fleet"
 
 
+PROMISED = {
+    "gateway_attempts", "gateway_failovers", "gateway_requests", "gateway_requests_in_flight",
+    "gateway_overhead_seconds",
+    "gateway_backend_state", "gateway_backend_wait_seconds", "gateway_backend_limit", "gateway_ratelimit_denials",
+    "gateway_ratelimit_store_seconds", "gateway_limits_store_healthy", "gateway_reservations", "gateway_queue_depth",
+    "gateway_queue_wait_seconds", "gateway_shedding", "gateway_loop_lag_seconds", "gateway_ledger_pending",
+    "gateway_ledger_lag_seconds", "gateway_cost_usd", "gateway_telemetry_dropped", "gateway_connections",
+    "gen_ai_client_operation_duration_seconds", "gen_ai_client_token_usage",
+    "gen_ai_client_operation_time_to_first_chunk_seconds", "gen_ai_server_time_per_output_token_seconds",
+    "http_server_request_duration_seconds",
+}  # fmt: skip
+"""Of every gateway, whatever was asked of it; how much hangs on whom is told where there is something to tell."""
+
+
 async def test_metrics_are_there_for_who_scrapes(running: RunningGateway) -> None:
     """On the admin port, in Prometheus' format, without a key and without a tenant's name."""
     await ask(running, running.keys["acme"])
@@ -199,6 +213,7 @@ async def test_metrics_are_there_for_who_scrapes(running: RunningGateway) -> Non
     states = {sample.labels["backend"]: sample.value for sample in families["gateway_backend_state"].samples}
     assert states["first"] == 0
     assert families["gateway_ledger_healthy"].samples[0].value == 1
+    assert set(families) >= PROMISED
     assert "acme" not in answer.text
     assert public.status_code == 404
 

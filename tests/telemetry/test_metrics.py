@@ -195,6 +195,14 @@ def test_a_refusal_by_a_limit() -> None:
     assert "acme" not in text
 
 
+def test_only_a_store_that_takes_time_is_timed() -> None:
+    """What is kept in the process answers at once, and a histogram of zeros would say nothing."""
+    metrics = Metrics()
+    for ended in (5.0, 5.002):
+        metrics.note(record(reservation=ReservationRecord(decision="admitted", started=5.0, ended=ended)))
+    assert [sum(tally.counts) for tally in metrics.reserving.tallies.values()] == [1]
+
+
 @given(values=st.lists(st.floats(0, 200), max_size=50))
 def test_a_histogram_counts_every_value_once(values: list[float]) -> None:
     """In the first bound that is not below it."""

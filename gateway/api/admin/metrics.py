@@ -34,6 +34,7 @@ def gauges(made: Office, now: float) -> Iterator[Gauge]:
     yield Gauge("gateway.requests.in_flight", "Requests that are not over.", {}, len(machinery.live))
     yield Gauge("gateway.connections", "Connections of clients.", {}, machinery.doors.open)
     yield Gauge("gateway.connections.turned_away", "Those that found no place.", {}, machinery.doors.turned_away)
+    yield Gauge("gateway.queue.depth", "Requests that wait for their turn.", {}, machinery.house.lobby.depth)
     pressure = machinery.house.lobby.pressure
     for rank, priority in enumerate(PRIORITIES):
         meaning = "1 while requests of this class are refused, for the loop's or the memory's sake."
