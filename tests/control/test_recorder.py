@@ -11,6 +11,7 @@ from gateway.control import recorder as module
 from gateway.control.recorded import Features, features_of
 from gateway.control.recorder import Recorder, RecordUnusable, count, recorded
 from gateway.domain.plan import Candidate
+from gateway.domain.preferences import MaxPrice, Preferences
 from gateway.telemetry.record import RequestRecord
 from tests.telemetry.records import WALL, failed_over, limited, succeeded
 
@@ -69,6 +70,23 @@ def test_only_reasons_are_kept_that_nothing_else_tells() -> None:
     features = features_of(record)
     assert features is not None
     assert features.unsupported == (("b/m", "unsupported:n"),)
+
+
+def test_a_wish_is_kept_and_a_question_is_not(tmp_path: Path) -> None:
+    """In the file too: `explain` changes nothing about where a request goes."""
+    record = succeeded(None)
+    assert record.routing is not None
+    record.routing.preferences = Preferences(only=("a",), max_price=MaxPrice(input=2.5), explain=True)
+    recorder = keeper(tmp_path / "d.sqlite")
+    recorder.note(record)
+    asking = succeeded(None)
+    assert asking.routing is not None
+    asking.routing.preferences = Preferences(explain=True)
+    recorder.note(asking)
+    recorder.close()
+    wished, other = kept(tmp_path / "d.sqlite")
+    assert wished.preferences == Preferences(only=("a",), max_price=MaxPrice(input=2.5))
+    assert other.preferences is None
 
 
 def test_what_was_over_before_its_route_was_known_is_not_kept() -> None:

@@ -16,6 +16,7 @@ from gateway.control.simulate import Question, simulate
 from gateway.control.simulated import Simulation
 from gateway.domain.backend import Capability
 from gateway.domain.policy import DIMENSIONS
+from gateway.domain.preferences import Preferences
 from gateway.domain.usage import Estimate
 from gateway.routing.choose import choose
 
@@ -145,6 +146,9 @@ def requests() -> st.SearchStrategy[list[Features]]:
             unsupported=st.sampled_from([(), (("claude/m", "unsupported:n"),)]),
             served_by=st.sampled_from(["big/m", "own/m", None]),
             ttft_ms=st.one_of(st.none(), st.floats(1, 10_000)),
+            preferences=st.sampled_from(
+                [None, Preferences(ignore=("big",)), Preferences(sort="latency", order=("own",), only=("big", "own"))]
+            ),
         ),
         max_size=30,
     )
@@ -319,3 +323,18 @@ def test_portability_tells_what_keeps_traffic_from_a_target() -> None:
         ("plain text", 6, 6),
         ("tools", 4, 3),
     ]
+
+
+def test_what_clients_wished_is_heeded_again() -> None:
+    """Under what holds and under the draft; a wish that leaves nobody is refused as it was then."""
+    requests = [
+        asked(preferences=Preferences(ignore=("big",)), served_by="claude/m"),
+        asked(preferences=Preferences(sort="cost"), served_by="own/m"),
+        asked(preferences=Preferences(only=("nowhere",)), served_by=None),
+        asked(),
+    ]
+    told = simulated(requests, book("big", "claude", "own"), book("claude", "big", "own"))
+    assert told.agreement == 1.0
+    assert {each.name: each.requests for each in told.before.targets} == {"big/m": 1, "claude/m": 1, "own/m": 1}
+    assert {each.name: each.requests for each in told.after.targets} == {"claude/m": 2, "own/m": 1}
+    assert [(each.because, each.before, each.after) for each in told.refusals] == [("preference:only", 1, 1)]
