@@ -58,6 +58,7 @@ from gateway.control.rehearser import Rehearser
 from gateway.control.replicas import Board, Replicas
 from gateway.control.state import KeyLife
 from gateway.control.store import LogStore, SqliteLog
+from gateway.control.underway import Underway
 from gateway.control.verbs import api_key
 from gateway.domain.errors import GatewayError, InternalError, NotFound
 from gateway.live import Files, Live
@@ -193,6 +194,7 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
         metrics=metrics,
         recorder=recorder,
         last_use=last_use,
+        underway=Underway(time),
         log_lines_dropped=lambda: writer.dropped,
         reports_dropped=lambda: push.dropped,
         ship_lag_s=stores.shipper.lag_s if stores.shipper is not None else None,

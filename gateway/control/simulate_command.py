@@ -7,7 +7,9 @@ Prints what `simulate` finds. With a bound it is a check: exits with 1 where too
 
 import argparse
 import sys
+import threading
 import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -25,16 +27,18 @@ from gateway.control.commands import (
 from gateway.control.connection import add_connection, connected, print_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from gateway.config.yaml_file import Tree
     from gateway.control.portability import ModelPortability
+    from gateway.control.remote import AdminApi
     from gateway.control.simulated import Simulation
 
 PATIENCE_S: Final = 330.0
 """The API gives up a little earlier."""
 _TELL_EVERY: Final = 100_000
 _HOUR_S: Final = 3600.0
+_WATCH_EVERY_S: Final = 2.0
 
 
 def add_simulate(verbs: Commands) -> None:
@@ -146,9 +150,31 @@ def _asked(arguments: argparse.Namespace) -> "Simulation":
         without=dict(arguments.without),
         window_s=arguments.hours * _HOUR_S,
     )
-    with connected(arguments) as api:
+    with connected(arguments) as api, _watched(api):
         answer = api.post(f"/policies{step(arguments.name)}/simulate", wanted, patience_s=PATIENCE_S)
     return answer.read(Simulation)
+
+
+@contextmanager
+def _watched(api: "AdminApi") -> "Iterator[None]":
+    """Tell every few seconds how far the gateway is, while the block lasts."""
+    from gateway.control.underway import SimulationUnderway
+
+    is_over = threading.Event()
+
+    def watch() -> None:
+        while not is_over.wait(_WATCH_EVERY_S):
+            with suppress(CommandError):  # The one that is waited for says what is wrong.
+                for each in api.get("/simulations").read(list[SimulationUnderway]):
+                    print(f"{each.policy}: {each.done} of at most {each.of} requests", file=sys.stderr)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        watcher.join()
 
 
 def _here(arguments: argparse.Namespace) -> "Simulation":

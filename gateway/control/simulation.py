@@ -17,6 +17,7 @@ from gateway.control.portability import ModelPortability, portability
 from gateway.control.recorder import recorded
 from gateway.control.simulate import Question, simulate
 from gateway.control.simulated import Simulation
+from gateway.control.underway import counting
 from gateway.domain.backend import Backend
 from gateway.domain.policy import Dimension
 
@@ -57,6 +58,8 @@ class Job:
     unavailable: Mapping[str, str] = field(default_factory=dict)
     since: float = 0.0
     """Seconds since the epoch."""
+    progress: Path | None = None
+    """Where the process that reckons notes how far it is."""
 
     def check(self) -> tuple[PolicyBook, PolicyBook]:
         """What holds, and what is tried. Raises ConfigurationError for a draft with mistakes, NoSuchDomain."""
@@ -90,7 +93,8 @@ def drafted(overlay: Overlay, policy: str, draft: Tree) -> Overlay:
 
 def run_apart(job: Job) -> bytes:
     """The report as JSON; runs in a process of its own."""
-    return msgspec.json.encode(job.run())
+    with counting(job.progress) as told:
+        return msgspec.json.encode(job.run(told))
 
 
 def report_portability(file: Path, sources: Sources, overlay: Overlay, since: float) -> list[ModelPortability]:

@@ -24,6 +24,7 @@ NEEDS = {
     ("POST", "/policies/{name}/check"): "viewer",
     ("POST", "/policies/{name}/rollback"): "operator",
     ("POST", "/policies/{name}/simulate"): "viewer",
+    ("GET", "/simulations"): "viewer",
     ("GET", "/portability"): "viewer",
     ("GET", "/keys"): "viewer",
     ("GET", "/tenants"): "viewer",

@@ -47,6 +47,7 @@ from gateway.control.shown import (
 from gateway.control.simulate import Question, simulate
 from gateway.control.simulation import SimulationWanted
 from gateway.control.standby import PROBER, Success, latest, standbys
+from gateway.control.underway import SimulationUnderway
 from gateway.domain.plan import Candidate
 from gateway.domain.preferences import Preferences
 
@@ -223,6 +224,9 @@ def _reports() -> dict[str, Example]:
     successes = latest([Success("acme", "worker", _AT - 20, 912.5, 75.0), Success(PROBER, "nim", _AT - 600, 410.0)])
     return {
         "simulate_policy": Example(simulate(question, lambda: records), SimulationWanted(document=_DRAFT)),
+        "list_simulations": Example(
+            [SimulationUnderway(policy="standard", by="environment", since=_AT, done=120_000, of=1_000_000)]
+        ),
         "get_portability": Example(portability(records, book)),
         "rehearse": Example([rehearsed]),
         "get_independence": Example(

@@ -18,6 +18,7 @@ from gateway.control.outlook import Outlook
 from gateway.control.recorder import Recorder
 from gateway.control.rehearser import Rehearser
 from gateway.control.replicas import Replicas
+from gateway.control.underway import Underway
 from gateway.domain.store import RedisPlace
 from gateway.telemetry.metrics import Metrics
 
@@ -40,6 +41,7 @@ class Office:
     metrics: Metrics
     recorder: Recorder
     last_use: LastUse
+    underway: Underway
     log_lines_dropped: Callable[[], int]
     reports_dropped: Callable[[], int]
     """Of metrics to a collector."""

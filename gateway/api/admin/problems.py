@@ -14,6 +14,7 @@ from gateway.config.problems import ConfigurationError
 from gateway.control.desk import Conflict
 from gateway.control.events import ChainBroken
 from gateway.control.keys import KeyRefused
+from gateway.control.recorder import RecordUnusable
 from gateway.control.shown import Mistake, Problem
 from gateway.control.store import LogUnreachable
 from gateway.control.verbs import Missing, Stale
@@ -82,6 +83,7 @@ HANDLERS: ExceptionHandlersMap = {
     KeyRefused: _key,
     Conflict: lambda _request, error: problem(409, str(error)),
     LogUnreachable: lambda _request, error: problem(503, f"This cannot be done now: {error}."),
+    RecordUnusable: lambda _request, error: problem(503, f"{error}."),
     ChainBroken: lambda _request, error: problem(500, str(error)),
     GatewayError: _gateway,
     ValidationException: _validation,

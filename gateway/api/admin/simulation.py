@@ -4,6 +4,7 @@ Computed in a process of its own, one at a time, so that serving does not suffer
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Final, TypeVar, TypeVarTuple
 
@@ -14,14 +15,16 @@ from litestar import get, post
 from litestar.params import FromPath, JSONBody, QueryParameter
 
 from gateway.api.admin.auth import needs
-from gateway.api.admin.office import AdminRequest, Office, office
+from gateway.api.admin.office import AdminRequest, Office, actor, office
 from gateway.config.settings import decisions_beside
 from gateway.config.yaml_file import Tree
 from gateway.control.apart import apart
 from gateway.control.desk import Desk
 from gateway.control.portability import ModelPortability
+from gateway.control.recorder import count
 from gateway.control.simulated import Simulation
 from gateway.control.simulation import DAY_S, YEAR_S, Job, NoSuchDomain, SimulationWanted, portability_apart, run_apart
+from gateway.control.underway import SimulationUnderway
 from gateway.control.verbs import Missing
 from gateway.domain.errors import InvalidRequest, Overloaded
 
@@ -36,7 +39,7 @@ Result = TypeVar("Result")
 async def simulate_policy(request: AdminRequest, name: FromPath[str], data: JSONBody[SimulationWanted]) -> Simulation:
     """The recorded requests of a policy under what holds, and under a draft or without a provider.
 
-    Of the requests that this gateway served. Nothing is sent and nothing is changed.
+    Of the requests that this gateway served. Nothing is sent or changed. `/simulations` tells how far it is.
     """
     made = office(request)
     desk = made.desk
@@ -56,7 +59,16 @@ async def simulate_policy(request: AdminRequest, name: FromPath[str], data: JSON
         raise InvalidRequest(str(error), param="$.without") from error
     if name not in after.policies:
         raise Missing(f"There is no policy `{name}` that holds.")
-    return msgspec.json.decode(await _apart(made, run_apart, job), type=Simulation)
+    of = await anyio.to_thread.run_sync(count, job.file)
+    with made.underway.begun(name, actor(request), of) as progress:
+        body = await _apart(made, run_apart, replace(job, progress=progress))
+    return msgspec.json.decode(body, type=Simulation)
+
+
+@get("/simulations", opt=needs("viewer"), sync_to_thread=False)
+def list_simulations(request: AdminRequest) -> list[SimulationUnderway]:
+    """The simulations that this gateway reckons now, and how far each has come."""
+    return office(request).underway.shown()
 
 
 @get("/portability", opt=needs("viewer"))
@@ -99,4 +111,4 @@ def _plain(desk: Desk) -> dict[str, dict[str, Tree]]:
     return {section: dict(table) for section, table in desk.now.state.overlay.items()}
 
 
-HANDLERS = [simulate_policy, get_portability]
+HANDLERS = [simulate_policy, list_simulations, get_portability]
