@@ -127,7 +127,7 @@ class Loading:
     def read(self) -> Loaded | LoadedEmbedder:
         """Fetch and read the model, and compile nothing. Raises as `load` does."""
         settings = self._settings
-        prepare_environment(self._backend)
+        prepare_environment(self._backend, devices=settings.devices, cache_dir=settings.cache_dir)
         with ThreadPoolExecutor(1, thread_name_prefix="import") as pool:
             # Downloading waits for the network while importing keeps a core busy.
             importing = pool.submit(importlib.import_module, "workers.trainium.model.runner")
@@ -151,6 +151,8 @@ class Loading:
 
         from workers.trainium.model.embedding import EmbeddingRunner
 
+        if self._settings.devices > 1:
+            raise DeviceUnavailable("a model for embeddings runs on one device; leave --tensor-parallel-size away")
         backend, checkpoint = self._backend, Checkpoint(path)
         runner = EmbeddingRunner.load(
             checkpoint, platform=backend.platform, dtype=backend.dtype, report=self._report_loading
@@ -160,7 +162,7 @@ class Loading:
         tokenizer.no_truncation()
         trained = path / "sentence_bert_config.json"
         limit = int(read_json(trained)["max_seq_length"]) if trained.is_file() else runner.arch.positions
-        return LoadedEmbedder(model, runner, tokenizer, min(limit, runner.arch.positions))
+        return LoadedEmbedder(model, runner, tokenizer, min(limit, runner.arch.positions, self._settings.max_len))
 
     def _load_writer(self, model: str, path: Path) -> Loaded:
         from workers.trainium.model.runner import Capacity, JaxRunner

@@ -18,6 +18,8 @@ import anyio
 import msgspec
 import structlog
 
+BROKEN: Final = "the device reports hardware errors; replace the instance"
+"""Why a worker that heard so takes no more requests."""
 _PROGRAM: Final = "neuron-monitor"
 _LONGEST_REPORT: Final = 1 << 20
 

@@ -177,7 +177,16 @@ def profile_for_build(name: str, devices: int) -> Backend:
     return replace(backend, platform="cpu", environment=_CPU.environment)
 
 
-def prepare_environment(backend: Backend) -> None:
-    """Set what must be set before JAX is imported."""
-    for name, value in backend.environment.items():
+def prepare_environment(backend: Backend, *, devices: int, cache_dir: Path) -> None:
+    """Set what must be set before JAX is imported; what the user has set stays.
+
+    On Neuron as many cores are taken as share the model, not all there are: a core that one process has is lost to all
+    others until it ends. What the compiler made is kept with the models.
+    """
+    wanted = dict(backend.environment)
+    if backend.platform == _NEURON.platform:
+        wanted["NEURON_COMPILE_CACHE_URL"] = str(cache_dir / "neuron")
+        if "NEURON_RT_VISIBLE_CORES" not in os.environ:
+            wanted["NEURON_RT_NUM_CORES"] = str(devices)
+    for name, value in wanted.items():
         os.environ.setdefault(name, value)

@@ -28,8 +28,8 @@ def build_app(worker: Worker) -> Litestar:
     }
 
     @get("/health", sync_to_thread=False)
-    def health() -> dict[str, str]:
-        return {"status": "ok"}
+    def health() -> Response[dict[str, str]]:
+        return health_of(worker.progress.detail if worker.progress.status == "failed" else None)
 
     @get("/ready", sync_to_thread=False)
     def ready() -> Response[Any]:
@@ -71,6 +71,13 @@ def build_app(worker: Worker) -> Litestar:
         logging_config=None,
         exception_handlers={HTTPException: http_error},
     )
+
+
+def health_of(failure: str | None) -> Response[dict[str, str]]:
+    """What `/health` says: 503 when only a restart may help, so that whoever watches the process restarts it."""
+    if failure is None:
+        return Response({"status": "ok"})
+    return Response({"status": "failed", "detail": failure}, status_code=503)
 
 
 def route(path: str, endpoint: Endpoint) -> ASGIRouteHandler:

@@ -16,7 +16,7 @@ from workers.trainium.errors import EngineFailed, InvalidRequest, Overloaded, Wo
 from workers.trainium.exchange import load_fields
 from workers.trainium.loading import Loaded, LoadedEmbedder, Loading, Stopped
 from workers.trainium.metrics import Gauges, Metrics
-from workers.trainium.monitor import DeviceUse, watch_devices
+from workers.trainium.monitor import BROKEN, DeviceUse, watch_devices
 from workers.trainium.neuron import Backend
 from workers.trainium.readiness import Progress, Readiness
 from workers.trainium.tracing import NoTracing, Tracing
@@ -184,7 +184,7 @@ class Worker:
     def _note_devices(self, use: DeviceUse) -> None:
         self.metrics.note_devices(use)
         if use.is_broken:
-            self.readiness.failed("the device reports hardware errors; replace the instance")
+            self.readiness.failed(BROKEN)
 
     def _note_compiled(self, shape: Shape, seconds: float) -> None:
         # From the loading thread; a dict entry is set in one step.

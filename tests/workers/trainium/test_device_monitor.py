@@ -121,4 +121,5 @@ def test_a_worker_on_broken_hardware_takes_no_more_requests(
     with WorkerProcess(tiny_path, worker_cache, "--max-model-len", "8192", env=env) as worker:
         eventually(lambda: worker.http.get("/ready").json()["status"] == "failed")
         assert "hardware" in worker.http.get("/ready").json()["detail"]
+        assert worker.http.get("/health").status_code == 503
         assert "trn_worker_device_utilization" in worker.http.get("/metrics").text

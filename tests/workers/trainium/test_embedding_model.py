@@ -8,13 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.workers.trainium.tiny_bert import reference_embedding, write_safetensors, write_tiny_bert
-from workers.trainium.config import default_cache_dir
+from workers.trainium.config import Settings, default_cache_dir
 from workers.trainium.engine.embedding import embed_shapes, plan_batches
 from workers.trainium.engine.shapes import Shape
-from workers.trainium.errors import ModelUnavailable
+from workers.trainium.errors import DeviceUnavailable, ModelUnavailable
+from workers.trainium.loading import Loaded, LoadedEmbedder, Loading
 from workers.trainium.model.embedding import EmbeddingRunner
 from workers.trainium.model.graphs import problems_of
 from workers.trainium.model.safetensors import Checkpoint, SafetensorsFile
+from workers.trainium.neuron import choose_backend
+from workers.trainium.readiness import Readiness
 from workers.trainium.registry import MODELS, pull
 
 SHAPES = embed_shapes((1, 4), (16, 48))
@@ -80,6 +83,22 @@ def test_the_graphs_keep_to_what_neuron_supports(runner: EmbeddingRunner) -> Non
     """Static shapes, no 64-bit types, no calls out of the graph."""
     for shape in SHAPES:
         assert problems_of(runner.lower(shape).as_text(), shape, donated=0) == []
+
+
+def test_what_is_said_of_sizes_holds_for_embeddings_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or is refused: a model of this kind is never split."""
+    monkeypatch.setattr("workers.trainium.model.runner.use_compilation_cache", lambda _: None)
+
+    def loaded(length: int, devices: int) -> Loaded | LoadedEmbedder:
+        settings = Settings(str(folder), "", 0, "cpu", 1, length, devices, 0, 0.0, folder, None)
+        return Loading(settings, choose_backend("cpu"), Readiness(), lambda _shape, _seconds: None).read()
+
+    for length, longest in ((2048, 48), (40, 40)):
+        found = loaded(length, 1)
+        assert isinstance(found, LoadedEmbedder)
+        assert (found.max_len, found.shapes[-1].context) == (longest, longest)
+    with pytest.raises(DeviceUnavailable, match="--tensor-parallel-size"):
+        loaded(2048, 2)
 
 
 @pytest.mark.parametrize(("kind", "tolerance"), [("F32", 1e-7), ("F16", 1e-3), ("BF16", 1e-2)])

@@ -7,7 +7,6 @@ import stat
 import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -18,7 +17,7 @@ from structlog.testing import capture_logs
 from workers.trainium.config import DeviceChoice, Settings, default_cache_dir, plan_buckets
 from workers.trainium.errors import DeviceUnavailable, ModelUnavailable
 from workers.trainium.loading import Loading
-from workers.trainium.neuron import choose_backend
+from workers.trainium.neuron import choose_backend, prepare_environment
 from workers.trainium.readiness import Readiness
 from workers.trainium.registry import Package, locate, pull
 from workers.trainium.server import build_app
@@ -60,6 +59,16 @@ async def test_while_loading_only_the_model_is_missing(worker: Worker) -> None:
         assert (await client.get("/v1/models")).json()["data"][0]["id"] == "tiny"
         assert (await client.get("/v1/worker")).json()["status"] == "loading"
         assert "trn_worker_refused_total" in (await client.get("/metrics")).text
+
+
+async def test_a_worker_that_only_a_restart_can_help_is_not_healthy(worker: Worker) -> None:
+    """So that whoever watches the process restarts it; a drain or a long start is no reason to."""
+    async with client_of(build_app(worker)) as client:
+        worker.readiness.draining()
+        assert (await client.get("/health")).status_code == 200
+        worker.readiness.failed("the device failed")
+        health = await client.get("/health")
+    assert (health.status_code, health.json()) == (503, {"status": "failed", "detail": "the device failed"})
 
 
 async def test_a_drain_is_final(worker: Worker) -> None:
@@ -127,10 +136,32 @@ def test_a_core_that_is_taken_is_a_clear_error(
 
     monkeypatch.setattr(jax, "devices", fail)
     monkeypatch.setattr("workers.trainium.model.runner.use_compilation_cache", lambda _: None)
-    backend = replace(choose_backend("neuron", version_of=REAL.get, device_present=lambda: True), environment={})
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    backend = choose_backend("neuron", version_of=REAL.get, device_present=lambda: True)
     settings = Settings(str(tiny_path), "127.0.0.1", 0, "neuron", 4, 512, 1, 8, 10.0, tmp_path, None)
     with pytest.raises(DeviceUnavailable, match=f"neuron device cannot be used: {re.escape(said)}.*VISIBLE_CORES"):
         Loading(settings, backend, Readiness(), lambda _shape, _seconds: None).load()
+
+
+@pytest.mark.parametrize(
+    ("own", "cores"),
+    [
+        ({}, {"NEURON_RT_NUM_CORES": "2"}),
+        ({"NEURON_RT_NUM_CORES": "8"}, {"NEURON_RT_NUM_CORES": "8"}),
+        ({"NEURON_RT_VISIBLE_CORES": "4-5"}, {"NEURON_RT_VISIBLE_CORES": "4-5"}),
+    ],
+)
+def test_a_worker_takes_the_cores_of_its_model_and_no_more(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own: dict[str, str], cores: dict[str, str]
+) -> None:
+    """Others on the instance need theirs; the user's own word counts."""
+    environ = {"HOME": "/", **own}
+    monkeypatch.setattr(os, "environ", environ)
+    backend = choose_backend("neuron", version_of=REAL.get, device_present=lambda: True)
+    prepare_environment(backend, devices=2, cache_dir=tmp_path)
+    assert {name: value for name, value in environ.items() if name.endswith("_CORES")} == cores
+    assert environ["NEURON_COMPILE_CACHE_URL"] == str(tmp_path / "neuron")
+    assert environ["JAX_PLATFORMS"] == "neuron,cpu"
 
 
 def test_only_one_file_knows_the_device() -> None:

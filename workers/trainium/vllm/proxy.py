@@ -21,8 +21,8 @@ from workers.trainium.config import Settings
 from workers.trainium.errors import EngineFailed, Overloaded, WorkerError
 from workers.trainium.exchange import Endpoint, Exchange, load_fields
 from workers.trainium.metrics import Metrics
-from workers.trainium.monitor import DeviceUse, watch_devices
-from workers.trainium.server import http_error, route
+from workers.trainium.monitor import BROKEN, DeviceUse, watch_devices
+from workers.trainium.server import health_of, http_error, route
 from workers.trainium.tracing import NoTracing, Tracing
 from workers.trainium.vllm.command import Command, public_name
 from workers.trainium.vllm.supervisor import Patience, Supervisor
@@ -182,7 +182,7 @@ class VllmWorker:
     def _note_devices(self, use: DeviceUse) -> None:
         self.metrics.note_devices(use)
         if use.is_broken and not self.is_broken:
-            log.error("worker.failed", error="the device reports hardware errors; replace the instance")
+            log.error("worker.failed", error=BROKEN)
             self.is_broken = True
 
     async def _look(self) -> None:
@@ -252,8 +252,8 @@ def build_proxy(worker: VllmWorker) -> Litestar:
         return Endpoint(worker, path, answer)
 
     @get("/health", sync_to_thread=False)
-    def health() -> dict[str, str]:
-        return {"status": "ok"}
+    def health() -> Response[dict[str, str]]:
+        return health_of(BROKEN if worker.is_broken else None)
 
     @get("/ready", sync_to_thread=False)
     def ready() -> Response[Any]:
