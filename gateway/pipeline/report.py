@@ -8,13 +8,14 @@ import msgspec
 from gateway.admission.limits import Level
 from gateway.domain.address import BaseUrl, parse_base_url
 from gateway.domain.chat import ChatRequest
+from gateway.domain.errors import GatewayError
 from gateway.domain.fault import FaultKind
 from gateway.domain.ledger import Outcome
 from gateway.domain.usage import UsageSource
 from gateway.domain.wire import Headers
 from gateway.pipeline.attempt import Attempt
 from gateway.pipeline.exchange import Exchange
-from gateway.telemetry import content
+from gateway.telemetry import content, text
 from gateway.telemetry.content import Content
 from gateway.telemetry.record import (
     AttemptRecord,
@@ -63,7 +64,7 @@ def record_of(
         ended=exchange.ended_at or now,
         status=status,
         outcome=_outcome(exchange),
-        error_code=exchange.error.code if exchange.error is not None else None,
+        error_code=_code(exchange.error),
         tenant=caller.tenant.id if caller is not None else None,
         key_id=caller.key.public_id if caller is not None else None,
         policy=caller.policy.label if caller is not None else None,
@@ -120,6 +121,11 @@ def record_of(
         )
         record.overhead_s = exchange.overhead_s(record.ended)
     return record
+
+
+def _code(error: GatewayError | None) -> str | None:
+    """Our own error's code, or that of a backend which found the request wrong."""
+    return None if error is None or error.code is None else text.code(error.code)
 
 
 def _user_agent(headers: Headers) -> str | None:

@@ -132,15 +132,21 @@ OTHER: Final = "_OTHER"
 ERROR_CODES: Final = frozenset(
     {
         "ambiguous_credentials",
+        "answer_not_kept",
         "content_filter",
         "context_length_exceeded",
+        "gateway_draining",
+        "idempotency_key_reused",
         "insufficient_quota",
         "internal_error",
         "invalid_api_key",
+        "invalid_json",
+        "limits_unavailable",
         "model_not_found",
         "no_backend_available",
         "overloaded",
         "rate_limit_exceeded",
+        "request_in_flight",
         "request_timeout",
         "request_too_large",
         "unsupported_parameter",
@@ -150,6 +156,8 @@ ERROR_CODES: Final = frozenset(
         "upstream_invalid",
         "upstream_rate_limited",
         "upstream_timeout",
+        "upstream_tls",
     }
 )
-"""The codes of our own errors. A backend's rejection may bring any code of its own; spans report it as `_OTHER`."""
+"""The codes of our own errors. A backend's rejection may bring any code of its own; spans report it as `_OTHER`, and so
+do logs and metrics when it does not look like a code."""

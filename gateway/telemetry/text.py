@@ -6,11 +6,14 @@ reasons). None of them may break a line, drive a terminal, fill a disk or carry 
 
 import re
 
+from gateway.telemetry.semconv import OTHER
+
 MAX_CHARS = 256
 """Longest string in a log field or an attribute (security K1)."""
 
 _SECRET = re.compile(r"(?i)(\bsk-|\bbearer\s+|\bbasic\s+|[?&](?:api[-_]?)?key=|//[^/@\s:]*:)[^\s\"'&@]{8,}")
 _SHORTEST_SECRET = 11
+_CODE = re.compile(r"[a-zA-Z][a-zA-Z0-9_]{0,63}")
 
 
 def clean(text: str) -> str:
@@ -25,6 +28,11 @@ def clean(text: str) -> str:
     if not text.isprintable():  # controls, U+2028, bidirectional overrides, lone surrogates (which break protobuf)
         text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return text if len(text) <= MAX_CHARS else text[: MAX_CHARS - 1] + "…"
+
+
+def code(told: str) -> str:
+    """A backend's error code as it may stand in a label: what does not look like one could be anything."""
+    return told if _CODE.fullmatch(told) is not None else OTHER
 
 
 def mask(text: str) -> str:

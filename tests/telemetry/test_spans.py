@@ -1,8 +1,12 @@
+import re
+from pathlib import Path
+
 import msgspec
 import pytest
 
 from gateway.domain.fault import Fault, FaultKind
 from gateway.domain.usage import Usage, UsageSource
+from gateway.telemetry import semconv
 from gateway.telemetry.record import RequestRecord
 from gateway.telemetry.spans import Span, spans_of
 from tests.telemetry import records
@@ -233,3 +237,10 @@ def test_strings_that_others_choose_are_cleaned() -> None:
     assert told.encode()
     assert "CANARY" not in told
     assert "x" * 300 not in told
+
+
+def test_every_code_of_ours_is_on_the_list() -> None:
+    """Else its errors are told as somebody else's."""
+    sources = (path.read_text("utf-8") for path in (Path(__file__).parents[2] / "gateway").rglob("*.py"))
+    found = {code for source in sources for code in re.findall(r'\bcode(?:: [\w\[\]]+)? ?= ?"([a-z_]+)"', source)}
+    assert found <= semconv.ERROR_CODES, found - semconv.ERROR_CODES
