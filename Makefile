@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SECONDS ?= 1800
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check chaos matrix limits kills attacks overload soak trace chart format bench schema lock clean
+.PHONY: help demo test check chaos matrix limits kills attacks audit overload soak trace chart format bench schema lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -49,6 +49,10 @@ bench: $(VENV)/.dev  ## CPU per request against nginx, one table
 attacks: $(VENV)/.dev  ## what someone who wishes us harm sends, one table: row, inputs, harm done
 	$(BIN)/python -m tests.attacks
 
+audit: $(VENV)-audit/.done  ## known weaknesses of what is locked (asks PyPI for its advisories, which mirrors rarely have)
+	$(VENV)-audit/bin/pip-audit --strict --disable-pip --require-hashes -r requirements/clouds.txt
+	$(VENV)-audit/bin/pip-audit --strict --disable-pip --require-hashes -r requirements/dev.txt
+
 overload: $(VENV)/.dev  ## ten times the load that can be served: what still comes of it, one table
 	$(BIN)/python -m tests.overload
 
@@ -66,13 +70,14 @@ schema: $(VENV)/.dev  ## rewrite policies/policy.schema.json
 
 lock:  ## resolve the dependencies anew (needs uv); no index address is written
 	uv pip compile --quiet --universal --no-strip-extras --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header requirements/build.in -o requirements/build.txt
+	uv pip compile --quiet --universal --no-strip-extras --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header requirements/audit.in -o requirements/audit.txt
 	uv pip compile --quiet --universal --no-strip-extras --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header pyproject.toml -o requirements/base.txt
 	uv pip compile --quiet --universal --no-strip-extras --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header pyproject.toml --extra aws --extra azure --extra google --extra oci -o requirements/clouds.txt
 	uv pip compile --quiet --universal --no-strip-extras --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header pyproject.toml --extra worker -o requirements/worker.txt
 	uv pip compile --quiet --universal --no-strip-extras --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header pyproject.toml --extra worker --extra dev -o requirements/dev.txt
 
 clean:  ## remove what make made (not the model cache in your home)
-	rm -rf $(VENV) .demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-audit .demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; " + sys.executable + " is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else 0'
@@ -82,6 +87,11 @@ $(VENV)/.worker: requirements/worker.txt requirements/build.txt pyproject.toml |
 	@echo "installing the locked dependencies into $(VENV) (about a minute the first time)"
 	$(PIP) install --require-hashes --only-binary :all: -r requirements/build.txt -r requirements/worker.txt
 	$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)-audit/.done: requirements/audit.txt
+	$(PYTHON) -m venv $(VENV)-audit
+	$(VENV)-audit/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes --only-binary :all: -r requirements/audit.txt
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.txt requirements/build.txt pyproject.toml | $(BIN)/python
