@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _bursts(Path(folder) / "bursts", told.seeds),
             _hole(Path(folder) / "hole"),
             _killed(Path(folder) / "killed"),
+            _exchanged(Path(folder) / "exchanged"),
         ]
         _costs(Path(folder) / "costs")
     print("\nall promises kept" if all(kept) else "\na promise was NOT kept")
@@ -79,6 +80,17 @@ def _killed(folder: Path) -> bool:
         f"charged {killed.charged} nano-dollars, invoiced {killed.invoiced}"
     )
     return killed.held_before == killed.clients and killed.held_after == 0 and killed.charged == killed.invoiced
+
+
+def _exchanged(folder: Path) -> bool:
+    folder.mkdir()
+    found = asyncio.run(measured.exchanged(folder))
+    print(
+        f"\ntwo gateways over one Redis, stopped and started in turn under load: {found.answers} requests, "
+        f"{found.failed} failed, {found.granted} granted of {found.bound:.0f}, {found.rows} in the ledgers; "
+        f"the slower one was gone after {found.slowest_exit_s:.1f} s"
+    )
+    return found.failed == 0 and found.granted <= found.bound and found.rows >= found.granted
 
 
 def _costs(folder: Path) -> None:

@@ -4,14 +4,20 @@ import asyncio
 import random
 import statistics
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import anyio
+import httpx
+
+from gateway.domain.ledger import Outcome
 from tests.backends.openai_backend import answer_sensibly, chat_stream, openai_backend
 from tests.backends.scripted import Request, Script
 from tests.limits.client import Client
+from tests.running.client import chat
 from tests.running.configuration import Terms, charge, configuration
 from tests.running.gateway import RunningGateway, gateway
 from tests.running.redis import RedisServer, redis_server
@@ -25,6 +31,7 @@ TOKENS_PER_MINUTE = 120_000
 SLOTS = 100
 PATIENT = {"gateway.admission.resp.OPERATION_S": 1.0}
 """Where the store is well: on a machine that has no CPU for it, 50 ms would make an outage of that."""
+_EXCHANGING_CLIENTS = 24
 _MOST_WORDS = 40
 _SENT_WORDS = 40
 """Of each stream, when its client vanishes; each is a token."""
@@ -78,6 +85,86 @@ class Killed:
     """Nano-dollars in the ledgers of both gateways."""
     invoiced: int
     """What a provider asks that counts what it had sent to each of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exchanged:
+    """Gateways that are stopped and started one after the other while clients ask."""
+
+    answers: int
+    granted: int
+    failed: int
+    """Answers that were neither granted nor refused by a limit, and requests that got none."""
+    bound: float
+    """What may have been granted in the time that it took."""
+    rows: int
+    """Successes in both ledgers."""
+    slowest_exit_s: float
+
+
+async def exchanged(folder: Path) -> Exchanged:
+    """Two gateways over one Redis, each with a successor on its own ledger, as an upgrade goes."""
+    terms: dict[str, Terms] = {
+        "acme": {"limits": {"requests_per_minute": REQUESTS_PER_MINUTE, "burst_seconds": BURST_S}}
+    }
+    endings: Counter[int] = Counter()
+    exits_s: list[float] = []
+    with redis_server(folder / "redis") as redis:
+        async with openai_backend() as backend:
+            backend.default = _after_a_while
+            told = configuration(backends={"only": backend.base_url}, models={"assistant": ["only"]}, tenants=terms)
+            homes = [folder / f"gateway-{n}" for n in range(2)]
+            for home in homes:
+                await anyio.Path(home).mkdir()
+            with ExitStack() as stack:
+
+                def start(home: Path) -> RunningGateway:
+                    return stack.enter_context(gateway(home, told, redis=redis.url, drain_s=5.0, patience=PATIENT))
+
+                live = [await asyncio.to_thread(start, home) for home in homes]
+                began = time.perf_counter()
+                async with anyio.create_task_group() as clients:
+                    for n in range(_EXCHANGING_CLIENTS):
+                        clients.start_soon(_insist_on_any, live, random.Random(n), endings)
+                    for n, home in enumerate(homes):
+                        await anyio.sleep(1.5)
+                        stopped = time.perf_counter()
+                        live[n].terminate()
+                        await asyncio.to_thread(live[n].wait)
+                        exits_s.append(time.perf_counter() - stopped)
+                        live[n] = await asyncio.to_thread(start, home)
+                    await anyio.sleep(1.5)
+                    clients.cancel_scope.cancel()
+                took_s = time.perf_counter() - began
+                await asyncio.to_thread(stack.close)
+            rows = [row for each in live for row in each.ledger(tenant="acme") if row.outcome is Outcome.OK]
+    granted, refused = endings[200], endings[429]
+    failed = endings.total() - granted - refused
+    bound = REQUESTS_PER_MINUTE / 60 * (BURST_S + took_s)
+    return Exchanged(endings.total(), granted, failed, bound, len(rows), max(exits_s))
+
+
+async def _insist_on_any(live: Sequence[RunningGateway], rng: random.Random, endings: "Counter[int]") -> None:
+    """Ask whichever gateway takes the connection, as behind a balancer."""
+    async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
+        while True:
+            status = 0
+            for each in rng.sample(live, len(live)):
+                try:
+                    asked = client.post(f"{each.base_url}/chat/completions", json=chat(), headers=each.headers("acme"))
+                    status = (await asked).status_code
+                except httpx.ConnectError:
+                    continue
+                except httpx.HTTPError:
+                    status = -1
+                break
+            endings[status] += 1
+            await anyio.sleep(0.0 if status == 200 else rng.uniform(*_RETRY_S))  # success
+
+
+def _after_a_while(request: Request) -> Script:
+    script = answer_sensibly(request)
+    return Script(headers=script.headers, steps=script.steps, framing=script.framing, head_delay_s=0.1)
 
 
 async def bursts(folder: Path, seeds: int) -> list[Round]:
