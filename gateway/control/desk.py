@@ -5,7 +5,7 @@ tried on a configuration that nobody uses; only one without mistakes is written,
 other gateways as soon as they read on. What cannot be understood there leaves the last good configuration in use.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import anyio
@@ -80,7 +80,7 @@ class Desk:
         try:
             events = await self._store.remembered()
             if events:
-                self._adopt(events)
+                self._take(await self._made_of(events))
         except (LogUnreachable, ConfigurationError, msgspec.DecodeError) as error:
             log.warning("control.not_remembered", reason=str(error).partition("\n")[0])
         await self.refresh()
@@ -91,7 +91,7 @@ class Desk:
             events = await self._store.since(self._now.state.seq, self._now.state.last)
             follow(events, self._now.state.seq, self._now.state.last)
             if events:
-                self._adopt(events)
+                self._take(await self._made_of(events))
         except (LogUnreachable, ChainBroken, ConfigurationError, msgspec.DecodeError) as error:
             reason = str(error).partition("\n")[0]
             if self.trouble != reason:
@@ -108,9 +108,8 @@ class Desk:
         async with self._changing:
             state = self._now.state
             book = await anyio.to_thread.run_sync(assemble, sources, state.overlay)
-            self._sources, self._now = sources, Snapshot(state, book)
-            for follower in self._followers:
-                follower(self._now)
+            self._sources = sources
+            self._take(Snapshot(state, book))
 
     async def watch(self) -> None:
         """Follow the log until cancelled."""
@@ -151,9 +150,9 @@ class Desk:
                         previous=state.last,
                     )
                 )
-                self.tried(after(state, [event]))
+                made = await self._made_of([event])
                 if await self._store.add(event):
-                    self._adopt([event])
+                    self._take(made)
                     return event
                 await self.refresh()
                 if self.trouble is not None:
@@ -172,29 +171,32 @@ class Desk:
     async def events(self) -> list[Event]:
         """The whole log. Raises LogUnreachable, ChainBroken for one that was changed."""
         events = list(await self._store.since(0, FIRST))
-        follow(events, 0, FIRST)
+        await anyio.to_thread.run_sync(follow, events, 0, FIRST)
         return events
 
     async def aclose(self) -> None:
         """Let go of the log."""
         await self._store.aclose()
 
-    def _adopt(self, events: Iterable[Event]) -> None:
-        """Make the configuration of the log's new events, and put it in use by replacing one reference.
+    async def _made_of(self, events: Sequence[Event]) -> Snapshot:
+        """What holds with the log's new events, made beside the loop. Raises ConfigurationError.
 
         What is not understood is passed over: a key that is revoked after it must not stay good until the upgrade is
         over.
         """
-        events = tuple(events)
         for event in events:
             if event.action not in ACTIONS:
                 log.warning("control.not_understood", action=event.action, seq=event.seq)
         state = after(self._now.state, events)
-        changed = state.overlay != self._now.state.overlay
-        book = self.tried(state) if changed else self._now.book
-        self._now = Snapshot(state, book)
+        if state.overlay == self._now.state.overlay:  # Of keys, drains and drills.
+            return Snapshot(state, self._now.book)
+        return Snapshot(state, await anyio.to_thread.run_sync(self.tried, state))
+
+    def _take(self, made: Snapshot) -> None:
+        """Put it in use by replacing one reference."""
+        self._now = made
         for follower in self._followers:
-            follower(self._now)
+            follower(made)
 
 
 def raw(value: object) -> msgspec.Raw:

@@ -139,3 +139,13 @@ def test_what_held_before_is_known(changes: list[int | None], active: int | None
     ]
     life = after(State(), log(*drafts, *steps)).policies["gold"]
     assert (life.active, life.before, len(life.revisions)) == (active, before, 2)
+
+
+def test_a_log_of_very_many_keys_is_read_in_one_pass() -> None:
+    """Each key costs the same, however many there are already: what is made is copied once, and what was is left."""
+    fields = {"tenant": "acme", "name": "", "digest": "0" * 64, "models": None, "created_at": 1.0, "expires_at": None}
+    names = [f"k{number}" for number in range(2000)]
+    events = log(*(("key.create", name, fields | {"public_id": name}) for name in names))
+    before = after(State(), events[:1])
+    whole = after(before, events[1:])
+    assert (len(before.keys), list(whole.keys), whole.seq) == (1, names, len(names))
