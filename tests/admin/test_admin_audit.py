@@ -14,8 +14,9 @@ ASKING = {
     ("POST", "/policies/{name}/check"),
     ("POST", "/policies/{name}/simulate"),
     ("POST", "/route/explain"),
+    ("POST", "/independence/rehearsals"),
 }
-"""Routes that take a body and change nothing."""
+"""Routes that reckon something and change nothing."""
 
 
 class Operator:
