@@ -56,6 +56,8 @@ def one(block: Any) -> dict[str, Any]:
     return {**HI, **turns(("user", [block]))}
 
 
+RECALLED = {**HI, "tools": [{"name": "look", "input_schema": EMPTY}], "tool_choice": {"type": "none"}}
+"""What the tools of earlier turns come to where none may be called any more."""
 LOOKED = {**HI, **turns(("user", [words("Hi")]), ("assistant", [USE]), ("user", [result("c1", words("7"))]))}
 TOOL = {"name": "look", "input_schema": SCHEMA}
 FORCED = {"tool_choice": {"type": "function", "function": {"name": "look"}}}
@@ -97,7 +99,7 @@ CASES: dict[str, tuple[ChatRequest, dict[str, Any]]] = {
         ask(part({"type": "file", "file": {"file_data": "data:text/plain;base64,SGk="}})),
         one({"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "Hi"}}),
     ),
-    "a call and its result": (ask(USER, CALLED, ANSWERED), LOOKED),
+    "a call and its result": (ask(USER, CALLED, ANSWERED), {**RECALLED, **LOOKED}),
     "results of parallel calls stand together before words": (
         ask(
             USER,
@@ -107,7 +109,7 @@ CASES: dict[str, tuple[ChatRequest, dict[str, Any]]] = {
             {"role": "user", "content": "Well?"},
         ),
         {
-            **HI,
+            **RECALLED,
             **turns(
                 ("user", [words("Hi")]),
                 ("assistant", [USE, {**USE, "id": "c_2_f118b3d0ef3616", "input": {}}]),
@@ -124,7 +126,7 @@ CASES: dict[str, tuple[ChatRequest, dict[str, Any]]] = {
     ),
     "an empty result": (
         ask(USER, CALLED, {**ANSWERED, "content": ""}),
-        {**HI, **turns(("user", [words("Hi")]), ("assistant", [USE]), ("user", [result("c1")]))},
+        {**RECALLED, **turns(("user", [words("Hi")]), ("assistant", [USE]), ("user", [result("c1")]))},
     ),
     "thoughts go back with their signatures": (
         ask(
@@ -133,13 +135,17 @@ CASES: dict[str, tuple[ChatRequest, dict[str, Any]]] = {
             ANSWERED,
         ),
         {
-            **HI,
+            **RECALLED,
             **turns(
                 ("user", [words("Hi")]),
                 ("assistant", [THOUGHT, {"type": "redacted_thinking", "data": "AA=="}, USE]),
                 ("user", [result("c1", words("7"))]),
             ),
         },
+    ),
+    "thoughts alone are no turn": (
+        ask(USER, {"role": "assistant", "content": "", "thinking_blocks": [THOUGHT]}, USER),
+        {**HI, **turns(("user", [words("Hi"), words("Hi")]))},
     ),
     "unsigned thoughts do not": (
         ask(USER, {"role": "assistant", "content": "Yo", "thinking_blocks": [{**THOUGHT, "signature": ""}]}, USER),

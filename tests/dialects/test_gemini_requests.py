@@ -285,6 +285,14 @@ def test_what_gemini_has_no_words_for_is_named(request_: Any, quirks: dict[str, 
     assert UPSTREAM.unsupported(request_, target("gemini", **quirks)) == names
 
 
+def test_thoughts_are_another_makers_and_named() -> None:
+    """Gemini wants its own signatures alone."""
+    thought = {"type": "thinking", "thinking": "Hm.", "signature": "c2ln"}
+    request = ask(USER, {"role": "assistant", "content": "Yo", "thinking_blocks": [thought]}, USER)
+    wire = UPSTREAM.encode_request(request, target("gemini"))
+    assert (b"Hm." in wire.body, wire.dropped) == (False, ("thinking_blocks",))
+
+
 def test_what_may_be_dropped_is_left_out_and_named_with_the_hints() -> None:
     request = ask(logit_bias={"5": 1}, reasoning_effort="low", seed=1, metadata={"a": "b"})
     wire = UPSTREAM.encode_request(request, target("gemini", accepts=()))

@@ -116,6 +116,7 @@ class Draft:
         if choice is not None and choice.names and only is None:
             tools = tuple(tool for tool in tools if tool.name in choice.names)
         if not tools:
+            self._recalled_tools()
             return
         self.body["tools"] = [_tool(tool) for tool in tools]
         told: Json = {"type": "auto" if choice is None else _CHOICES[choice.mode]}
@@ -125,6 +126,13 @@ class Draft:
             told["disable_parallel_tool_use"] = True
         if choice is not None or len(told) > 1:
             self.body["tool_choice"] = told
+
+    def _recalled_tools(self) -> None:
+        """Tools that were called earlier: Anthropic wants them named. None of them may be called now."""
+        called = {part.name for turn in self._turns for part in turn.parts if isinstance(part, ToolCall)}
+        if called:
+            self.body["tools"] = [_tool(Tool(name=name)) for name in sorted(called)]
+            self.body["tool_choice"] = {"type": "none"}
 
     def _thinking(self, own: msgspec.Raw | None) -> None:
         """How much to think: in the client's own words if it knew Anthropic's, else what its effort comes to."""

@@ -22,7 +22,7 @@ from gateway.dialects.hub.conversation import (
     ToolChoice,
     ToolResult,
 )
-from gateway.dialects.hub.turns import Exchanged, misnamed, opened, without_marks
+from gateway.dialects.hub.turns import Exchanged, loses_thoughts, misnamed, opened, without_marks
 from gateway.dialects.openai.plain import nearest
 from gateway.dialects.openai.wire import ABSENT
 from gateway.domain.backend import Effort, Quirks, ServedModel
@@ -88,6 +88,8 @@ def body_of(talk: Conversation, facts: ServedModel) -> tuple[bytes, tuple[str, .
     dropped: tuple[str, ...] = ("cache_control",) if without_marks(talk) != talk else ()
     if any(tool.strict for tool in talk.tools):
         dropped += ("tools.function.strict",)
+    if loses_thoughts(talk):
+        dropped += ("thinking_blocks",)
     system, turns = opened(talk, keeps_thoughts=False)
     body: Json = {"contents": [_content(turn, quirks) for turn in turns]}
     if system:

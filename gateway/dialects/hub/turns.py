@@ -27,22 +27,34 @@ def alternating(turns: Iterable[Turn], *, keeps_thoughts: bool = True) -> list[E
     """The turns with neighbours of the same role made one, so that all results of parallel calls stand together.
 
     A system message in the midst of a conversation becomes the user's words, in its place. Blank texts are left out:
-    most backends refuse them. So are thoughts without a signature, or all of them.
+    most backends refuse them. So are thoughts without a signature, or all of them, and turns of thoughts alone.
     """
-    merged: list[Exchanged] = []
-    for turn in turns:
-        parts = tuple(part for part in turn.parts if _is_worth_telling(part, keeps_thoughts=keeps_thoughts))
-        if not parts:
-            continue
-        role: Literal["user", "assistant"] = "assistant" if turn.role == "assistant" else "user"
-        if merged and merged[-1].role == role:
-            before = merged.pop()
-            merged.append(
-                Exchanged(role=role, parts=before.parts + parts, signature=turn.signature or before.signature)
-            )
-        else:
-            merged.append(Exchanged(role=role, parts=parts, signature=turn.signature))
+    told = [_told(turn, keeps_thoughts=keeps_thoughts) for turn in turns]
+    merged = _merged(each for each in told if each.parts)
+    if any(map(_only_thinks, merged)):
+        merged = _merged(each for each in merged if not _only_thinks(each))
     return [msgspec.structs.replace(each, parts=_results_first(each.parts)) for each in merged]
+
+
+def _told(turn: Turn, *, keeps_thoughts: bool) -> Exchanged:
+    parts = tuple(part for part in turn.parts if _is_worth_telling(part, keeps_thoughts=keeps_thoughts))
+    return Exchanged(role="assistant" if turn.role == "assistant" else "user", parts=parts, signature=turn.signature)
+
+
+def _merged(told: Iterable[Exchanged]) -> list[Exchanged]:
+    merged: list[Exchanged] = []
+    for each in told:
+        if merged and merged[-1].role == each.role:
+            before = merged.pop()
+            both = before.parts + each.parts
+            merged.append(Exchanged(role=each.role, parts=both, signature=each.signature or before.signature))
+        else:
+            merged.append(each)
+    return merged
+
+
+def _only_thinks(turn: Exchanged) -> bool:
+    return all(isinstance(part, Reasoning) for part in turn.parts)
 
 
 def opened(talk: Conversation, *, keeps_thoughts: bool = True) -> tuple[tuple[Text, ...], list[Exchanged]]:
@@ -50,6 +62,11 @@ def opened(talk: Conversation, *, keeps_thoughts: bool = True) -> tuple[tuple[Te
     system = tuple(text for text in talk.system if text.text.strip())
     turns = alternating(talk.turns, keeps_thoughts=keeps_thoughts)
     return (system, turns) if turns or not system else ((), [Exchanged(role="user", parts=system)])
+
+
+def loses_thoughts(talk: Conversation) -> bool:
+    """Whether there are signed thoughts that a backend which keeps none is not told."""
+    return any(isinstance(part, Reasoning) for turn in talk.turns for part in turn.parts)
 
 
 def without_marks(talk: Conversation) -> Conversation:
