@@ -141,9 +141,9 @@ class Outlook:
 
     async def run(self) -> None:
         """Look, show and hear, until cancelled."""
-        self._id = await anyio.to_thread.run_sync(statement.name_of, self._ledger)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._sample)
+            self._id = await anyio.to_thread.run_sync(statement.name_of, self._ledger)
             while True:
                 await self.refresh()
                 await anyio.sleep(EVERY_S)

@@ -270,6 +270,8 @@ async def rig(
                 trust_env=False,
             )
         )
+        for _ in range(5):
+            await asyncio.sleep(0)  # What runs in the background starts what belongs to it.
         machinery: Machinery = app.state.machinery
         limiter = machinery.limiter
         assert isinstance(limiter, _Limiter)
