@@ -46,7 +46,7 @@ class Rehearsal(msgspec.Struct, frozen=True, kw_only=True):
     """When the first of the requests began."""
     requests: int
     served_share: float
-    """Of those that are served with everything there."""
+    """Of those that are served with everything there, within what backends' limits let through."""
     cost_change_nano_usd: int
     """How much more all of them would have cost; less than 0 for less."""
     ttft_p50_ms: float | None
@@ -70,6 +70,8 @@ class Rehearse:
     sources: Sources
     overlay: Overlay
     unavailable: Mapping[str, str] = field(default_factory=dict)
+    gateways: int = 1
+    """How many share the backends' limits."""
     since: float = 0.0
     now: float
 
@@ -92,6 +94,7 @@ class Rehearse:
                     after=book,
                     without={dimension: value},
                     unavailable=self.unavailable,
+                    gateways=self.gateways,
                 )
                 found = simulate(question, lambda: batches)
                 if found.requests:
@@ -115,13 +118,14 @@ def rehearsal(found: Simulation, dimension: Dimension, value: str, *, gateway: s
     lost = [each for each in found.refusals if each.after > each.before]
     lost.sort(key=lambda each: each.before - each.after)
     tenants = [
-        Rehearsed(tenant=each.tenant, requests=each.requests, served_share=each.served_after / each.served_before)
+        Rehearsed(tenant=each.tenant, requests=each.requests, served_share=each.granted_after / each.granted_before)
         for each in found.tenants
-        if each.served_after < each.served_before
+        if each.granted_after < each.granted_before
     ]
     tenants.sort(key=lambda each: (each.served_share, each.tenant))
-    bursts = [each for each in found.pressure if each.first_over_at is not None]
-    first = min(bursts, key=lambda each: each.first_over_at or 0.0, default=None)
+    nowhere = [f"{each.model}: {each.because}" for each in lost[:_NAMED]]
+    if after.granted < after.served:
+        nowhere.append(f"{after.served - after.granted} requests: backends' limits")
     return Rehearsal(
         gateway=gateway,
         policy=found.policy,
@@ -130,11 +134,11 @@ def rehearsal(found: Simulation, dimension: Dimension, value: str, *, gateway: s
         at=now,
         since=found.since,
         requests=found.requests,
-        served_share=after.served / before.served if before.served else 1.0,
+        served_share=min(1.0, after.granted / before.granted) if before.granted else 1.0,
         cost_change_nano_usd=after.cost_nano_usd - before.cost_nano_usd,
         ttft_p50_ms=before.ttft_p50_ms,
         ttft_p50_after_ms=after.ttft_p50_ms,
-        bursts_first=None if first is None else f"{first.backend} {first.limit}",
-        nowhere=tuple(f"{each.model}: {each.because}" for each in lost[:_NAMED]),
+        bursts_first=after.first_used_up,
+        nowhere=tuple(nowhere),
         tenants=tuple(tenants),
     )

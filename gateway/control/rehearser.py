@@ -76,6 +76,7 @@ class Rehearser:
             sources=self._desk.sources,
             overlay={section: dict(table) for section, table in self._desk.now.state.overlay.items()},
             unavailable=dict(self._fleet.unavailable),
+            gateways=len(self._outlook.gateways),
             since=now - DAY_S,
             now=now,
         )

@@ -48,6 +48,8 @@ class Landing:
     """The code that the client would be told."""
     because: str | None = None
     """What removed the targets."""
+    then: tuple[Target, ...] = ()
+    """Who would be asked after it, in their order."""
 
 
 @dataclass(slots=True)
@@ -162,7 +164,7 @@ class Replay:
         first = order.targets[0]
         if key is not None:
             shares.note(key, first.backend, each.prompt_tokens + each.output_tokens, each.at)
-        return kind.landings[first.name]
+        return Landing(first, then=tuple(order.targets[1:])) if len(order.targets) > 1 else kind.landings[first.name]
 
     def _way(self, model: str) -> _Way | None:
         policy = self.policy
@@ -223,6 +225,11 @@ class Replay:
         barred = self._barred(target) or self._untold(each, target, request, drops=route.drops_unsupported)
         return Standing(barred, None, 1.0, 0, self.latency.get(target.name, 0.0), 0.0)
 
+    def is_lost(self, name: str) -> bool:
+        """Whether the backend is among what is taken away."""
+        backend = self.book.backends.get(name)
+        return any(domain_of(name, backend, dimension) == gone for dimension, gone in self.without.items())
+
     def _barred(self, target: Target) -> str | None:
         for dimension in DIMENSIONS:
             gone = self.without.get(dimension)
@@ -269,7 +276,7 @@ def _estimate(each: Features) -> Estimate:
 
 def _landing(plan: Plan | None, decision: Decision) -> Landing:
     if plan is not None:
-        return Landing(plan.targets[0])
+        return Landing(plan.targets[0], then=plan.targets[1:])
     reasons = sorted({each.excluded for each in decision.candidates if each.excluded not in {None, "condition"}})
     return Landing(None, refusal(decision).code, ", ".join(filter(None, reasons)))
 

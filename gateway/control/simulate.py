@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from gateway.config.policies import PolicyBook
+from gateway.control.grants import Grants
 from gateway.control.independence import domain_of
 from gateway.control.portability import Portability
 from gateway.control.recorded import Features
@@ -43,6 +44,8 @@ class Question:
     """Taken away after, and there before."""
     unavailable: Mapping[str, str] = field(default_factory=dict)
     """Backends that cannot be used on either side."""
+    gateways: int = 1
+    """How many share the backends' limits; the requests are those of one of them."""
 
 
 def simulate(question: Question, batches: Batches, told: Callable[[int], None] = lambda _done: None) -> Simulation:
@@ -50,8 +53,8 @@ def simulate(question: Question, batches: Batches, told: Callable[[int], None] =
     policy = question.policy
     first_tokens = _first_tokens(batches())
     latency = {name: _median(ratios) for name, (_, ratios) in first_tokens.items()}
-    before = _Side(Replay(question.before, policy, {}, question.unavailable, latency))
-    after = _Side(Replay(question.after, policy, question.without, question.unavailable, latency))
+    before = _Side(Replay(question.before, policy, {}, question.unavailable, latency), question.gateways)
+    after = _Side(Replay(question.after, policy, question.without, question.unavailable, latency), question.gateways)
     run = _Run(before, after)
     portability = Portability()
     done = 0
@@ -61,6 +64,9 @@ def simulate(question: Question, batches: Batches, told: Callable[[int], None] =
                 kind = run.take(each)
                 if not each.is_limited:
                     portability.take(each, policy, kind)
+            elif each.served_by is not None:
+                before.take_part(each, each.served_by)
+                after.take_part(each, each.served_by)
         done += len(batch)
         told(done)
     return run.report(question, first_tokens, portability)
@@ -78,15 +84,33 @@ class _Tally:
 @dataclass(slots=True)
 class _Side:
     replay: Replay
+    gateways: int
     targets: dict[str, _Tally] = field(default_factory=lambda: defaultdict(_Tally))
     refused: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     minutes: dict[str, dict[int, list[int]]] = field(default_factory=dict)
     """Backend with limits → minute → requests, prompt tokens, output tokens."""
     limited: frozenset[str] = frozenset()
+    granted: int = 0
+    grants: Grants = field(init=False)
 
     def __post_init__(self) -> None:
         backends = self.replay.book.backends
         self.limited = frozenset(name for name, backend in backends.items() if backend.limits is not None)
+        self.grants = Grants(backends, gateways=self.gateways)
+
+    def take_part(self, each: Features, served_by: str) -> None:
+        """Another policy's request: it has its part of a backend's limits, unless that was taken away."""
+        backend = served_by.partition("/")[0]
+        if not self.replay.is_lost(backend):
+            self.grants.take(backend, each)
+
+    def grant(self, each: Features, landing: Landing) -> bool:
+        """Whether the limits of a backend that it may go to let it through; it has its part of them then."""
+        if landing.target is None:
+            return False
+        found = any(self.grants.take(target.backend, each) for target in (landing.target, *landing.then))
+        self.granted += found
+        return found
 
     def land(self, each: Features, target: Target, cost: int) -> None:
         """Count a request where it goes."""
@@ -156,12 +180,14 @@ class _Run:
             self.after.land(each, now, cost_now)
         else:
             self.after.refuse(each, will)
-        sums = self.tenants.setdefault(each.tenant, [0, 0, 0, 0, 0])
+        sums = self.tenants.setdefault(each.tenant, [0, 0, 0, 0, 0, 0, 0])
         sums[0] += 1
         sums[1] += then is not None
         sums[2] += now is not None
         sums[3] += cost_then
         sums[4] += cost_now
+        sums[5] += self.before.grant(each, was)
+        sums[6] += self.after.grant(each, will)
         if _said(was) != _said(will):
             self.moved += 1
             move = self.moves.setdefault((each.tenant, each.model, _said(was), _said(will)), [0, 0, 0])
@@ -219,6 +245,8 @@ class _Run:
                     requests=sums[0],
                     served_before=sums[1],
                     served_after=sums[2],
+                    granted_before=sums[5],
+                    granted_after=sums[6],
                     cost_before_nano_usd=sums[3],
                     cost_after_nano_usd=sums[4],
                 )
@@ -270,6 +298,9 @@ def _side(side: _Side, requests: int, first_tokens: Mapping[str, _Times]) -> Sid
     return Side(
         served=served,
         served_share=served / requests if requests else 1.0,
+        granted=side.granted,
+        granted_share=side.granted / requests if requests else 1.0,
+        first_used_up=side.grants.first_used_up,
         tokens=sum(tally.tokens for tally in side.targets.values()),
         cost_nano_usd=sum(tally.cost for tally in side.targets.values()),
         targets=_landed(side.targets.items()),

@@ -129,7 +129,7 @@ def _judged(report: "Simulation", bound: float | None) -> int:
     if not report.requests:
         print("no requests were recorded: nothing is proven", file=sys.stderr)
         return 1
-    share = report.after.served_share
+    share = report.after.granted_share
     verdict = "below" if share < bound else "within"
     print(f"served: {share:.4%}, {verdict} the bound of {bound:.2%}", file=sys.stderr)
     return 1 if share < bound else 0
@@ -308,6 +308,9 @@ def _sides(report: "Simulation") -> None:
             rows.append((kind + name, counts[0], counts[1], costs[0], costs[1]))
     rows.append(("all", *(str(side.served) for side in sides), *(_usd(side.cost_nano_usd) for side in sides)))
     rows.append(("served", *(f"{side.served_share:.2%}" for side in sides), "", ""))
+    if any(side.granted != side.served for side in sides):
+        rows.append(("within limits", *(f"{side.granted_share:.2%}" for side in sides), "", ""))
+        rows.append(("used up first", *(side.first_used_up or "-" for side in sides), "", ""))
     rows.append(("first token, median, ms", *(_ms(side.ttft_p50_ms) for side in sides), "", ""))
     rows.append(("first token, 95 %, ms", *(_ms(side.ttft_p95_ms) for side in sides), "", ""))
     rows.append(("known of so many streams", *(f"{side.ttft_known_share:.1%}" for side in sides), "", ""))

@@ -12,6 +12,7 @@ CANNOT_TELL: Final = (
     "Where a request goes first is replayed, not what becomes of it: failures, retries and hedges are not.",
     "Backends are taken to be well and idle; strategies that look at load see none.",
     "Limits and budgets of tenants are not replayed; requests that they refused are left out.",
+    "Backends' limits per minute are replayed; other policies' requests take their part where they were served.",
     "Answers are taken to be as long elsewhere; prompt caches to be cold where a request was not served.",
     "A time to first token is what a target showed in this record, not what it would show with more or less to do.",
     "With affinity each request is taken to begin as no other does, for content is not kept.",
@@ -35,6 +36,12 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
     """Requests that some target would be asked."""
     served_share: float
     """1.0 where there were no requests."""
+    granted: int
+    """Those of them that the limits of backends would let through, where what one has no room for goes to the next."""
+    granted_share: float
+    """1.0 where there were no requests."""
+    first_used_up: str | None
+    """The limit that was the first to have no room: `azure tokens_per_minute`."""
     tokens: int
     cost_nano_usd: int
     targets: tuple[Landed, ...]
@@ -80,6 +87,8 @@ class TenantServed(msgspec.Struct, frozen=True, kw_only=True):
     requests: int
     served_before: int
     served_after: int
+    granted_before: int
+    granted_after: int
     cost_before_nano_usd: int
     cost_after_nano_usd: int
 

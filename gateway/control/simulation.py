@@ -56,6 +56,8 @@ class Job:
     """In place of what holds; None for no other."""
     without: Mapping[Dimension, str] = field(default_factory=dict)
     unavailable: Mapping[str, str] = field(default_factory=dict)
+    gateways: int = 1
+    """How many share the backends' limits; the file is one's."""
     since: float = 0.0
     """Seconds since the epoch."""
     progress: Path | None = None
@@ -73,7 +75,12 @@ class Job:
         """The report. Raises as `check` does, and RecordUnusable."""
         before, after = self.check()
         question = Question(
-            policy=self.policy, before=before, after=after, without=self.without, unavailable=self.unavailable
+            policy=self.policy,
+            before=before,
+            after=after,
+            without=self.without,
+            unavailable=self.unavailable,
+            gateways=self.gateways,
         )
         return simulate(question, lambda: recorded(self.file, since=self.since), told)
 

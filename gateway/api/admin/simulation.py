@@ -51,6 +51,7 @@ async def simulate_policy(request: AdminRequest, name: FromPath[str], data: JSON
         draft=_draft(desk, name, data),
         without=data.without,
         unavailable=dict(made.machinery.house.fleet.unavailable),
+        gateways=len(made.outlook.gateways),
         since=made.wall() - data.window_s,
     )
     try:
