@@ -52,7 +52,8 @@ from gateway.control.desk import Desk, Snapshot
 from gateway.control.drills import Drills
 from gateway.control.last_use import LastUse
 from gateway.control.mirror import MirroredLog
-from gateway.control.outlook import Outlook, Showcase
+from gateway.control.others import Showcase
+from gateway.control.outlook import Outlook
 from gateway.control.recorder import Recorder
 from gateway.control.rehearser import Rehearser
 from gateway.control.replicas import Board, Replicas

@@ -8,9 +8,9 @@ after it is gone. Without Redis there is one part, this gateway's. Nothing here 
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 import anyio
 import anyio.to_thread
@@ -25,6 +25,7 @@ from gateway.control.capacity import ALL, Measure, Remaining, remaining
 from gateway.control.decisions import Decisions
 from gateway.control.given_up import GivenUp, added, given_up
 from gateway.control.independence import Concentration, Spent, concentrations
+from gateway.control.others import Others, Showcase, Word
 from gateway.control.rehearsal import Rehearsal
 from gateway.control.standby import Place, Standby, Success, latest, standbys
 from gateway.control.store import LogUnreachable
@@ -33,34 +34,15 @@ from gateway.routing.fleet import Fleet
 from gateway.telemetry.metrics import Metrics
 
 EVERY_S: Final = 15.0
-LIVE_S: Final = 60.0
-"""A word older than that tells of the past alone: of successes, not of what is borne now."""
 WINDOW_S: Final = 3_600.0
 """Over how long gauges look, and demand is taken from."""
 _MINUTE_S: Final = 60
 _SAME_S: Final = 1.0
 """The ledger and the decisions may tell different times of the same answer, so far apart at most."""
-_HEAR_ALL_S: Final = 600.0
-"""How often slots are read anew that nobody should change any more: a gateway that was killed settles late."""
 _KNOWN_S: Final = 7 * 86_400.0
 """How far back a start looks for successes in its ledger."""
 
 log = structlog.get_logger()
-
-
-class Word(msgspec.Struct, frozen=True, kw_only=True):
-    """What one gateway shows of itself."""
-
-    gateway: str
-    at: float
-    """Seconds since the epoch."""
-    places: tuple[Place, ...] = ()
-    successes: tuple[Success, ...] = ()
-    peaks: Mapping[str, Mapping[int, int]] = {}
-    """Public model → minute since the epoch → the most requests at once."""
-    given_up: tuple[GivenUp, ...] = ()
-    rehearsals: tuple[Rehearsal, ...] = ()
-    """What outages would do to the traffic that this gateway recorded."""
 
 
 class Glance(NamedTuple):
@@ -78,25 +60,6 @@ class _Read(NamedTuple):
     """The number of its last row."""
     slots: dict[int, bytes]
     successes: list[Success]
-
-
-class Showcase(Protocol):
-    """Where gateways show their parts to one another. Raises LogUnreachable."""
-
-    async def show_slots(self, ledger: str, slots: Mapping[int, bytes]) -> None:
-        """Put these in the place of what was shown of the ledger before."""
-
-    async def shown_slots(self, numbers: Sequence[int]) -> list[dict[bytes, bytes]]:
-        """What all ledgers come to in each of these slots."""
-
-    async def show_word(self, ledger: str, word: bytes) -> None:
-        """Put this in the place of what the ledger's gateway showed before."""
-
-    async def shown_words(self) -> dict[bytes, bytes]:
-        """What every gateway showed last, by its ledger."""
-
-    async def forget_word(self, ledger: str) -> None:
-        """Strike out one that said nothing for long."""
 
 
 class Outlook:
@@ -118,7 +81,7 @@ class Outlook:
         """`asked` names the public model of every request in flight."""
         self._name = name
         self._ledger = ledger
-        self._id = name
+        self._others: Others | None = None
         self._fleet = fleet
         self._decisions = decisions
         self._metrics = metrics
@@ -132,9 +95,6 @@ class Outlook:
         self._successes: dict[tuple[str, str], Success] = {}
         self._seen: str | None = None
         self._peaks: dict[str, dict[int, int]] = defaultdict(dict)
-        self._words: dict[str, Word] = {}
-        self._others: dict[int, list[bytes]] = {}
-        self._hear_all_at = 0.0
         self.rehearsals: tuple[Rehearsal, ...] = ()
         """What this gateway's own rehearsals came to last."""
         self.glance = Glance()
@@ -143,9 +103,13 @@ class Outlook:
         """Look, show and hear, until cancelled."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._sample)
-            self._id = await anyio.to_thread.run_sync(statement.name_of, self._ledger)
+            if self._shared is not None:
+                self._others = Others(await anyio.to_thread.run_sync(statement.name_of, self._ledger), self._shared)
             while True:
-                await self.refresh()
+                try:
+                    await self.refresh()
+                except Exception:  # the edge of what only looks on: serving goes on whatever is wrong here
+                    log.exception("outlook.failed")
                 await anyio.sleep(EVERY_S)
 
     async def refresh(self) -> None:
@@ -156,13 +120,12 @@ class Outlook:
             self._take(await anyio.to_thread.run_sync(self._read_ledger, self._row, now), now)
         except JournalUnusable as error:
             log.warning("outlook.ledger", reason=str(error))
-        if self._shared is not None:
+        if self._others is not None:
             try:
-                await self._tell(self._shared, now)
-                await self._hear(self._shared, now)
+                await self._others.tell(self._word(now), self._slots, self._untold)
+                await self._others.hear(now)
             except LogUnreachable as error:
                 log.warning("outlook.alone", reason=str(error))
-
         book, bodies = self._book(), self.parts(WINDOW_S)
         (usual, minutes), successes = self.usual(), self.successes()
         places: dict[str, list[Place]] = defaultdict(list)
@@ -195,7 +158,7 @@ class Outlook:
 
     def successes(self) -> dict[tuple[str, str], Success]:
         """The last good answers of every backend to every tenant, whichever gateway they went through."""
-        return latest(self._successes.values(), *(word.successes for word in self._words.values()))
+        return latest(self._successes.values(), *(word.successes for word in self._words))
 
     def places(self) -> Iterator[Place]:
         """Every target as each gateway knows it now."""
@@ -236,7 +199,7 @@ class Outlook:
     def all_rehearsals(self) -> Iterator[Rehearsal]:
         """Of all gateways: each rehearses its own traffic."""
         yield from self.rehearsals
-        for word in self._words.values():
+        for word in self._words:
             yield from word.rehearsals
 
     # This gateway's part.
@@ -288,7 +251,8 @@ class Outlook:
     def _take(self, read: "_Read", now: float) -> None:
         self._row = read.last
         self._slots.update(read.slots)
-        self._untold.update(read.slots)
+        if self._others is not None:
+            self._untold.update(read.slots)
         for number in [number for number in self._slots if (number + 1) * slots.SLOT_S < now - KEPT_S]:
             del self._slots[number]
         for each in read.successes:
@@ -302,19 +266,8 @@ class Outlook:
             is_out = sight.barred is not None and sight.barred != "saturated"
             yield Place(f"{sight.backend}/{sight.model}", sight.in_flight, bears, is_out)
 
-    # The others' parts.
-
-    def _in_slot(self, number: int, *, own: bool = True) -> Iterator[bytes]:
-        """What every gateway used in a slot, packed."""
-        if own and number in self._slots:
-            yield self._slots[number]
-        yield from self._others.get(number, ())
-
-    def _live(self) -> Collection[Word]:
-        return [word for word in self._words.values() if self._wall() - word.at < LIVE_S]
-
-    async def _tell(self, shared: Showcase, now: float) -> None:
-        word = Word(
+    def _word(self, now: float) -> Word:
+        return Word(
             gateway=self._name,
             at=now,
             places=tuple(self._own_places()),
@@ -323,41 +276,20 @@ class Outlook:
             given_up=given_up(self._metrics),
             rehearsals=self.rehearsals,
         )
-        await shared.show_word(self._id, msgspec.json.encode(word))
-        told, self._untold = self._untold, set()
-        try:
-            await shared.show_slots(self._id, {each: self._slots[each] for each in told if each in self._slots})
-        except LogUnreachable:
-            self._untold |= told
-            raise
 
-    async def _hear(self, shared: Showcase, now: float) -> None:
-        words: dict[str, Word] = {}
-        for ledger, body in (await shared.shown_words()).items():
-            name = ledger.decode(errors="replace")
-            if name == self._id:
-                continue
-            try:
-                word = msgspec.json.decode(body, type=Word)
-            except msgspec.DecodeError:
-                continue  # Another version's; `Replicas` says that there is one.
-            if now - word.at > KEPT_S:
-                await shared.forget_word(name)
-            else:
-                words[name] = word
-        self._words = words
-        await self._hear_slots(shared, now)
+    def _in_slot(self, number: int, *, own: bool = True) -> Iterator[bytes]:
+        """What every gateway used in a slot, packed."""
+        if own and number in self._slots:
+            yield self._slots[number]
+        if self._others is not None:
+            yield from self._others.slot(number)
 
-    async def _hear_slots(self, shared: Showcase, now: float) -> None:
-        kept = slots.numbers(now - KEPT_S, now)
-        if now >= self._hear_all_at:
-            self._others.clear()
-            self._hear_all_at = now + _HEAR_ALL_S
-        wanted = [number for number in kept if number not in self._others or number >= kept[-1] - 1]
-        for number, found in zip(wanted, await shared.shown_slots(wanted), strict=True):
-            self._others[number] = [body for name, body in found.items() if name.decode() != self._id]
-        for number in self._others.keys() - set(kept):
-            del self._others[number]
+    @property
+    def _words(self) -> Collection[Word]:
+        return () if self._others is None else self._others.words
+
+    def _live(self) -> Collection[Word]:
+        return () if self._others is None else self._others.live(self._wall())
 
 
 def sums_of(bodies: Iterable[bytes]) -> Iterator[Sum]:

@@ -64,6 +64,8 @@ class Rehearser:
                 log.warning("rehearsal.failed", reason=str(error).partition("\n")[0])
             except TimeoutError:
                 log.warning("rehearsal.failed", reason=f"it takes longer than {_MOST_S:.0f} s")
+            except Exception:  # the edge of what only looks on: serving goes on whatever is wrong here
+                log.exception("rehearsal.failed")
             await anyio.sleep(self._every_s)
 
     async def rehearse(self) -> Sequence[Rehearsal]:

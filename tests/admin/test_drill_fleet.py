@@ -171,6 +171,27 @@ async def independence(api: httpx.AsyncClient, requests: int, **asked: str) -> T
     return await eventually(look, f"{requests} requests in /independence")
 
 
+async def test_what_nobody_asks_is_asked_by_one_gateway_and_told_by_both(fleet: Fleet) -> None:
+    """The provider that no request reaches has answered the gateway itself: with a row in the ledger, once."""
+
+    async def look() -> Tree | None:
+        told = [(await api.get("/independence")).json()["standby"] for api in (fleet.owner, fleet.elsewhere)]
+        found = [each for each in (*told[0], *told[1]) if (each["tenant"], each["provider"]) == ("careful", "idle")]
+        return {"found": found} if all(each["state"] == "ready" for each in found) else None
+
+    for each in (await eventually(look, "a probe", 20))["found"]:
+        assert each["by"] == "probe"
+        assert each["bears"] == each["free"] == 7
+        assert each["took_ms"] > 0
+    rows = [row for running in fleet.gateways for row in running.ledger(tenant="gateway-probe")]
+    (row,) = [row for row in rows if row.backend == "idle"]
+    assert (row.outcome, row.policy) == ("ok", "gateway-probe")
+    assert row.cost_nano_usd == row.usage.total_tokens * PRICES["dear"] * 1000
+    scraped = (await fleet.client.get(f"{fleet.gateways[0].admin_url.removesuffix('/admin/v1')}/metrics")).text
+    assert 'gateway_standby_age_seconds{provider="idle"}' in scraped
+    assert 'gateway_concentration_share{dimension="provider",value="cheap"}' in scraped
+
+
 async def test_a_drill_brings_what_the_rehearsal_foretold(fleet: Fleet, providers: dict[str, ScriptedBackend]) -> None:
     """On both gateways: the part that is served and its cost, to two hundredths. Planned at one, aborted at the other.
 
@@ -206,27 +227,6 @@ async def test_a_drill_brings_what_the_rehearsal_foretold(fleet: Fleet, provider
     assert sum(report["failures"].values()) == 80 - statuses[200]
     spent = sum(row.cost_nano_usd for running in fleet.gateways for row in running.ledger() if row.at >= began)
     assert spent == pytest.approx(foretold["cost_nano_usd"] * 2, rel=0.02)
-
-
-async def test_what_nobody_asks_is_asked_by_one_gateway_and_told_by_both(fleet: Fleet) -> None:
-    """The provider that no request reaches has answered the gateway itself: with a row in the ledger, once."""
-
-    async def look() -> Tree | None:
-        told = [(await api.get("/independence")).json()["standby"] for api in (fleet.owner, fleet.elsewhere)]
-        found = [each for each in (*told[0], *told[1]) if (each["tenant"], each["provider"]) == ("careful", "idle")]
-        return {"found": found} if all(each["state"] == "ready" for each in found) else None
-
-    for each in (await eventually(look, "a probe", 20))["found"]:
-        assert each["by"] == "probe"
-        assert each["bears"] == each["free"] == 7
-        assert each["took_ms"] > 0
-    rows = [row for running in fleet.gateways for row in running.ledger(tenant="gateway-probe")]
-    (row,) = [row for row in rows if row.backend == "idle"]
-    assert (row.outcome, row.policy) == ("ok", "gateway-probe")
-    assert row.cost_nano_usd == row.usage.total_tokens * PRICES["dear"] * 1000
-    scraped = (await fleet.client.get(f"{fleet.gateways[0].admin_url.removesuffix('/admin/v1')}/metrics")).text
-    assert 'gateway_standby_age_seconds{provider="idle"}' in scraped
-    assert 'gateway_concentration_share{dimension="provider",value="cheap"}' in scraped
 
 
 async def test_outages_are_rehearsed_by_each_gateway_and_told_by_all(fleet: Fleet) -> None:
