@@ -32,7 +32,13 @@ async def healthz() -> Liveness:
 
 @get("/readyz")
 async def readyz(request: Request[Any, Any, State]) -> Response[Readiness]:
-    """200 when traffic may come, with the degraded parts named; 503 when it must not."""
+    """200 when traffic may come, with the degraded parts named; 503 when it must not.
+
+    503 is for what another gateway would do better: this one stops, its disk takes no rows, it has no secret for any
+    backend. An outage of all backends is none of that. All gateways see it alike, and would leave their balancer
+    together: instead of an honest 503 with a time to come back, clients would meet a closed door, and nobody would find
+    out that a backend is well again.
+    """
     machinery: Machinery = request.app.state.machinery
     parts: dict[str, str] = {}
     blocking = False
@@ -57,6 +63,6 @@ async def readyz(request: Request[Any, Any, State]) -> Response[Readiness]:
     fleet = machinery.house.fleet
     parts |= {f"backend {name}": why for name, why in fleet.troubles(asyncio.get_running_loop().time()).items()}
     if len(fleet.unavailable) == len(machinery.house.book().backends):
-        blocking = True
+        blocking = True  # Left out by the configuration, not by an outage.
     status: Literal["ready", "degraded", "unready"] = "unready" if blocking else "degraded" if parts else "ready"
     return Response(Readiness(status=status, parts=parts), status_code=503 if blocking else 200)

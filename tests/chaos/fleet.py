@@ -66,6 +66,10 @@ async def all_fail(way: Way) -> str:
             took = now() - began
             assert {(answer.status, answer.code) for answer in answers} == {(503, "no_backend_available")}
             assert took < 60 * 0.05 + MARGIN_S
+            # Whoever watches sees it, and nobody takes the gateway out: the others would fare no better.
+            ready = await house.client.get("/readyz")
+            assert (ready.status_code, ready.json()["status"]) == (200, "degraded")
+            assert set(ready.json()["parts"].values()) >= {"breaker_open"}
     return f"503 in {took / 60 * 1000:.1f} ms each"
 
 
