@@ -37,6 +37,30 @@ def test_ten_wrong_keys_close_the_door_for_a_minute() -> None:
     assert guess(gatekeeper, key=OWNER) is None
 
 
+def test_a_lines_addresses_are_counted_together() -> None:
+    """Of IPv6 nobody has just one."""
+    gatekeeper = Gatekeeper(OWNER, State, Clock())
+    assert [guess(gatekeeper, f"2001:db8:1:2::{number:x}") for number in range(11)][-1] is RateLimited
+    assert guess(gatekeeper, "2001:db8:1:3::1") is Unauthenticated
+    assert guess(gatekeeper, "fe80::1%eth0", OWNER) is None
+    for number in range(11):
+        assert guess(gatekeeper, f"::ffff:10.0.0.{number}") is Unauthenticated
+
+
+def test_many_guessers_do_not_make_one_forgotten() -> None:
+    """Only the oldest is; somebody with many addresses would else begin anew with all of them."""
+    gatekeeper = Gatekeeper(OWNER, State, Clock())
+    for _ in range(10):
+        guess(gatekeeper, "10.0.0.1")
+    guess(gatekeeper, "10.0.0.2")
+    for number in range(4095):
+        guess(gatekeeper, f"10.1.{number // 256}.{number % 256}")
+    assert guess(gatekeeper, "10.0.0.1", OWNER) is None
+    for _ in range(9):
+        guess(gatekeeper, "10.0.0.2")
+    assert guess(gatekeeper, "10.0.0.2", OWNER) is RateLimited
+
+
 def test_without_a_key_in_the_environment_none_is_an_owners() -> None:
     """An empty key is no key."""
     gatekeeper = Gatekeeper(None, State, Clock())

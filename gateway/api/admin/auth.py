@@ -6,6 +6,7 @@ closed door. Wrong keys are counted per peer; who guesses is told to wait before
 
 import hmac
 from collections.abc import Callable
+from ipaddress import IPv6Network, ip_address
 from typing import Any, Final
 
 from litestar.connection import ASGIConnection
@@ -38,6 +39,7 @@ class Gatekeeper:
     def identify(self, peer: str, authorization: str) -> tuple[str, Role]:
         """The actor and the role behind an `Authorization` header. Raises Unauthenticated, RateLimited."""
         now = self._clock()
+        peer = _line_of(peer)
         failures, since = self._failures.get(peer, (0, now))
         if now - since >= _PER_S:
             failures, since = 0, now
@@ -52,8 +54,8 @@ class Gatekeeper:
             if found is not None:
                 return found.id, found.role
         if authorization:  # Without any it is no guess.
-            if len(self._failures) >= _MOST_PEERS:
-                self._failures.clear()
+            if peer not in self._failures and len(self._failures) >= _MOST_PEERS:
+                del self._failures[next(iter(self._failures))]  # Who guessed first; not all, which somebody could want.
             self._failures[peer] = (failures + 1, since)
         raise Unauthenticated("The admin key is missing or not valid. Send it as `Authorization: Bearer <key>`.")
 
@@ -63,6 +65,18 @@ class Gatekeeper:
             if key.revoked_at is None and hmac.compare_digest(key.digest, wanted):
                 return key
         return None
+
+
+def _line_of(peer: str) -> str:
+    """Whom wrong keys are counted for: of IPv6 the network, since one line has addresses without number."""
+    try:
+        address = ip_address(peer.partition("%")[0])
+    except ValueError:
+        return peer
+    if address.version == 4:  # noqa: PLR2004  # or 6
+        return peer
+    mapped = address.ipv4_mapped
+    return str(mapped) if mapped is not None else str(IPv6Network((address, 64), strict=False))
 
 
 def needs(role: Role) -> dict[str, Any]:
