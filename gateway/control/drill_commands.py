@@ -140,12 +140,12 @@ def _list(arguments: argparse.Namespace) -> int:
     from gateway.control.drill_verbs import DrillShown
 
     with connected(arguments) as api:
-        answer = api.get("/drills")
+        drills = api.all("/drills", DrillShown)
     if arguments.json:
-        print_json(answer.body)
+        print_json(drills)
         return 0
     lines = [("ID", "PHASE", "FROM", "TO", "FAULT", "OF", "FOR", "AFFECTED", "SERVED")]
-    for each in answer.read(list[DrillShown]):
+    for each in drills:
         drill, report = each.drill, each.report
         counts = ("", "") if report is None else (str(report.affected), str(report.affected_served))
         times = moment(drill.starts_at), moment(each.over_at or drill.ends_at)

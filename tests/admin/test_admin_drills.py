@@ -190,6 +190,10 @@ async def test_a_drill_for_later_waits_for_its_time(
     listed = (await owner.get("/drills")).json()
     assert [each["drill"]["id"] for each in listed[:2]] == [later["drill"]["id"], drill["drill"]["id"]]
     assert listed[1]["drill"]["reason"] == "the monthly one"
+    page = await owner.get("/drills", params={"limit": 1})
+    assert (page.json(), page.headers["x-next-after"]) == (listed[:1], later["drill"]["id"])
+    rest = await owner.get("/drills", params={"after": page.headers["x-next-after"]})
+    assert (rest.json(), "x-next-after" in rest.headers) == (listed[1:], False)
 
 
 @pytest.mark.parametrize(

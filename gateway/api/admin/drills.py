@@ -1,10 +1,11 @@
 """Drills: outages on purpose, of a failure domain, for a while, and what they did."""
 
-from litestar import get, post
+from litestar import Response, get, post
 from litestar.params import FromPath, JSONBody
 
 from gateway.api.admin.auth import needs
 from gateway.api.admin.office import AdminRequest, Office, actor, office
+from gateway.api.admin.paging import MOST, NEXT, After, Limit
 from gateway.control import drill_verbs
 from gateway.control.drill import DrillLife, DrillWanted
 from gateway.control.drill_verbs import DrillShown
@@ -23,10 +24,15 @@ async def plan_drill(request: AdminRequest, data: JSONBody[DrillWanted]) -> Dril
 
 
 @get("/drills", opt=needs("viewer"), sync_to_thread=False)
-def list_drills(request: AdminRequest) -> list[DrillShown]:
-    """All drills, those planned last first."""
+def list_drills(request: AdminRequest, after: After = None, limit: Limit = MOST) -> Response[list[DrillShown]]:
+    """All drills, those planned last first; a page begins behind the drill `after`."""
     made = office(request)
-    return [_shown(made, life) for life in reversed(tuple(made.desk.now.state.drills.values()))]
+    drills = made.desk.now.state.drills
+    names = list(drills)[::-1]
+    first = 0 if after is None else names.index(after) + 1 if after in drills else len(names)
+    page = names[first : first + limit]
+    more = first + limit < len(names)
+    return Response([_shown(made, drills[name]) for name in page], headers={NEXT: page[-1]} if more else {})
 
 
 @get("/drills/{drill_id:str}", opt=needs("viewer"), sync_to_thread=False)
