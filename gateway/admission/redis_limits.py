@@ -1,8 +1,8 @@
 """The limits of a fleet, in Redis: each reservation is one script at the server that has its owner's keys.
 
 Nothing waits here. Orders go out once per turn of the event loop, replies come as callbacks within 50 ms or not at all.
-A server that cannot be asked is stood in for by this gateway's share of the limits (`share`); settlements wait until it
-is back (`orders`). Every script has its effect once however often it is delivered, so repeating is always safe.
+A server that cannot be asked is stood in for by this gateway's share of the limits (`shares`); settlements wait until
+it is back (`orders`). Every script has its effect once however often it is delivered, so repeating is always safe.
 
 Budgets are told as totals (`budgets`): each process says how much it has spent since it began and what its ledger knew
 then, and the script adds what it has not heard yet. So a lost, late or repeated settlement costs a budget nothing, and
@@ -37,7 +37,8 @@ from gateway.admission.link import Link
 from gateway.admission.orders import OrderCounts, Orders, loading
 from gateway.admission.resp import OPERATION_S, Lost, Reply, TimedOut, Word
 from gateway.admission.servers import servers_of
-from gateway.admission.share import Known, Share
+from gateway.admission.share import Share
+from gateway.admission.shares import Shares
 from gateway.admission.wording import (
     CLOSED_BEFORE,
     DENIED,
@@ -63,7 +64,7 @@ BEAT_S: Final = 1.0
 """How often a gateway says that it lives, and looks after what waits."""
 SILENCE_S: Final = 5.0
 """A gateway that said nothing for so long does not count as living."""
-_MOST_KNOWN: Final = 20_000
+_MOST_SETTLED_FOR_OTHERS: Final = 20_000
 _TOLD_PER_BEAT: Final = 200
 """Budgets told again each beat, in turn, though nothing was spent: after a flush that nobody saw."""
 _LIVE: Final = (f"{PREFIX}{{live}}:gateways",)
@@ -136,9 +137,8 @@ class RedisLimiter:
         self._held: dict[str, _Held] = {}
         self._budgets = Budgets()
         self._denials = Denials(denied_s)
-        self._known: dict[str, Known] = {}
         self._generations: dict[str, str] = {}  # by owner
-        self._shares: dict[Link, Share] = {}
+        self._shares = Shares(self._budgets, wall)
         self._corrections = 0
         self._settled_for_others: dict[str, None] = {}
         self.counts = LimitCounts(gateways=lived or 1)
@@ -181,8 +181,7 @@ class RedisLimiter:
         if held is None or not held.dimensions:
             return
         held.grown = more
-        for share in self._shares.values():
-            share.grow(reservation, more, now)
+        self._shares.grow(reservation, more, now)
         head = (self._clock(now), reservation, MOST_DEBT_S, int(LEASE_S * 1000))
         self._orders.send("grow", keys(reservation, held.dimensions), grow_words(head, held.dimensions, more))
 
@@ -196,14 +195,13 @@ class RedisLimiter:
             return
         else:
             self._settled_for_others[reservation] = None
-            if len(self._settled_for_others) > _MOST_KNOWN:
+            if len(self._settled_for_others) > _MOST_SETTLED_FOR_OTHERS:
                 del self._settled_for_others[next(iter(self._settled_for_others))]
         for dimension in dimensions:
             if letter(dimension) == "W":
                 self._budgets.spend(dimension.key, amount_of(dimension.kind, used))
         self._denials.forget(dimensions)
-        for share in self._shares.values():
-            share.settle(reservation, used, now)
+        self._shares.settle(reservation, used, now)
         if dimensions:
             self._settle(reservation, dimensions, used, now, is_unsure=held is not None and held.is_unsure)
 
@@ -232,8 +230,7 @@ class RedisLimiter:
         """What was reserved stands as it is and is not settled; whether the store itself granted it."""
         held = self._held.pop(reservation)
         if held.is_unsure:
-            for share in self._shares.values():
-                share.owe(reservation)
+            self._shares.owe(reservation)
         return not held.by_share
 
     def correct(self, dimension: Dimension, amount: int, now: float) -> None:
@@ -322,21 +319,6 @@ class RedisLimiter:
             words = (self._process, self._ledger, int(ends_at * 1000), told.seed, told.spent)
             self._orders.in_turn("tell", (PREFIX + key,), words)
 
-    def _remember(self, dimensions: Sequence[Dimension], left: Sequence[float], now: float) -> None:
-        """Keep what was heard of each dimension, for a day without the store."""
-        if len(self._known) > _MOST_KNOWN:
-            self._known = dict(list(self._known.items())[_MOST_KNOWN // 2 :])
-        for dimension, each in zip(dimensions, left, strict=True):
-            self._known[dimension.key] = Known(each, now)
-
-    def _start(self, dimension: Dimension, now: float) -> Word:
-        """The level at which a bucket begins that is gone, be it that it was flushed or evicted; "" for full.
-
-        One that is gone because it was full for a minute begins full by this too.
-        """
-        known = self._known.get(dimension.key)
-        return "" if known is None else known.left_at(dimension, now)
-
     def _clock(self, now: float) -> Word:
         return round(now * 1_000_000) if self._trusts_caller else ""
 
@@ -361,29 +343,19 @@ class RedisLimiter:
 
     def _share(self, link: Link, now: float) -> Share:
         """This gateway's share of what `link` has; begun when it is first needed."""
-        share = self._shares.get(link)
-        if share is None:
-            share = self._shares[link] = Share(self.counts.gateways, self._last_known, self._wall, now=now)
-            for reservation, held in self._held.items():
-                if held.dimensions and self._servers.link(held.dimensions[0].key) is link:
-                    share.adopt(reservation, held.dimensions, now, held.ends_at - now)
-        return share
-
-    def _last_known(self, dimension: Dimension) -> Known | None:
-        known = self._known.get(dimension.key)
-        if known is None and letter(dimension) == "W" and (told := self._budgets.of(dimension.key)) is not None:
-            return Known(dimension.limit - told.seed - told.spent, 0.0)
-        return known
+        lives = (
+            (reservation, held)
+            for reservation, held in self._held.items()
+            if held.dimensions and self._servers.link(held.dimensions[0].key) is link
+        )
+        return self._shares.of(link, lives, gateways=self.counts.gateways, now=now)
 
     def _close_share(self, link: Link, now: float) -> None:
         """The store is back: tell it what was granted without it."""
-        share = self._shares.pop(link, None)
-        if share is None:
+        owed = self._shares.close(link, now)
+        if owed is None:
             return
-        for dimension, amount in share.owed(now):
-            known = self._known.get(dimension.key)
-            if known is not None:
-                self._known[dimension.key] = Known(known.left_at(dimension, now) - amount, now)
+        for dimension, amount in owed:
             self.correct(dimension, amount, now)
         self._put_back(now, lambda key: self._servers.link(key) is link)
 
@@ -423,9 +395,8 @@ class RedisLimiter:
             await asyncio.sleep(BEAT_S)
             beats += 1
             now = asyncio.get_running_loop().time()
-            for link, share in list(self._shares.items()):
-                if link.connection is not None and now - share.used_at > BEAT_S:
-                    self._close_share(link, now)
+            for link in self._shares.idle(now, BEAT_S):
+                self._close_share(link, now)
             self._orders.replay()
             for key, ends_at in self._budgets.some(_TOLD_PER_BEAT, self._wall(now)):
                 self._tell(key, ends_at)
@@ -474,7 +445,10 @@ class _Reserving:
             limiter._ledger,
         )
         words = reserve_words(
-            head, dimensions, spent=limiter._budgets.begun, start=lambda dimension: limiter._start(dimension, now)
+            head,
+            dimensions,
+            spent=limiter._budgets.begun,
+            start=lambda dimension: limiter._shares.start(dimension, now),
         )
         self.tries += 1
         named = keys(self.reservation, dimensions, generation=True)
@@ -495,7 +469,7 @@ class _Reserving:
             return
         limiter._generations[whose] = generation.decode() if isinstance(generation, bytes) else ""
         answer, left = read_reserved(self.reservation, self.dimensions, status, numbers)
-        limiter._remember(self.dimensions, left, now)
+        limiter._shares.heard(self.dimensions, left, now)
         if status == DENIED and isinstance(answer, Denied):
             limiter.counts.denied += 1
             limiter._denials.note(answer, now)
