@@ -127,11 +127,11 @@ def _read_conversation(conversation: Conversation, loaded: Loaded) -> _Prompt:
         add_generation_prompt=conversation.add_generation_prompt,
     )
     asked = _encode(text, loaded, "messages")
-    said = _encode(conversation.begun, loaded, "messages")
+    said = _encode(conversation.begun, loaded, "messages", is_begun=True)
     return _Prompt(asked + said, len(said), "messages")
 
 
-def _encode(text: str, loaded: Loaded, param: str) -> tuple[int, ...]:
+def _encode(text: str, loaded: Loaded, param: str, *, is_begun: bool = False) -> tuple[int, ...]:
     """Tokens of the text. Raises `ContextTooLong` early when it cannot fit: encoding megabytes would stall the loop."""
     vocabulary, limit = loaded.vocabulary, loaded.runner.capacity.max_len
     if len(text) > limit * vocabulary.longest:
@@ -139,7 +139,7 @@ def _encode(text: str, loaded: Loaded, param: str) -> tuple[int, ...]:
             f"this model's maximum context length is {limit} tokens; {len(text)} characters are more than that",
             param=param,
         )
-    return vocabulary.encode(text)
+    return vocabulary.encode_begun(text) if is_begun else vocabulary.encode(text)
 
 
 def _uniforms(seed: int | None, index: int, *, skipped: int) -> Callable[[], float]:

@@ -23,6 +23,9 @@ from workers.trainium.model.safetensors import read_json
 _CONTROL: Final = 3
 """GGUF token type of tokens that mark structure and are never shown."""
 
+_WORD: Final = "x"
+"""Stands for whatever word a text may go on with."""
+
 
 class Message(TypedDict):
     """One turn of a conversation, as chat templates want it."""
@@ -100,6 +103,19 @@ class Vocabulary:
     def encode(self, text: str) -> tuple[int, ...]:
         """Token ids of the text; control tokens spelled in it become themselves, nothing is added around it."""
         return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def encode_begun(self, text: str) -> tuple[int, ...]:
+        """As `encode`, of a text that goes on: white space at its end is split as it is before a word.
+
+        Two line feeds are often one token at the end of a text, and two before a word: a model that was about to say
+        the word has written two.
+        """
+        if text[-1:].isspace():
+            *tokens, last = self.encode(text + _WORD)
+            if self.bytes_of(last) == _WORD.encode():
+                return tuple(tokens)
+        # No white space, or a space that is one token with the word.
+        return self.encode(text)
 
     def tokenizer_json(self) -> str:
         """The tokenizer in the form of a `tokenizer.json`, for whoever needs the whole vocabulary."""

