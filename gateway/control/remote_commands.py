@@ -105,6 +105,10 @@ def _print_decision(told: "DecisionShown") -> None:
     print(f"request {told.request_id} of {told.tenant} (key {told.key}) at {moment(told.at)}")
     print(f"{told.model}{', streamed' if told.stream else ''}{tokens}, at {told.route}")
     print(f"policy {told.policy}, strategy {told.strategy}, decision {told.decision}, seed {told.seed}")
+    if told.preferences is not None:
+        import msgspec
+
+        print(f"wished: {msgspec.json.encode(told.preferences).decode()}")
     if told.panics:
         print("the breakers of all targets were open, so that all were tried all the same")
     print(f"ended: {told.outcome}, status {told.status}" + (f", {told.error_code}" if told.error_code else ""))

@@ -37,10 +37,10 @@ def shell(tmp_path_factory: pytest.TempPathFactory, backend: ScriptedBackend) ->
         yield Shell(running)
 
 
-async def ask(shell: Shell, key: str | None = None) -> httpx.Response:
+async def ask(shell: Shell, key: str | None = None, **fields: object) -> httpx.Response:
     """A small chat of `acme`, or with another key."""
     headers = shell.running.headers("acme") if key is None else {"authorization": f"Bearer {key}"}
-    body = {"model": "assistant", "messages": [{"role": "user", "content": "Say hello."}]}
+    body = {"model": "assistant", "messages": [{"role": "user", "content": "Say hello."}]} | fields
     async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
         return await client.post(f"{shell.running.base_url}/chat/completions", json=body, headers=headers)
 
@@ -60,6 +60,19 @@ async def test_a_served_request_is_explained(shell: Shell, backend: ScriptedBack
     assert "ok (200), sent on" in tries
     assert "hello" not in text.lower()
     assert [each["fault"] for each in shell.json("explain", request_id)["attempts"]] == ["server_error", None]
+
+
+async def test_what_a_client_wished_is_told_to_both(shell: Shell) -> None:
+    """The operator sees the wish; the client less of the way than the operator."""
+    answer = await ask(shell, gateway={"ignore": ["first"], "explain": True})
+    way = answer.json()["gateway"]
+    assert way["attempts"][0]["backend"] == "second"
+    assert way["decision"] == answer.headers["x-gateway-decision"]
+    text = shell("explain", way["request_id"]).stdout
+    assert 'wished: {"ignore":["first"],"explain":true}' in text
+    known = shell.json("explain", way["request_id"])
+    assert known["candidates"][1]["excluded"] == "preference:ignore"
+    assert not {"seed", "cost_nano_usd", "score", "key"} & {*way, *way["attempts"][0], *way["candidates"][0]}
 
 
 def test_a_request_that_nobody_sent_is_explained(shell: Shell) -> None:
