@@ -1,8 +1,11 @@
 """Who guesses admin keys is told to wait."""
 
+import httpx
 import pytest
+from litestar import Litestar, Router, get
 
-from gateway.api.admin.auth import Gatekeeper
+from gateway.api.admin.auth import Gatekeeper, guard, needs
+from gateway.api.admin.problems import HANDLERS
 from gateway.control.state import State
 from gateway.domain.errors import RateLimited, Unauthenticated
 from tests.admin.conftest import OWNER
@@ -82,3 +85,23 @@ def test_what_is_no_bearer_key_is_wrong(authorization: str) -> None:
     """Without a look at it."""
     with pytest.raises(Unauthenticated):
         Gatekeeper(OWNER, State, Clock()).identify("10.0.0.1", authorization)
+
+
+async def test_a_handler_that_names_no_role_is_closed_to_everybody() -> None:
+    """An owner too: a forgotten line is a closed door."""
+
+    @get("/forgotten")
+    async def forgotten() -> str:
+        return "open"
+
+    @get("/told", opt=needs("viewer"))
+    async def told() -> str:
+        return "open"
+
+    router = Router("/", route_handlers=[forgotten, told], guards=[guard(Gatekeeper(OWNER, State, Clock()))])
+    app = Litestar([router], exception_handlers=HANDLERS, openapi_config=None, logging_config=None)
+    transport = httpx.ASGITransport(app)  # type: ignore[arg-type]  # Litestar's scopes are narrower
+    headers = {"authorization": f"Bearer {OWNER}"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://admin", headers=headers) as client:
+        assert (await client.get("/forgotten")).status_code == 403
+        assert (await client.get("/told")).status_code == 200
