@@ -26,6 +26,7 @@ class Sum(msgspec.Struct, frozen=True, array_like=True, gc=False):
     model: str
     backend: str
     requests: int
+    """That were tried here first."""
     tokens: int
     cost_nano_usd: int
 
@@ -66,16 +67,13 @@ def unpacked(body: bytes) -> Slot:
 def slot_of(ledger: Path, number: int) -> Slot:
     """The sums of one slot: its number is its time since the epoch in `SLOT_S`. Blocks; raises JournalUnusable."""
     wanted = Filter(since=number * SLOT_S, before=(number + 1) * SLOT_S)
-    sums = tuple(sum_of(total) for total in statement.totals(ledger, ("tenant", "model", "backend"), wanted))
-    return Slot(sums, tuple(Minute(*found) for found in statement.minutes(ledger, wanted)))
+    minutes = tuple(Minute(*found) for found in statement.minutes(ledger, wanted))
+    return Slot(tuple(sums_of(ledger, wanted)), minutes)
 
 
-def sum_of(total: statement.Total) -> Sum:
-    """Of sums by tenant, model and backend."""
-    tokens = total.input_tokens + total.cached_input_tokens + total.cache_write_tokens
-    tokens += total.output_tokens + total.reasoning_tokens
-    tenant, model, backend = total.by
-    return Sum(tenant, model, backend, total.requests, tokens, total.cost_nano_usd)
+def sums_of(ledger: Path, wanted: Filter) -> Iterator[Sum]:
+    """What these rows come to; blocks and raises as `slot_of` does."""
+    return (Sum(*found) for found in statement.spent(ledger, wanted))
 
 
 def changed(ledger: Path, *, after: int, up_to: int, since: float) -> Iterator[int]:

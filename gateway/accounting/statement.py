@@ -141,6 +141,20 @@ def minutes(path: Path, wanted: Filter) -> Iterator[tuple[str, int, int, int]]:
     return _query(path, query, values)
 
 
+def spent(path: Path, wanted: Filter) -> Iterator[tuple[str, str, str, int, int, int]]:
+    """Tenant, model, backend, requests, tokens, nano-dollars of what backends billed; blocks and raises as `rows` does.
+
+    A request counts where it was tried first.
+    """
+    where, values = wanted.where()
+    tokens = " + ".join(SUMMED[:5])
+    query = (
+        f"SELECT tenant, model, backend, SUM(attempt <= 1), SUM({tokens}), SUM(cost_nano_usd) "  # noqa: S608  # ours
+        f"FROM ledger{where} GROUP BY 1, 2, 3"
+    )
+    return _query(path, query, values)
+
+
 def periods(path: Path, width_s: int, *, after: int, up_to: int, since: float) -> Iterator[int]:
     """The periods of that width since the epoch with rows numbered so, `after` left out, that ended no earlier."""
     query = "SELECT DISTINCT CAST(at / ? AS INTEGER) FROM ledger WHERE seq > ? AND seq <= ? AND at >= ?"

@@ -44,7 +44,7 @@ def test_a_slot_has_its_rows_by_who_and_by_minute(ledger: Path) -> None:
     write(ledger, ROWS[3])
     slot = slots.slot_of(ledger, BEGIN // SLOT_S)
     assert slot.sums == (
-        Sum("acme", "assistant", "other", 1, 7, 5),
+        Sum("acme", "assistant", "other", 0, 7, 5),
         Sum("acme", "assistant", "worker", 2, 10, 5),
     )
     assert slot.minutes == (

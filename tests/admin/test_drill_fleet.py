@@ -26,6 +26,7 @@ from tests.running.polling import eventually
 from tests.running.redis import redis_server
 
 AT_ONCE = 4
+NAMED = {"GATEWAY_METRICS_TENANTS": "10"}
 OFTEN = {"gateway.control.outlook.EVERY_S": 0.5, "gateway.api.proving.EVERY_S": 1.5}
 PRICES = {"cheap": 1, "fair": 2, "dear": 4}
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
@@ -118,7 +119,7 @@ def gateways(tmp_path_factory: pytest.TempPathFactory, house: Tree) -> Iterator[
     folders = [tmp_path_factory.mktemp(name) for name in ("a", "b")]
     with (
         redis_server(tmp_path_factory.mktemp("redis")) as redis,
-        gateway(folders[0], house, redis=redis.url, admin_key=OWNER, patience=OFTEN) as first,
+        gateway(folders[0], house, redis=redis.url, admin_key=OWNER, patience=OFTEN, environ=NAMED) as first,
         gateway(folders[1], house, redis=redis.url, admin_key=OWNER, patience=OFTEN) as second,
     ):
         yield first, second
@@ -248,6 +249,7 @@ async def test_outages_are_rehearsed_by_each_gateway_and_told_by_all(fleet: Flee
     assert told["rehearsals"][0]["without"] == "cheap"
     scraped = (await fleet.client.get(f"{fleet.gateways[0].admin_url.removesuffix('/admin/v1')}/metrics")).text
     assert 'gateway_rehearsal_served_ratio{dimension="provider",lost="cheap",policy="free"} 0.8' in scraped
+    assert 'gateway_rehearsal_tenant_served_ratio{dimension="provider",lost="cheap",tenant="free"} 0.8' in scraped
 
 
 async def test_the_page_shows_it_in_a_browser(fleet: Fleet, tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from gateway.control.picture import Picture, picture
 from gateway.control.rehearsal import Rehearsal
 from gateway.domain.errors import Overloaded
 
-_BY: Final[tuple[statement.By, ...]] = ("tenant", "model", "backend")
 _HOUR_S: Final = 3600.0
 _YEAR_S: Final = 366 * 86_400.0
 
@@ -40,8 +39,10 @@ async def get_independence(
     others = made.outlook.parts(window_s, own=False)
 
     def sums() -> list[slots.Sum]:
-        own = (slots.sum_of(total) for total in statement.totals(made.ledger, _BY, wanted))
-        found = [*own, *(each for each in sums_of(others) if tenant in {None, each.tenant})]
+        found = [
+            *slots.sums_of(made.ledger, wanted),
+            *(each for each in sums_of(others) if tenant in {None, each.tenant}),
+        ]
         return [each for each in found if each.backend]
 
     found = await anyio.to_thread.run_sync(sums)

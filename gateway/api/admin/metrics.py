@@ -110,6 +110,23 @@ def _of_independence(made: Office) -> Iterator[Gauge]:
         }
         meaning = "Part of this gateway's recorded requests that would be served without it."
         yield Gauge("gateway.rehearsal.served_ratio", meaning, lost, rehearsal.served_share)
+    yield from _of_tenants(made)
+
+
+def _of_tenants(made: Office) -> Iterator[Gauge]:
+    """Of tenants that an outage would not leave served in full, where tenants are named."""
+    tenants = made.metrics.tenants
+    if tenants is None:
+        return
+    found: dict[tuple[str, str, str], float] = {}
+    for rehearsal in made.outlook.rehearsals:
+        for each in rehearsal.tenants:
+            key = (tenants.name(each.tenant), rehearsal.dimension, rehearsal.without)
+            found[key] = min(each.served_share, found.get(key, 1.0))
+    for (tenant, dimension, lost), share in found.items():
+        meaning = "The same of a tenant, where it is less than all."
+        labels = {"tenant": tenant, "dimension": dimension, "lost": lost}
+        yield Gauge("gateway.rehearsal.tenant.served_ratio", meaning, labels, share)
 
 
 def _ages(made: Office) -> dict[str, float]:
