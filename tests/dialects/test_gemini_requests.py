@@ -293,6 +293,12 @@ def test_thoughts_are_another_makers_and_named() -> None:
     assert (b"Hm." in wire.body, wire.dropped) == (False, ("thinking_blocks",))
 
 
+def test_a_files_name_has_no_place_and_is_named() -> None:
+    file = {"type": "file", "file": {"file_data": "data:application/pdf;base64,AAAA", "filename": "a.pdf"}}
+    wire = UPSTREAM.encode_request(ask({"role": "user", "content": [file]}), target("gemini"))
+    assert wire.dropped == ("messages.file.filename",)
+
+
 def test_what_may_be_dropped_is_left_out_and_named_with_the_hints() -> None:
     request = ask(logit_bias={"5": 1}, reasoning_effort="low", seed=1, metadata={"a": "b"})
     wire = UPSTREAM.encode_request(request, target("gemini", accepts=()))

@@ -90,6 +90,8 @@ def body_of(talk: Conversation, facts: ServedModel) -> tuple[bytes, tuple[str, .
         dropped += ("tools.function.strict",)
     if loses_thoughts(talk):
         dropped += ("thinking_blocks",)
+    if any(isinstance(part, Media) and part.kind == "file" and part.name for turn in talk.turns for part in turn.parts):
+        dropped += ("messages.file.filename",)
     system, turns = opened(talk, keeps_thoughts=False)
     body: Json = {"contents": [_content(turn, quirks) for turn in turns]}
     if system:
