@@ -351,7 +351,7 @@ def _object(document: bytes) -> msgspec.Raw:
     try:
         msgspec.json.decode(document, type=dict[str, object])
     except (msgspec.DecodeError, RecursionError) as error:
-        raise InvalidRequest(f"The body has to be a JSON object ({error}).") from error
+        raise InvalidRequest(f"The body has to be a JSON object ({error}).", param="$") from error
     return msgspec.Raw(document)
 
 

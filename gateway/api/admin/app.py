@@ -11,7 +11,6 @@ from litestar.openapi.spec import Components, SecurityScheme
 from gateway import __version__
 from gateway.api import health
 from gateway.api.admin import (
-    conditions,
     draining,
     drills,
     independence,
@@ -20,6 +19,7 @@ from gateway.api.admin import (
     problems,
     records,
     simulation,
+    strictness,
     tenants,
 )
 from gateway.api.admin.auth import Gatekeeper, guard
@@ -45,7 +45,7 @@ def create_admin(office: Office, own_key: str | None, public: Litestar) -> Lites
                 "/admin/v1",
                 route_handlers=handlers,
                 guards=[guard(gatekeeper)],
-                before_request=conditions.refuse_unread,
+                before_request=strictness.refuse_unread,
             ),
             health.healthz,
             health.readyz,

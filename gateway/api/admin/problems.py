@@ -68,7 +68,9 @@ def _place(found: dict[str, Any]) -> str:
 
 
 def _http(_request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
-    return problem(error.status_code, error.detail, headers=dict(error.headers or {}))
+    # What the framework says of a request by itself is about a body that is no JSON.
+    mistakes = (Mistake("$", error.detail),) if error.status_code == HTTPStatus.BAD_REQUEST else ()
+    return problem(error.status_code, error.detail, mistakes, dict(error.headers or {}))
 
 
 def _crash(_request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
