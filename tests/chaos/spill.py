@@ -53,16 +53,21 @@ async def spills(way: Way) -> str:
     return f"{at_first} of 50 at the worker, {most} at a time"
 
 
-@row("spill", "a worker that says that requests wait", ways=WHOLE)
+@row("spill", "a worker that says that requests wait, or that its cache is full", ways=WHOLE)
 async def word_of_its_own(way: Way) -> None:
     """Other gateways have filled it: its answers say so, and the next request goes elsewhere."""
-    async with rig(edit=filled) as house:
+    words = (
+        [("queue-depth", "3"), ("free-slots", "0")],
+        [("queue-depth", "0"), ("free-slots", "4"), ("cache-usage", "90")],
+    )
+    for words_of_one in words:
+        async with rig(edit=filled) as house:
 
-        def busy(request: Request) -> Script:
-            script = healthy(request)
-            said = [("x-worker-queue-depth", "3"), ("x-worker-free-slots", "0")]
-            return Script(headers=[*script.headers, *said], steps=script.steps, framing=script.framing)
+            def busy(request: Request, said: list[tuple[str, str]] = words_of_one) -> Script:
+                script = healthy(request)
+                load = [(f"x-worker-{name}", value) for name, value in said]
+                return Script(headers=[*script.headers, *load], steps=script.steps, framing=script.framing)
 
-        house.first.script(busy)
-        backends = [(await house.ask(way)).headers["x-gateway-backend"] for _ in range(3)]
-        assert backends == ["first", "second", "second"]
+            house.first.script(busy)
+            backends = [(await house.ask(way)).headers["x-gateway-backend"] for _ in range(3)]
+            assert backends == ["first", "second", "second"]

@@ -128,8 +128,14 @@ try:
     refused = ""
 except DeviceUnavailable as error:
     refused = str(error)
+def places():
+    return [shard.data.unsafe_buffer_pointer() for shard in shared._caches.keys[0].addressable_shards]
+
+
+before = places()
 print(json.dumps({
     "same": generate(alone, prompts, 16) == generate(shared, prompts, 16),
+    "in_place": places() == before,
     "name": shared.device_name,
     "sums": text.count(" all-reduce("),
     "moves": text.count("collective-permute(") + text.count("all-to-all("),
@@ -149,6 +155,7 @@ def test_devices_that_share_a_model_say_what_one_says(tiny_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["same"]
+    assert found["in_place"], "each device updates its part of the cache where it is"
     assert found["name"] == "cpu:cpu x 2"
     assert found["parts"] == ["(4, 1, 96, 16)"]
     assert found["sums"] == 4
