@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from gateway.api.doors import Doors, doors
 from gateway.api.memory import Memory, limit_of_group
-from tests.backends.openai_backend import openai_backend
-from tests.running.client import CHAT, chat, client_of
+from tests.backends.openai_backend import chat_reply, openai_backend
+from tests.running.client import CHAT, chat, client_of, error_of
 from tests.running.configuration import configuration
 from tests.running.gateway import RunningGateway, gateway
 from tests.running.polling import eventually
@@ -90,3 +90,40 @@ def test_memory_is_a_part_of_what_the_container_has() -> None:
     assert Memory(None).part() == 0.0
     found = limit_of_group()
     assert found is None or found > 1 << 20
+
+
+async def test_a_gateway_near_the_end_of_its_memory_takes_nobody_in(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """While requests are under way that hold it; those come to their end, and then all are welcome again."""
+    folder = tmp_path_factory.mktemp("full")
+    limit = folder / "memory.max"
+    limit.write_text("1048576\n", "ascii")  # Less than any process has.
+    async with openai_backend() as backend:
+        house = configuration(backends={"first": backend.base_url}, models={"assistant": ["first"]})
+        patience = {"gateway.api.memory._LIMITS": (str(limit),), "gateway.app.SWEEP_S": 0.05}
+        with gateway(folder, house, patience=patience, admin_key="owner") as running:  # type: ignore[arg-type]  # a tuple
+            async with client_of(running, "acme") as client, anyio.create_task_group() as tasks:
+                backend.default = chat_reply(delay_s=1.5)
+                held: list[int] = []
+
+                async def hold() -> None:
+                    held.append((await client.post(CHAT, json=chat())).status_code)
+
+                for _ in range(20):
+                    tasks.start_soon(hold)
+                await backend.wait_requests(20)
+
+                async def is_refused() -> bool | None:
+                    backend.default = chat_reply()
+                    answer = await client.post(CHAT, json=chat())
+                    return (answer.status_code == 503 and error_of(answer)["code"] == "overloaded") or None
+
+                await eventually(is_refused, "a refusal")
+                scraped = (await client.get(f"http://127.0.0.1:{running.admin_port}/metrics")).text
+                assert 'gateway_shedding{priority="critical"} 1.0' in scraped
+            assert held == [200] * 20
+
+            async def is_welcome() -> bool | None:
+                async with client_of(running, "acme") as another:
+                    return (await another.post(CHAT, json=chat())).status_code == 200 or None
+
+            await eventually(is_welcome, "room")
