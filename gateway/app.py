@@ -64,11 +64,11 @@ from gateway.control.verbs import api_key
 from gateway.domain.errors import GatewayError, InternalError, NotFound
 from gateway.live import Files, Live
 from gateway.pipeline import Collaborators
-from gateway.pipeline.beginnings import beginnings
+from gateway.pipeline.beginnings import begin_shares, beginnings
 from gateway.pipeline.reckoning import Reckoner
 from gateway.routing.budget import RetryBudgets
 from gateway.routing.fleet import Fleet
-from gateway.routing.shares import Shares
+from gateway.routing.shares import Key, Shares
 from gateway.telemetry.families import Family, families
 from gateway.telemetry.listeners import Listeners
 from gateway.telemetry.logs import LogWriter, configure_logging
@@ -125,11 +125,12 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
     files = Files(settings.config, desk)
     probes = Probes(seam, live.by_name, suspects=fleet.suspects, reached=fleet.reached)
     listeners = Listeners(tracer.report, writer.request_log, decisions.note, metrics.note, recorder.note, last_use.note)
-    begin_budgets = partial(_begin_budgets, stores.limiter, settings.store, set())
+    shares = Shares()
+    begin_counters = partial(_begin_counters, stores.limiter, shares, settings.store, set(), set())
 
     def adopt(now: Snapshot) -> None:
         if journal.name:  # Before it is open nobody is served.
-            begin_budgets(now.book)
+            begin_counters(now.book)
         live.adopt(now.book, anyio.current_time())
         directory.adopt(now.book.keys, [_stored(life) for life in now.state.keys.values()])
         fleet.drain(now.state.drained)
@@ -142,7 +143,7 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
             fleet=fleet,
             lobby=Lobby(),
             budgets=RetryBudgets(),
-            shares=Shares(),
+            shares=shares,
             reckoner=Reckoner(counter),
             counter=counter,
             tracing=tracer,
@@ -219,7 +220,7 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
             _open_books(stores, journal, recorder, stack)
             stack.push_async_callback(desk.aclose)
             await desk.begin()
-            begin_budgets(desk.now.book)
+            begin_counters(desk.now.book)
             stack.push_async_callback(seam.aclose)
             directory.refresh()
             stack.callback(directory.close)
@@ -342,8 +343,11 @@ def _stored(life: KeyLife) -> StoredKey:
     return StoredKey(api_key(life), life.created_at, life.revoked_at)
 
 
-def _begin_budgets(limiter: Limiter, ledger: Path, begun: set[str], book: PolicyBook) -> None:
-    """Begin the counters of the book's budgets where the ledger says, before the first request meets them."""
+def _begin_counters(  # noqa: PLR0917  # all but the book are given once
+    limiter: Limiter, shares: Shares, ledger: Path, begun: set[str], begun_shares: set[Key], book: PolicyBook
+) -> None:
+    """Begin the book's counters of budgets and shares where the ledger says, before the first request meets them."""
+    begin_shares(book, partial(statement.used, ledger), shares, begun_shares, wall=time(), now=anyio.current_time())
     for begin in beginnings(book, partial(statement.paid, ledger), time(), begun):
         limiter.seed(begin.key, begin.used, begin.ends_at)
         begun.add(begin.key)

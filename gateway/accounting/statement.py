@@ -155,6 +155,16 @@ def spent(path: Path, wanted: Filter) -> Iterator[tuple[str, str, str, int, int,
     return _query(path, query, values)
 
 
+def used(path: Path, since: float, width_s: float) -> Iterator[tuple[str, str, str, float, int]]:
+    """Policy (`name@revision`), model, backend, time and tokens of periods of that width, the oldest first."""
+    tokens = " + ".join(SUMMED[:5])
+    query = (
+        f"SELECT policy, model, backend, CAST(at / ?1 AS INTEGER) * ?1, SUM({tokens}) FROM ledger "  # noqa: S608  # ours
+        "WHERE at >= ?2 AND backend != '' GROUP BY 1, 2, 3, 4 ORDER BY 4"
+    )
+    return _query(path, query, [width_s, since])
+
+
 def periods(path: Path, width_s: int, *, after: int, up_to: int, since: float) -> Iterator[int]:
     """The periods of that width since the epoch with rows numbered so, `after` left out, that ended no earlier."""
     query = "SELECT DISTINCT CAST(at / ? AS INTEGER) FROM ledger WHERE seq > ? AND seq <= ? AND at >= ?"

@@ -1,7 +1,7 @@
-"""Where the counters of budgets begin when a gateway starts: at what its ledger knows to be spent in their periods.
+"""Where the counters of budgets and shares begin when a gateway starts: at what its ledger knows of their periods.
 
 Pure, but for the ledger that is asked. A counter that nobody begins would begin with nothing, and every restart would
-grant a budget anew.
+grant a budget anew, and a provider its whole part.
 """
 
 from collections.abc import Callable, Container, Iterable, Iterator
@@ -13,9 +13,13 @@ from gateway.admission.reservation import Hold, holds_of
 from gateway.config.policies import PolicyBook
 from gateway.domain.limits import NO_LIMITS
 from gateway.domain.periods import Period, period_at
+from gateway.domain.policy import SPARE
 from gateway.domain.tenant import ApiKey, Tenant
 from gateway.domain.usage import Estimate
+from gateway.routing.shares import SLOTS, Key, Shares
 
+Lately = tuple[str, str, str, float, int]
+"""Policy (`name@revision`), model, backend, seconds since the epoch, tokens."""
 Paid = tuple[str, str, str, int, int]
 """Tenant, key, model, and the tokens and nano-dollars of what was paid."""
 _NOTHING = Estimate(prompt_tokens=0, output_tokens=0)
@@ -53,6 +57,39 @@ def beginnings(
             if of_tenant == tenant and key in (None, of_key) and model in (None, of_model)
         )
         yield Beginning(dimension.key, used, dimension.ends_at)
+
+
+def begin_shares(
+    book: PolicyBook,
+    used: Callable[[float, float], Iterable[Lately]],
+    shares: Shares,
+    begun: set[Key],
+    *,
+    wall: float,
+    now: float,
+) -> None:
+    """Let shares know what the ledger does, of every model whose policy asks for it and that is not in `begun` yet.
+
+    `used` is asked once for each window, with its begin and the width of its slots; `now` is `wall` by the clock of
+    those who ask shares.
+    """
+    wanted: dict[float, dict[tuple[str, str], Key]] = {}
+    spare: dict[str, bool | None] = {}
+    for name, policy in book.policies.items():
+        asked = policy.policy.independence
+        if asked is None:
+            continue
+        for model in policy.routes:
+            key = (name, model, asked.window_s)
+            if key not in begun:
+                begun.add(key)
+                wanted.setdefault(asked.window_s, {})[name, model] = key
+                spare[name] = policy.policy.priority in SPARE if asked.min_share else None
+    for window_s, keys in wanted.items():
+        for label, model, backend, at, tokens in used(wall - window_s, window_s / SLOTS):
+            name = label.partition("@")[0]
+            if (name, model) in keys and tokens:
+                shares.note(keys[name, model], backend, tokens, now - (wall - at), is_spare=spare[name])
 
 
 def _budgets(book: PolicyBook) -> Iterator[tuple[str, str | None, str | None, Hold]]:

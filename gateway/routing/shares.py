@@ -19,7 +19,7 @@ from gateway.domain.plan import Target
 from gateway.domain.policy import DIMENSIONS, Dimension, Independence
 from gateway.routing.draws import Draws
 
-_SLOTS: Final = 60
+SLOTS: Final = 60
 _HASTE: Final = 2.0
 """How many times its least part a target gets while it has less: what it lacks comes back within a window."""
 
@@ -73,8 +73,8 @@ class _Sliding:
     __slots__ = ("_slot", "_slots", "_width_s", "totals")
 
     def __init__(self, window_s: float) -> None:
-        self._width_s = window_s / _SLOTS
-        self._slots: list[dict[str, int]] = [{} for _ in range(_SLOTS)]
+        self._width_s = window_s / SLOTS
+        self._slots: list[dict[str, int]] = [{} for _ in range(SLOTS)]
         self._slot = 0
         self.totals: dict[str, int] = defaultdict(int)
 
@@ -87,13 +87,13 @@ class _Sliding:
     def at(self, now: float) -> dict[str, int]:
         """The slot of now, once those that are over were forgotten."""
         slot = int(now / self._width_s)
-        for passed in range(max(self._slot, slot - _SLOTS) + 1, slot + 1):
-            gone = self._slots[passed % _SLOTS]
+        for passed in range(max(self._slot, slot - SLOTS) + 1, slot + 1):
+            gone = self._slots[passed % SLOTS]
             for backend, tokens in gone.items():
                 self.totals[backend] -= tokens
             gone.clear()
         self._slot = max(self._slot, slot)
-        return self._slots[self._slot % _SLOTS]
+        return self._slots[self._slot % SLOTS]
 
 
 class Shares:

@@ -70,6 +70,15 @@ def test_only_slots_with_new_rows_are_made_anew(ledger: Path) -> None:
     }
 
 
+def test_what_policies_used_lately_is_told_in_its_order(ledger: Path) -> None:
+    """By the beginning of its period; a request that was never tried is nobody's."""
+    write(ledger, entry("none", 0, at=BEGIN + 3.0, backend=""))
+    assert [*statement.used(ledger, BEGIN + 1.5, 60.0)] == [
+        (ROWS[1].policy, "assistant", "worker", BEGIN, 3),
+        (ROWS[2].policy, "assistant", "other", BEGIN + 60, 7),
+    ]
+
+
 @pytest.mark.parametrize(("since", "expected"), [(0, [0, 1, 2]), (149, [0, 1, 2]), (151, [1, 2]), (600, [2])])
 def test_the_window_is_met_to_half_a_slot(since: int, expected: list[int]) -> None:
     assert [*slots.numbers(since, 610.0)] == expected

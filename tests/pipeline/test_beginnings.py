@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import pytest
 
 from gateway.config.policies import PolicyBook
-from gateway.pipeline.beginnings import Paid, beginnings
+from gateway.pipeline.beginnings import Lately, Paid, begin_shares, beginnings
+from gateway.routing.shares import Floor, Key, Shares
 from tests.pipeline.driver import book_of
 
 NOON = dt.datetime(2026, 11, 24, 12, tzinfo=dt.UTC).timestamp()
@@ -91,3 +92,41 @@ def test_the_ledger_is_asked_once_for_each_period() -> None:
         f"{{t:acme}}:budget_tokens:2026-11-24@UTC:key:{KEY}",
     ], "what has begun is passed over"
     assert asked[2:] == [(DAY, DAY + 86400)]
+
+
+def test_shares_begin_at_what_the_ledger_knows_of_their_window() -> None:
+    """Of policies that ask for it, whatever revision wrote a row; once, and as old as it is."""
+    route = {"targets": [{"backend": "a", "model": "small"}, {"backend": "b", "model": "small"}]}
+    place = {"dialect": "openai", "base_url": "https://a.example", "models": {"small": {}}}
+    policies = {
+        "gold": {"models": {"assistant": route}, "independence": {"max_share": {"provider": 0.6}, "window": "5m"}},
+        "batch": {
+            "models": {"assistant": route},
+            "independence": {"min_share": 0.02, "window": "5m"},
+            "priority": "batch",
+        },
+        "free": {"models": {"assistant": route}},
+    }
+    tree = {"version": 1, "backends": {"a": place, "b": place}, "policies": policies, "tenants": {}}
+    book = book_of(json.dumps(tree))
+    asked: list[tuple[float, float]] = []
+
+    def used(since: float, width_s: float) -> list[Lately]:
+        asked.append((since, width_s))
+        return [
+            ("gold@old", "assistant", "a", NOON - 290, 100),
+            ("gold@new", "assistant", "b", NOON - 10, 50),
+            ("gold@new", "gone", "b", NOON - 10, 50),
+            ("batch@1", "assistant", "b", NOON - 5, 7),
+            ("free@1", "assistant", "b", NOON - 5, 1_000),
+        ]
+
+    shares, begun = Shares(), set[Key]()
+    for _ in range(2):
+        begin_shares(book, used, shares, begun, wall=NOON, now=5_000.0)
+    assert asked == [(NOON - 300, 5.0)]
+    gold, batch = ("gold", "assistant", 300.0), ("batch", "assistant", 300.0)
+    assert shares.used(gold, 5_000.0) == {"a": 100, "b": 50}
+    assert shares.used(batch, 5_000.0) == {"b": 7}
+    assert shares.floor(gold, 5_000.0, is_spare=False) == Floor({"b": 7}, 1.0, is_spare=False)
+    assert shares.used(gold, 5_020.0) == {"a": 0, "b": 50}
