@@ -50,6 +50,7 @@ from gateway.config.settings import Settings
 from gateway.control.decisions import Decisions
 from gateway.control.desk import Desk, Snapshot
 from gateway.control.drills import Drills
+from gateway.control.inquiries import Inquiries, Questions
 from gateway.control.last_use import LastUse
 from gateway.control.mirror import MirroredLog
 from gateway.control.others import Showcase
@@ -180,7 +181,7 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
         desk=desk,
         machinery=machinery,
         replicas=replicas,
-        decisions=decisions,
+        inquiries=Inquiries(decisions, stores.questions),
         drills=drills,
         outlook=outlook,
         rehearser=Rehearser(
@@ -237,6 +238,7 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
                 outlook.run,
                 Prover(machinery, outlook, wall=time).run,
                 office.rehearser.run,
+                office.inquiries.run,
                 last_use.run,
                 partial(_sweep, machinery),
                 partial(_watch_lag, metrics),
@@ -315,6 +317,7 @@ class _Stores:
     log: LogStore
     board: Board | None = None
     showcase: Showcase | None = None
+    questions: Questions | None = None
     remote: RedisLimiter | None = None
     shared: SqliteLimiter | None = None
     shipper: "Shipper | None" = None
@@ -336,7 +339,7 @@ def _stores(settings: Settings, process: str) -> _Stores:
     shared = RedisLog(place)
     shipper = Shipper(place, settings.store, wall=time)
     copied = MirroredLog(shared, SqliteLog(settings.control_copy))
-    return _Stores(SlicedLimiter(remote), repeats, copied, shared, shared, remote, shipper=shipper)
+    return _Stores(SlicedLimiter(remote), repeats, copied, shared, shared, shared, remote, shipper=shipper)
 
 
 def _stored(life: KeyLife) -> StoredKey:

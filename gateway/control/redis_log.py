@@ -27,6 +27,9 @@ _REPLICAS: Final = "gw:{control}:replicas"
 _BELL: Final = "gw:{control}:bell"
 _USED: Final = "gw:{control}:used"
 _WORDS: Final = "gw:{control}:words"
+_ASKED: Final = "gw:{control}:asked"
+_ANSWER: Final = "gw:{control}:answer:"
+_ANSWER_S: Final = 10
 _ADD: Final = """
 if redis.call('LLEN', KEYS[1]) + 1 ~= tonumber(ARGV[1]) then return 0 end
 redis.call('RPUSH', KEYS[1], ARGV[2])
@@ -79,6 +82,29 @@ class RedisLog:
     async def forget(self, replica: str) -> None:
         """Strike out a gateway that is gone."""
         await _bounded(self._client.hdel(_REPLICAS, replica))
+
+    async def ask(self, request_id: str) -> None:
+        """Leave a question. All are forgotten when nobody has asked for a while."""
+        await _bounded(self._client.sadd(_ASKED, request_id))
+        await _bounded(self._client.expire(_ASKED, _ANSWER_S))
+
+    async def asked(self) -> Sequence[str]:
+        """The ids that are asked for and not answered yet."""
+        return [each.decode(errors="replace") for each in await _bounded(self._client.smembers(_ASKED))]
+
+    async def answer(self, request_id: str, body: bytes) -> None:
+        """Leave an answer for some seconds, and take its question away."""
+        await _bounded(self._client.set(_ANSWER + request_id, body, ex=_ANSWER_S))
+        await _bounded(self._client.srem(_ASKED, request_id))
+
+    async def answered(self, request_id: str) -> bytes | None:
+        """The answer, as soon as there is one."""
+        found: bytes | None = await _bounded(self._client.get(_ANSWER + request_id))
+        return found
+
+    async def unask(self, request_id: str) -> None:
+        """Take a question away that nobody answered."""
+        await _bounded(self._client.srem(_ASKED, request_id))
 
     async def note_use(self, used: Mapping[str, float]) -> None:
         """Keep when keys were last used. Gateways overwrite one another's seconds."""

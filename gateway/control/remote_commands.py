@@ -39,9 +39,9 @@ def _add_explain(commands: Commands) -> None:
         "explain",
         help="tell why a request went where it went, or where one would go",
         description="With the id of a request (the header x-request-id of its answer): its candidates, what each was "
-        "ranked with or why it was left out, and what became of every try. The gateway that served it knows for an "
-        "hour, or as GATEWAY_EXPLAINED_HOURS says. With --tenant and --model: the same for a request that nobody sent, "
-        "as things stand now.",
+        "ranked with or why it was left out, and what became of every try. Any gateway of the fleet may be asked, for "
+        "an hour after it, or as GATEWAY_EXPLAINED_HOURS says. With --tenant and --model: the same for a request that "
+        "nobody sent, as things stand now.",
     )
     parser.add_argument("request_id", nargs="?", metavar="REQUEST_ID", help="a request that was served")
     parser.add_argument("--tenant", metavar="NAME", help="who would ask")

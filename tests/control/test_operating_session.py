@@ -171,6 +171,7 @@ async def test_the_session_of_the_readme_is_true(
 
         seen = next(each for each in load.seen["acme"] if each.at is shell.running and each.status == 200)
         assert seen.request_id in (await typed(shell, next(session), REQUEST_ID=seen.request_id)).stdout
+        assert seen.request_id in (await beside(other, "explain", seen.request_id)).stdout
         assert "1     nim/small" in (await typed(shell, next(session))).stdout
         assert "the files say holds" in (await typed(shell, next(session))).stderr
         await typed(shell, "gateway revision --wait 5")

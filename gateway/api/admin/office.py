@@ -10,9 +10,9 @@ from litestar.datastructures import State
 from litestar.params import HeaderParameter
 
 from gateway.api.machinery import Machinery
-from gateway.control.decisions import Decisions
 from gateway.control.desk import Desk
 from gateway.control.drills import Drills
+from gateway.control.inquiries import Inquiries
 from gateway.control.last_use import LastUse
 from gateway.control.outlook import Outlook
 from gateway.control.recorder import Recorder
@@ -34,7 +34,7 @@ class Office:
     desk: Desk
     machinery: Machinery
     replicas: Replicas
-    decisions: Decisions
+    inquiries: Inquiries
     drills: Drills
     outlook: Outlook
     rehearser: Rehearser

@@ -8,11 +8,10 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated, Final, Literal, get_args
 
 import msgspec
-import redis
 from litestar import Response, get, post
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
-from gateway.accounting import shipping, statement
+from gateway.accounting import statement
 from gateway.accounting.rows import SHOWN, Row
 from gateway.api.admin.auth import needs
 from gateway.api.admin.office import AdminRequest, Office, office
@@ -58,6 +57,10 @@ def get_usage(
 def _of_fleet(made: Office, by: Sequence[statement.By], wanted: statement.Filter) -> list[statement.Total]:
     if made.shared is None:
         raise InvalidRequest("This gateway shares no Redis with others: it is the fleet.", param="fleet")
+    import redis  # It takes long, and gateways without one never need it.
+
+    from gateway.accounting import shipping
+
     try:
         return shipping.of_fleet(made.shared, by, wanted, wall=made.wall())
     except ValueError as error:
@@ -95,12 +98,12 @@ def get_ledger(  # noqa: PLR0917  # the query's parameters
     return Response(body, media_type="application/jsonl", headers=headers)
 
 
-@get("/decisions/{request_id:str}", opt=needs("viewer"), sync_to_thread=False)
-def get_decision(request: AdminRequest, request_id: FromPath[str]) -> DecisionShown:
-    """Why a recent request went where it went, and what became of each attempt. On the gateway that served it."""
-    found = office(request).decisions.of(request_id)
+@get("/decisions/{request_id:str}", opt=needs("viewer"))
+async def get_decision(request: AdminRequest, request_id: FromPath[str]) -> DecisionShown:
+    """Why a recent request went where it went, and what became of each attempt, whichever gateway served it."""
+    found = await office(request).inquiries.of(request_id)
     if found is None:
-        raise Missing(f"No recent request of this gateway has the id {request_id[:64]!a}.")
+        raise Missing(f"No recent request has the id {request_id[:64]!a}.")
     return found
 
 
