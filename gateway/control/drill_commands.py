@@ -11,16 +11,18 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from gateway.control.arguments import duration, instant, number, part, removal
-from gateway.control.commands import Commands, print_table
+from gateway.control.commands import CommandError, Commands, print_table
 from gateway.control.connection import add_connection, connected, moment, print_json
 from gateway.control.ledger import usd
 
 if TYPE_CHECKING:
+    from gateway.control.drill import DrillWanted
     from gateway.control.drill_report import DrillReport
     from gateway.control.drill_verbs import DrillShown
     from gateway.control.remote import AdminApi, Answer
 
 _LOOK_S: Final = 0.5
+_MOST_TIMES: Final = 52
 _REPORTS_S: Final = 15.0
 """How long after a drill its report is waited for."""
 
@@ -77,6 +79,16 @@ def _add_start(verbs: Commands) -> None:
     )
     parser.add_argument("--at", type=instant, metavar="TIME", help="when it begins (ISO 8601, UTC); now unless told")
     parser.add_argument(
+        "--every", type=duration, metavar="TIME", help="with --times: plan several so far apart, 7d for one each week"
+    )
+    parser.add_argument(
+        "--times",
+        type=int,
+        choices=range(2, _MOST_TIMES + 1),
+        metavar="N",
+        help=f"how many, from 2 to {_MOST_TIMES}",
+    )
+    parser.add_argument(
         "--percent", type=number, default=100.0, metavar="P", help="of the tries that would go there (default: 100)"
     )
     parser.add_argument("--tenant", metavar="NAME", help="only this tenant's requests")
@@ -112,7 +124,11 @@ def _start(arguments: argparse.Namespace) -> int:
         reason=arguments.reason,
         may_leave_nothing=arguments.may_leave_nothing,
     )
+    if (arguments.every is None) != (arguments.times is None) or (arguments.times and arguments.wait):
+        raise CommandError("several drills need --every and --times, and are not waited for")
     with connected(arguments) as api:
+        if arguments.times:
+            return _planned(arguments, api, wanted)
         answer = api.post("/drills", wanted)
         if not arguments.wait:
             return _told(arguments, answer)
@@ -121,6 +137,16 @@ def _start(arguments: argparse.Namespace) -> int:
         answer = _waited(api, drill_id)
     _told(arguments, answer)
     return 0 if _read(answer).phase == "ended" else 1
+
+
+def _planned(arguments: argparse.Namespace, api: "AdminApi", first: "DrillWanted") -> int:
+    """Plan the same drill several times: each is one of its own, to be seen and called off by itself."""
+    begin = time.time() if first.starts_at is None else first.starts_at
+    from msgspec.structs import replace
+
+    for turn in range(arguments.times):
+        _told(arguments, api.post("/drills", replace(first, starts_at=begin + turn * arguments.every)))
+    return 0
 
 
 def _waited(api: "AdminApi", drill_id: str) -> "Answer":

@@ -1,6 +1,8 @@
 """`gateway drill`, as it is typed."""
 
+import datetime as dt
 import json
+import time
 
 import pytest
 
@@ -39,6 +41,22 @@ def test_a_drill_that_leaves_nobody_has_to_be_meant(shell: Shell) -> None:
     assert "acme/assistant" in shell(*asked[:4], code=1).stderr
     assert "there is unlabelled" in shell("drill", "start", "--without", "cloud=aws", code=1).stderr
     shell("drill", "start", "--without", "galaxy=1", code=2)
+
+
+def test_drills_are_planned_for_the_same_hour_of_several_days(shell: Shell) -> None:
+    """Each by itself: one is called off, the others stay."""
+    begin = dt.datetime.fromtimestamp(time.time() + 3_600, dt.UTC)
+    asked = ["drill", "start", "--without", "provider=first", "--for", "10m", "--at", begin.isoformat()]
+    planned = shell(*asked, "--every", "1d", "--times", "3").stdout
+    ids = [line.split()[0] for line in planned.splitlines() if " planned: " in line]
+    starts = [shell.json("drill", "show", each)["drill"]["starts_at"] for each in ids]
+    assert [round(at - starts[0]) for at in starts] == [0, 86_400, 172_800]
+    shell("drill", "abort", ids[1])
+    phases = {row[0]: row[1] for row in shell.table("drill", "list")}
+    assert [phases[each] for each in ids] == ["planned", "aborted", "planned"]
+    for each in (ids[0], ids[2]):
+        shell("drill", "abort", each)
+    assert "need --every and --times" in shell(*asked, "--every", "1d", code=1).stderr
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("5m", 300), ("1.5h", 5400), ("7d", 604_800)])
