@@ -5,12 +5,14 @@ import re
 from typing import Final
 
 from gateway.api.headers import SANE_ID
-from gateway.domain.errors import GatewayError, InvalidRequest, RequestTooLarge, UnsupportedMediaType
+from gateway.domain.errors import GatewayError, InvalidRequest, LoopDetected, RequestTooLarge, UnsupportedMediaType
 from gateway.domain.wire import Headers
 from gateway.pipeline import RequestHead
 
 MAX_BODY_BYTES: Final = 32 << 20
 """A larger request is refused with 413, as soon as its size is known."""
+MOST_HOPS: Final = 2
+"""Gateways that may stand before this one: one of a region behind one of all, say."""
 _LONGEST_S = 86_400.0
 _SANE_KEY = re.compile(rb"[\x21-\x7e]{1,255}")
 
@@ -27,6 +29,7 @@ def head_of(headers: Headers) -> RequestHead:
     if found.keys() <= _USUAL:
         return RequestHead(headers, problem=problem)
     own_id = found.get(b"x-request-id", b"")
+    hops = int(_number(found.get(b"x-gateway-hop")) or 0)
     deadline_ms = _number(found.get(b"x-request-deadline-ms"))
     return RequestHead(
         headers=headers,
@@ -37,7 +40,8 @@ def head_of(headers: Headers) -> RequestHead:
         read_timeout_s=_number(found.get(b"x-stainless-read-timeout")),
         idempotency_key=found.get(b"idempotency-key", b"").decode("latin-1") or None,
         is_retry=(_number(found.get(b"x-stainless-retry-count")) or 0) > 0,
-        problem=problem or _key_problem(found),
+        hops=hops,
+        problem=problem or _key_problem(found) or _loop(hops),
     )
 
 
@@ -49,6 +53,7 @@ _ASKED = frozenset(
         b"idempotency-key",
         b"traceparent",
         b"x-gateway-buffer",
+        b"x-gateway-hop",
         b"x-request-deadline-ms",
         b"x-request-id",
         b"x-stainless-read-timeout",
@@ -81,6 +86,13 @@ def _key_problem(found: dict[bytes, bytes]) -> GatewayError | None:
     if b"idempotency-key" not in found or _SANE_KEY.fullmatch(found[b"idempotency-key"]):
         return None
     return InvalidRequest("An idempotency key has 1 to 255 visible characters of ASCII.", param="Idempotency-Key")
+
+
+def _loop(hops: int) -> GatewayError | None:
+    """Why the request goes no further: somewhere a backend's URL leads back to a gateway."""
+    if hops <= MOST_HOPS:
+        return None
+    return LoopDetected(f"The request came through {hops} gateways: a backend of theirs is likely one of them.")
 
 
 def _problem(found: dict[bytes, bytes]) -> GatewayError | None:

@@ -17,6 +17,7 @@
     ├── UnsupportedMediaType        415
     ├── RateLimited                 429  rate_limit_exceeded (or upstream_rate_limited)
     ├── BudgetExhausted             429  insufficient_quota
+    ├── LoopDetected                508  loop_detected
     ├── Overloaded                  503  overloaded | no_backend_available
     ├── UpstreamFailed              502  upstream_error | upstream_invalid | upstream_auth | upstream_tls
     │   └── UpstreamTimedOut        504  upstream_timeout
@@ -202,6 +203,14 @@ class BudgetExhausted(GatewayError):
     status = 429
     type = "insufficient_quota"
     code = "insufficient_quota"
+    should_retry = False
+
+
+class LoopDetected(GatewayError):
+    """Raised when a request came through too many gateways: most likely the same ones again and again."""
+
+    status = 508
+    code = "loop_detected"
     should_retry = False
 
 

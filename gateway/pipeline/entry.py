@@ -49,6 +49,8 @@ class RequestHead(msgspec.Struct, frozen=True):
     """Whether the client's SDK tries again what failed before (`x-stainless-retry-count`)."""
     idempotency_key: str | None = None
     """The client's name for this request, under which it may come again (`Idempotency-Key`). Not read of streams."""
+    hops: int = 0
+    """Gateways that it came through (`x-gateway-hop`)."""
     problem: GatewayError | None = None
     """Why no body of this kind can be read. Told only to callers with a key."""
 

@@ -149,7 +149,14 @@ class Exchange(Intake):
         deposit = 0.0 if self.head.is_retry else job.plan.deposit  # The SDK's own retries buy no further ones of ours.
         total_by, ends_by = self.total_by, self.total_by + LEASE_MARGIN_S
         self.tries = Tries(
-            self._house, job, self._account, self.trace, total_by=total_by, ends_by=ends_by, deposit=deposit
+            self._house,
+            job,
+            self._account,
+            self.trace,
+            total_by=total_by,
+            ends_by=ends_by,
+            deposit=deposit,
+            hops=self.head.hops,
         )
         self.attempts = self.tries.all
         if job.request.stream:

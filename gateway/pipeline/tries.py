@@ -25,6 +25,8 @@ from gateway.pipeline.turns import Turns
 from gateway.routing.hedging import LEAST_S
 from gateway.telemetry.context import TraceContext
 
+_HOP = (b"x-gateway-hop", b"1")
+"""For a machine of our own, which may be a gateway by somebody's mistake."""
 Sending = Dispatch | ReservePlace
 """What begins a try."""
 
@@ -36,6 +38,7 @@ class Tries:
         "_account",
         "_ends_by",
         "_hedging",
+        "_hops",
         "_house",
         "_job",
         "_total_by",
@@ -60,12 +63,14 @@ class Tries:
         total_by: float,
         ends_by: float,
         deposit: float,
+        hops: int = 0,
     ) -> None:
         budget = house.budgets.of(job.caller.tenant.id, job.request.model)
         self._house = house
         self._job = job
         self._account = account
         self._trace = trace
+        self._hops = hops
         self._total_by = total_by
         """When its time is over."""
         self._ends_by = ends_by
@@ -216,9 +221,11 @@ class Tries:
         """What sends it: at once, or when its backend's limits have let it pass."""
         target = attempt.target
         further: Headers = ()
+        if target.place.allow_private:
+            further = (_HOP,) if not self._hops else ((_HOP[0], b"%d" % (self._hops + 1)),)
         if self._trace is not None and attempt.span_id is not None and target.place.allow_private:
             # Only for machines of our own: third parties learn no ids.
-            further = ((b"traceparent", self._house.tracing.traceparent_for(self._trace, attempt.span_id)),)
+            further = (*further, (b"traceparent", self._house.tracing.traceparent_for(self._trace, attempt.span_id)))
         if target.is_in_house:
             caller = self._job.caller
             left_s = self._total_by - now

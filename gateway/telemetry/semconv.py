@@ -142,6 +142,7 @@ ERROR_CODES: Final = frozenset(
         "invalid_api_key",
         "invalid_json",
         "limits_unavailable",
+        "loop_detected",
         "model_not_found",
         "no_backend_available",
         "overloaded",

@@ -147,6 +147,8 @@ def _heads() -> Iterator[Sent]:
         ("ambiguous_credentials"),
     )
     yield "B13", "x_api_key alone", post(None, f"x_api_key: {KEY}", key=None), 401, None
+    for hops in ("3", "999999999999"):
+        yield "E9", f"through {hops} gateways", post(None, f"x-gateway-hop: {hops}"), 508, "loop_detected"
     yield "B18", "a repeat's name of 10 kB", post(None, f"idempotency-key: {'k' * 10_000}"), 400, None
     for method in ("TRACE", "OPTIONS", "PATCH", "HEAD"):
         yield "B12", method, post(None, method=method), 405, None
@@ -206,6 +208,8 @@ def _harmless() -> Iterator[tuple[str, str, bytes, dict[str, str]]]:
     for parent in ("00-0-0-0", "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "x" * 9000):
         yield "B17", f"traceparent {parent[:10]}", post(None, f"traceparent: {parent}"), {"traceparent": ""}
     yield "B17", "baggage of 10 kB", post(None, f"baggage: {'a=b,' * 2500}"), {"baggage": ""}
+    for hops, told in (("0", "1"), ("1", "2"), ("2", "3"), ("-5", "1"), ("nan", "1"), ("x", "1")):
+        yield "E9", f"through {hops} gateways", post(None, f"x-gateway-hop: {hops}"), {"x-gateway-hop": told}
     yield "B19", "a cookie", post(None, "cookie: a=b"), {"cookie": ""}
     for name in ("x-tenant-id", "openai-organization", "openai-project"):
         yield "F1", name, post(None, f"{name}: other"), {name: ""}
