@@ -56,6 +56,7 @@ async def readyz(request: Request[Any, Any, State]) -> Response[Readiness]:
         parts["configuration"] = trouble
     if (trouble := machinery.changes_trouble()) is not None:
         parts["changes"] = trouble
+        blocking |= not machinery.knows_changes()
     if (trouble := machinery.shipping_trouble()) is not None:
         parts["fleet_totals"] = trouble
     if not machinery.house.counter.loaded:

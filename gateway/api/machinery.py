@@ -39,6 +39,8 @@ class Machinery:
     """Why the files, or the changes that operators made, are not what is live; None when they are."""
     changes_trouble: Callable[[], str | None] = lambda: None
     """Why what operators change elsewhere is not followed here; None when it is."""
+    knows_changes: Callable[[], bool] = lambda: True
+    """Whether they were ever read, here or by an earlier process: without them a revoked key may seem good."""
     doors: Doors = dataclasses.field(default_factory=lambda: Doors(1 << 16, 1 << 16))
     """Who is connected."""
     live: "set[Driver]" = dataclasses.field(default_factory=set)

@@ -56,6 +56,8 @@ class Desk:
         self._now = Snapshot(State(), assemble(sources))
         self.trouble: str | None = None
         """Why the log cannot be followed at present; None when it can. What holds goes on meanwhile."""
+        self.has_read = False
+        """Whether what holds is more than the files: whether the log, or what is remembered of it, was ever read."""
 
     @property
     def now(self) -> Snapshot:
@@ -81,6 +83,7 @@ class Desk:
             events = await self._store.remembered()
             if events:
                 self._take(await self._made_of(events))
+            self.has_read = events is not None
         except (LogUnreachable, ConfigurationError, msgspec.DecodeError) as error:
             log.warning("control.not_remembered", reason=str(error).partition("\n")[0])
         await self.refresh()
@@ -99,6 +102,7 @@ class Desk:
             self.trouble = reason
         else:
             self.trouble = None
+            self.has_read = True
 
     async def reread(self, sources: Sources) -> None:
         """Take these files in place of the former ones, under what the log says; followers are told.

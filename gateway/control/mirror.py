@@ -23,15 +23,17 @@ class MirroredLog:
         self._kept = 0
         """Events that are in the copy, all from the first one on."""
 
-    async def remembered(self) -> Sequence[Event]:
+    async def remembered(self) -> Sequence[Event] | None:
         """The copy. One that was changed by somebody is begun anew."""
+        if not self._near.exists:
+            return None
         events = await self._near.since(0, FIRST)
         try:
             follow(events, 0, FIRST)
         except ChainBroken as error:
             log.warning("control.copy_refused", reason=str(error))
-            await self._near.clear()
-            return ()
+            await self._near.forget()
+            return None
         self._kept = len(events)
         return events
 
@@ -84,6 +86,8 @@ class MirroredLog:
     async def _keep(self, events: Sequence[Event]) -> None:
         """Copy what is next; the copy has no gaps."""
         try:
+            if not self._near.exists:
+                await self._near.clear()  # So that a log without a change is known to be one.
             for event in events:
                 if event.seq == self._kept + 1:
                     await self._near.add(event)

@@ -45,9 +45,8 @@ class RedisLog:
         self._client = _client(place)
         self._ears: Any = None if place.kind == "cluster" else self._client.pubsub()
 
-    async def remembered(self) -> Sequence[Event]:
+    async def remembered(self) -> None:
         """Nothing: `mirror` keeps a copy."""
-        return ()
 
     async def since(self, seq: int, last: str) -> Sequence[Event]:
         """The events behind the one numbered `seq`."""

@@ -8,6 +8,7 @@ import os
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -37,8 +38,11 @@ class LogLost(LogUnreachable):
 class LogStore(Protocol):
     """Keeps the log. All that is read was written by some gateway, and is checked by whoever reads it."""
 
-    async def remembered(self) -> Sequence[Event]:
-        """What is known of it without asking: the last good state, to start with. Raises LogUnreachable."""
+    async def remembered(self) -> Sequence[Event] | None:
+        """What is known of it without asking: the last good state, to start with. None where it was never read.
+
+        Raises LogUnreachable.
+        """
 
     async def since(self, seq: int, last: str) -> Sequence[Event]:
         """The events behind the one numbered `seq` with the hash `last`, in order. Raises LogUnreachable, LogLost."""
@@ -76,17 +80,25 @@ class SqliteLog:
         self.name = path.name
         self._added = anyio.Event()
 
-    async def remembered(self) -> Sequence[Event]:
+    async def remembered(self) -> None:
         """Nothing: the file itself is as near."""
-        return ()
 
     async def since(self, seq: int, last: str) -> Sequence[Event]:
         """The events behind the one numbered `seq`."""
         return behind(await anyio.to_thread.run_sync(self._from, seq), seq, last)
 
+    @property
+    def exists(self) -> bool:
+        """Whether there is a file, be it without an event."""
+        return self._path.exists()
+
     async def clear(self) -> None:
-        """Begin anew."""
+        """Begin anew, with a file that holds nothing."""
         await anyio.to_thread.run_sync(self._clear)
+
+    async def forget(self) -> None:
+        """Let there be no file."""
+        await anyio.to_thread.run_sync(partial(self._path.unlink, missing_ok=True))
 
     async def add(self, event: Event) -> bool:
         """Add the event if it is the next."""

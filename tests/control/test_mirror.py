@@ -65,6 +65,18 @@ async def test_a_gateway_starts_without_its_store_with_what_it_knew(
     assert again.now.state == other.now.state
 
 
+async def test_a_gateway_that_never_read_the_log_says_so(shared: Shared, near: SqliteLog) -> None:
+    """It may take a revoked key for a good one. One that read it when it was empty knows that there was nothing."""
+    shared.is_away = True
+    desk = await started(shared, near)
+    assert (desk.has_read, desk.trouble) == (False, "away")
+    shared.is_away = False
+    await desk.refresh()
+    assert (desk.has_read, desk.trouble) == (True, None)
+    shared.is_away = True
+    assert (await started(shared, near)).has_read
+
+
 async def test_a_store_that_lost_the_log_is_given_it_back(shared: Shared, near: SqliteLog, tmp_path: Path) -> None:
     """All of it, or what is missing; whoever starts after that knows all that was changed."""
     desk = await started(shared, near)
