@@ -185,7 +185,7 @@ def prepare_environment(backend: Backend, *, devices: int, cache_dir: Path) -> N
     """
     wanted = dict(backend.environment)
     if backend.platform == _NEURON.platform:
-        wanted["NEURON_COMPILE_CACHE_URL"] = str(cache_dir / "neuron")
+        wanted["NEURON_COMPILE_CACHE_URL"] = str(cache_dir / "neff")
         if "NEURON_RT_VISIBLE_CORES" not in os.environ:
             wanted["NEURON_RT_NUM_CORES"] = str(devices)
     for name, value in wanted.items():

@@ -160,7 +160,7 @@ def test_a_worker_takes_the_cores_of_its_model_and_no_more(
     backend = choose_backend("neuron", version_of=REAL.get, device_present=lambda: True)
     prepare_environment(backend, devices=2, cache_dir=tmp_path)
     assert {name: value for name, value in environ.items() if name.endswith("_CORES")} == cores
-    assert environ["NEURON_COMPILE_CACHE_URL"] == str(tmp_path / "neuron")
+    assert environ["NEURON_COMPILE_CACHE_URL"] == str(tmp_path / "neff")
     assert environ["JAX_PLATFORMS"] == "neuron,cpu"
 
 
