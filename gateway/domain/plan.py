@@ -80,6 +80,8 @@ class Plan(msgspec.Struct, frozen=True, gc=False):
     """Whether the breakers of all targets are open, so that they are tried all the same."""
     hedge: Hedge | None = None
     """How a second try is sent beside a first one that is slow to begin; None for none."""
+    resort: tuple[Target, ...] = ()
+    """Targets whose breakers are open, for when all others have failed it: a bad backend is better than none."""
 
 
 class Candidate(msgspec.Struct, frozen=True, gc=False):

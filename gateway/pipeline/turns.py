@@ -110,4 +110,10 @@ class Turns:
             self._position += 1
             if target is not self._beside and self._fleet.is_open_to(target, now, panics=self._plan.panics):
                 return target
+        resort = self._plan.resort
+        while self._position - len(self._plan.targets) < len(resort):
+            target = resort[self._position - len(self._plan.targets)]
+            self._position += 1
+            if self._fleet.is_open_to(target, now, panics=True):
+                return target
         return None

@@ -129,7 +129,8 @@ def choose(
         return None, decision
     retries = policy.retries
     hedge = None if panics else policy.hedge
-    return Plan(tuple(ordered), retries.attempts, policy.timeouts, retries.budget, panics, hedge), decision
+    resort = () if panics or not held else tuple(held)
+    return Plan(tuple(ordered), retries.attempts, policy.timeouts, retries.budget, panics, hedge, resort), decision
 
 
 class Order(NamedTuple):

@@ -146,6 +146,19 @@ def test_when_every_breaker_is_open_all_are_tried_all_the_same() -> None:
     assert (play.tried, play.status) == ("ab", 200)
 
 
+def test_when_all_others_fail_one_whose_breaker_is_open_is_asked() -> None:
+    """They died as it came back, and nobody has found out yet; it does not come before any of them."""
+    world = World()
+    for _ in range(5):
+        well(asked(world).answer(500, error()))
+    play = asked(world).failed(FaultKind.CONNECT).failed(FaultKind.CONNECT)
+    assert reasons(play)["a"] == "breaker_open"
+    assert play.exchange.decision is not None
+    assert not play.exchange.decision.panics
+    assert well(play).tried == "bca"
+    assert play.status == 200
+
+
 def test_a_target_that_others_found_broken_meanwhile_is_skipped() -> None:
     """The plan is some seconds old when the first attempt fails."""
     world = World()
