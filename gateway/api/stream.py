@@ -58,6 +58,10 @@ SWEEP_S: Final = 1.0
 """How often `sweep` is called."""
 _NEAR_S = SWEEP_S * 1.5
 """A deadline nearer than this has a timer of its own; those further away are seen by a later sweep."""
+_STALLED_S = 0.1
+"""A timer that fires so late says nothing of a backend."""
+_LOOK_S = 0.02
+"""Enough to read what has come in the meantime."""
 _LINGER_S = 1.0
 """After its answer was whole, how long a backend may take to end the body, so that the connection can be kept."""
 
@@ -427,6 +431,14 @@ class Driver:
         self._timer = self._loop.call_at(wake_at, self._tick)
 
     def _tick(self) -> None:
+        """A wait is over, unless it was this process that had no time: then what came meanwhile is read first."""
+        wake_at = self.exchange.wake_at
+        if wake_at is not None and self._loop.time() > wake_at + _STALLED_S:
+            self._timer = self._loop.call_later(_LOOK_S, self._tick_at_last)
+        else:
+            self._tick_at_last()
+
+    def _tick_at_last(self) -> None:
         self._timer = None
         self.feed(self.exchange.tick)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 from typing import Any
 
 import httpx
@@ -121,6 +122,24 @@ async def test_another_backend_answers_when_the_first_token_takes_too_long(
     assert (text, headers["x-gateway-attempts"]) == ("Hello there", "2")
     assert (late.outcome, late.usage.source, late.charge_nano_usd) == (Outcome.FAILED, UsageSource.ESTIMATED, 0)
     assert late.cost_nano_usd > 0
+
+
+async def test_a_backend_is_not_blamed_for_the_time_in_which_the_gateway_stood_still(
+    running: RunningGateway, first: ScriptedBackend, second: ScriptedBackend
+) -> None:
+    """Its answer lay there unread until all waits were over: what has come is read before a wait is given up."""
+    first.script(chat_stream(first_delay_s=0.1))
+    async with client_of(running, "hasty") as hasty:
+        asked = asyncio.create_task(text_of(hasty, stream=True))
+        await first.wait_requests(1)
+        running.process.send_signal(signal.SIGSTOP)
+        try:
+            await first.wait_until(lambda: first.requests[0].answered)
+            await asyncio.sleep(0.7)  # Longer than the first token and each further one may take.
+        finally:
+            running.process.send_signal(signal.SIGCONT)
+        text, headers = await asked
+    assert (text, headers["x-gateway-attempts"], second.requests) == ("Hello there", "1", [])
 
 
 async def test_a_kept_connection_that_the_backend_closed_is_replaced_in_place(
