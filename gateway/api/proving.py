@@ -17,12 +17,12 @@ from gateway.api.machinery import Machinery
 from gateway.api.stream import Driver
 from gateway.config.policies import PolicySnapshot
 from gateway.control.outlook import EVERY_S, Outlook, sums_of
-from gateway.control.standby import PROBER, Errand, errands
+from gateway.control.standby import Errand, errands
 from gateway.dialects.openai import CHAT, EMBEDDINGS
 from gateway.domain.limits import NO_LIMITS
 from gateway.domain.plan import Route
 from gateway.domain.policy import ModelRoute, Policy, Retries, Strategy, TargetRef, Timeouts
-from gateway.domain.tenant import ApiKey, Tenant
+from gateway.domain.tenant import PROBER, ApiKey, Tenant
 from gateway.pipeline import RequestHead
 from gateway.pipeline.entry import Caller
 

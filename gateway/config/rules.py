@@ -26,7 +26,7 @@ from gateway.domain.policy import (
     TargetRef,
     When,
 )
-from gateway.domain.tenant import KeyEntry, TenantEntry
+from gateway.domain.tenant import PROBER, KeyEntry, TenantEntry
 
 _Entry = TargetRef | TargetGroup
 _Place = tuple[str, str]
@@ -133,7 +133,13 @@ def _served(file: str, path: Path, fields: Mapping[str, object], names: Names, r
         report.warn(file, (*path, "priced_as"), "is not read, because the model has `prices` of its own")
 
 
+def _called(file: str, path: Path, report: Report) -> None:
+    if path[1] == PROBER:
+        report.mistake(file, path, "is the name of the gateway's own requests; take another one")
+
+
 def _policy(file: str, path: Path, fields: Mapping[str, object], names: Names, report: Report) -> None:
+    _called(file, path, report)
     _destinations(file, path, fields, names, report)
     independence_rules.single_providers(file, path, fields, names.providers, report)
 
@@ -225,6 +231,7 @@ def _when(file: str, path: Path, fields: Mapping[str, object], names: Names, rep
 
 
 def _tenant(file: str, path: Path, fields: Mapping[str, object], names: Names, report: Report) -> None:
+    _called(file, path, report)
     policy, keys = fields.get("policy"), fields.get("keys")
     if not isinstance(policy, str):
         return

@@ -12,9 +12,8 @@ from gateway.config.policies import PolicyBook, PolicySnapshot
 from gateway.control.independence import domain_of
 from gateway.domain.plan import Target
 from gateway.domain.policy import Probing
+from gateway.domain.tenant import PROBER
 
-PROBER: Final = "gateway-probe"
-"""The tenant of the gateway's own requests; the ledger has them under this name."""
 FRESH_S: Final = 3_600.0
 """What answered within so long is ready, where the policy does not probe."""
 

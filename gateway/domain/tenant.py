@@ -12,6 +12,9 @@ KeyName = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 
 
+PROBER: Final = "gateway-probe"
+"""The tenant, key and policy of the gateway's own requests, as ledgers tell them; nobody else may be called so."""
+
 Door = Literal["chat", "completions", "embeddings", "messages", "responses"]
 """An endpoint by the end of its path, as keys are let through it. `messages` counts tokens too."""
 DOORS: Final[tuple[Door, ...]] = get_args(Door)

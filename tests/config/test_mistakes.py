@@ -328,6 +328,11 @@ IN_POLICIES = [
         f"{POLICY}.independence.max_share_of.provider.nim: no backend has the provider `nim`",
     ),
     (
+        "  acme: {policy: standard}",
+        "  acme: {policy: standard}\n  gateway-probe: {policy: standard}",
+        "$.tenants.gateway-probe: is the name of the gateway's own requests; take another one",
+    ),
+    (
         "standard:\n",
         "standard:\n    retries: {budget: 1.1}\n",
         f"{POLICY}.retries.budget: expected a number ≥ 0 and ≤ 1, got 1.1",

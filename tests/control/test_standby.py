@@ -8,7 +8,8 @@ from types import MappingProxyType
 import pytest
 
 from gateway.config.policies import PolicyBook, load
-from gateway.control.standby import PROBER, Errand, Place, Standby, Success, errands, latest, standbys
+from gateway.control.standby import Errand, Place, Standby, Success, errands, latest, standbys
+from gateway.domain.tenant import PROBER
 
 NOW = 1_000_000.0
 

@@ -46,10 +46,11 @@ from gateway.control.shown import (
 )
 from gateway.control.simulate import Question, simulate
 from gateway.control.simulation import SimulationWanted
-from gateway.control.standby import PROBER, Success, latest, standbys
+from gateway.control.standby import Success, latest, standbys
 from gateway.control.underway import SimulationUnderway
 from gateway.domain.plan import Candidate
 from gateway.domain.preferences import Preferences
+from gateway.domain.tenant import PROBER
 
 _AT: Final = 1_767_225_600.0
 _KEY: Final = "h7k2p9q4r6st"
