@@ -128,18 +128,21 @@ async def test_a_backend_is_not_blamed_for_the_time_in_which_the_gateway_stood_s
     running: RunningGateway, first: ScriptedBackend, second: ScriptedBackend
 ) -> None:
     """Its answer lay there unread until all waits were over: what has come is read before a wait is given up."""
-    first.script(chat_stream(first_delay_s=0.1))
+    many = 5
+    first.script(*[chat_stream(first_delay_s=0.25)] * many)
     async with client_of(running, "hasty") as hasty:
-        asked = asyncio.create_task(text_of(hasty, stream=True))
-        await first.wait_requests(1)
+        asked = [asyncio.create_task(text_of(hasty, stream=True)) for _ in range(many)]
+        await first.wait_requests(many)
+        await asyncio.sleep(0.1)  # It is at rest by then.
         running.process.send_signal(signal.SIGSTOP)
         try:
-            await first.wait_until(lambda: first.requests[0].answered)
+            await first.wait_until(lambda: all(request.answered for request in first.requests))
             await asyncio.sleep(0.7)  # Longer than the first token and each further one may take.
         finally:
             running.process.send_signal(signal.SIGCONT)
-        text, headers = await asked
-    assert (text, headers["x-gateway-attempts"], second.requests) == ("Hello there", "1", [])
+        told = await asyncio.gather(*asked)
+    assert {(text, headers["x-gateway-attempts"]) for text, headers in told} == {("Hello there", "1")}
+    assert second.requests == []
 
 
 async def test_a_kept_connection_that_the_backend_closed_is_replaced_in_place(
