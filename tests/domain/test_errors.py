@@ -24,6 +24,7 @@ TREE = [
     ("Overloaded", 503, "server_error", "overloaded", None),
     ("UpstreamFailed", 502, "api_error", "upstream_error", False),
     ("UpstreamTimedOut", 504, "api_error", "upstream_timeout", False),
+    ("LoopDetected", 508, "api_error", "loop_detected", False),
     ("InternalError", 500, "api_error", "internal_error", None),
 ]
 

@@ -111,18 +111,15 @@ def browser(folder: Path) -> Iterator[Page]:
     theirs, mine = os.pipe()
     my_ears, their_mouth = os.pipe()
 
-    def place() -> None:
-        """The browser listens at 3 and talks at 4."""
-        spare_in, spare_out = os.dup(theirs), os.dup(their_mouth)
-        os.dup2(spare_in, 3)
-        os.dup2(spare_out, 4)
-
+    # The browser listens at 3 and talks at 4. A shell puts them there: a process with threads must not run anything
+    # between fork and exec.
+    profile = folder / "profile"
+    put = f'exec "$0" "$@" 3</dev/fd/{theirs} 4>/dev/fd/{their_mouth}'
     process = subprocess.Popen(
-        [CHROMIUM, *_FLAGS, *_QUIET, "--remote-debugging-pipe", f"--user-data-dir={folder / 'profile'}"],
+        ["/bin/sh", "-c", put, CHROMIUM, *_FLAGS, *_QUIET, "--remote-debugging-pipe", f"--user-data-dir={profile}"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        close_fds=False,
-        preexec_fn=place,  # noqa: PLW1509  # two numbers of files have to be what they are
+        pass_fds=(theirs, their_mouth),
         env={"PATH": os.environ["PATH"], "HOME": str(folder)},
     )
     os.close(theirs)
