@@ -122,6 +122,18 @@ def test_a_child_that_dies_is_started_again(tmp_path: Path) -> None:
         assert worker.metric("trn_worker_restarts_total") == 2
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells a process that its parent has died")
+def test_a_child_ends_with_a_worker_that_is_killed(tmp_path: Path) -> None:
+    """Else it would keep the devices from the next one."""
+    with supervising(tmp_path, "serves") as worker:
+        worker.wait_until_ready()
+        child = int((tmp_path / "starts.pid").read_text())
+        os.kill(child, 0)
+        worker.send_signal(signal.SIGKILL)
+        its_command = Path(f"/proc/{child}/cmdline")  # Empty once it is dead and nobody has looked at it.
+        eventually(lambda: not its_command.exists() or not its_command.read_bytes())
+
+
 def test_a_child_that_no_longer_answers_is_killed_and_replaced(tmp_path: Path) -> None:
     """Alive is not enough."""
     with supervising(tmp_path, "hangs-later", patience={"answer_s": 0.3, "failed_checks": 2}) as worker:

@@ -20,6 +20,7 @@ from anyio.streams.text import TextReceiveStream
 
 from workers.trainium.errors import WorkerError
 from workers.trainium.neuron import explain_failure
+from workers.trainium.vllm import mortal
 from workers.trainium.vllm.command import Command
 
 State: TypeAlias = Literal["starting", "ready", "waiting", "stopped"]
@@ -133,7 +134,7 @@ class Supervisor:
         self.url = f"http://127.0.0.1:{port}"
         try:
             process = await anyio.open_process(
-                self._command.at(port),
+                [sys.executable, "-S", "-E", mortal.__file__, str(os.getpid()), *self._command.at(port)],
                 stdin=-3,  # subprocess.DEVNULL
                 stderr=-2,  # subprocess.STDOUT
                 start_new_session=True,  # its own children end with it
