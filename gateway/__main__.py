@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gateway import __version__
 from gateway.control import (
@@ -34,6 +35,9 @@ from gateway.control.commands import (
 )
 from gateway.control.connection import add_json, print_json
 from gateway.control.imports.command import add_import
+
+if TYPE_CHECKING:
+    from gateway.config.problems import Problem
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -172,8 +176,9 @@ def _add_check(commands: Commands) -> None:
         "check",
         help="validate configuration",
         description="Reads the configuration as `serve` would and names every mistake at once, each with its file and "
-        "place. Exits with 1 when there is one. Contacts no backend. What is only worth a warning, such as a secret "
-        "that is not set in this environment, does not count.",
+        "place. Exits with 1 when there is one. A model that one provider alone serves counts as one, until it says "
+        "`single_provider_ack: true`; `serve` would serve it. Contacts no backend. What is only worth a warning, such "
+        "as a secret that is not set in this environment, does not count.",
     )
     parser.add_argument("config", nargs="*", type=Path, metavar="PATH", help=CONFIG_HELP)
     parser.add_argument("--strict", action="store_true", help="exit with 1 when there is a warning, too")
@@ -188,13 +193,9 @@ def _check(arguments: argparse.Namespace) -> int:
     try:
         book = policies.load(config_paths(arguments))
     except ConfigurationError as error:
-        if arguments.json:
-            print_json({"revision": None, "mistakes": error.problems, "warnings": []})
-            return 1
-        for problem in error.problems:
-            print(problem)
-        print(_count(len(error.problems), "mistake"))
-        return 1
+        return _refused(arguments, (*error.problems, *error.objections))
+    if book.objections:
+        return _refused(arguments, book.objections)
     if arguments.json:
         print_json({"revision": book.revision, "mistakes": [], "warnings": book.warnings})
         return int(arguments.strict and bool(book.warnings))
@@ -207,6 +208,16 @@ def _check(arguments: argparse.Namespace) -> int:
         return 1
     print(f"ok: {found}")
     return 0
+
+
+def _refused(arguments: argparse.Namespace, mistakes: "Sequence[Problem]") -> int:
+    if arguments.json:
+        print_json({"revision": None, "mistakes": mistakes, "warnings": []})
+        return 1
+    for problem in mistakes:
+        print(problem)
+    print(_count(len(mistakes), "mistake"))
+    return 1
 
 
 def _add_schema(commands: Commands) -> None:

@@ -88,9 +88,12 @@ class Live:
         self.tell_left_out()
 
     def tell_left_out(self) -> None:
-        """Log the backends of now that no request can go to."""
+        """Log the backends of now that no request can go to, and the models that hang on one provider unsaid."""
         for name, reason in self._fleet.unavailable.items():
             log.warning("backend.left_out", backend=name, reason=reason)
+        if objections := self._book.objections:
+            models = [each.path for each in objections[:_MOST_LOGGED]]
+            log.warning("models.on_one_provider", count=len(objections), models=models, help="gateway check")
 
     def _place(self, backends: Mapping[str, Backend], now: float) -> None:
         """Find out where the backends are, and forget those that left long ago."""

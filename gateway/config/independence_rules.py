@@ -1,8 +1,9 @@
 """What a policy's independence needs of the rest: caps of failure domains that exist, models that may keep them.
 
-A model that one provider alone serves is told where it stands, unless the operator says that it is meant: a mistake
-where the policy asks for independence, which such a model cannot have; a warning elsewhere, since a small configuration
-begins with one backend.
+A model that one provider alone serves is refused wherever a configuration is written, by `gateway check` and by the
+admin API, unless the operator says that it is meant. It is an objection and no mistake, except where the policy asks
+for independence, which such a model cannot have: a gateway that is started with it serves, and says so in its log. One
+that stayed down after a restart would be the very outage that the rule is there to prevent.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +32,7 @@ def single_providers(
         if isinstance(fields.get("independence"), Independence):
             report.mistake(file, here, message)
         else:
-            report.warn(file, here, message)
+            report.object_to(file, here, message)
 
 
 def caps(

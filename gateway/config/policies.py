@@ -63,6 +63,8 @@ class PolicyBook:
     revision: str
     """8 hex digits that change with anything in it."""
     warnings: tuple[Problem, ...]
+    objections: tuple[Problem, ...]
+    """What can be served, and is refused where a configuration is written."""
 
 
 OVERLAY: Final = "admin API"
@@ -135,7 +137,8 @@ def assemble(sources: Sources, overlay: Overlay = MappingProxyType({}), *, today
         _collect({"version": 1} | entries, Checker(OVERLAY, report, visits), sections, raw, homes)
     rules.apply(visits, rules.names_in(raw, complete=sources.complete), report)
     if report.mistakes:
-        raise ConfigurationError(sorted(report.mistakes, key=attrgetter("file")))
+        by_file = attrgetter("file")
+        raise ConfigurationError(sorted(report.mistakes, key=by_file), sorted(report.objections, key=by_file))
     backends = {name: entry for name, entry in sections["backends"].items() if isinstance(entry, Backend)}
     prices = {name: entry for name, entry in sections["prices"].items() if isinstance(entry, dict)}
     policies = {name: entry for name, entry in sections["policies"].items() if isinstance(entry, Policy)}
@@ -147,7 +150,7 @@ def assemble(sources: Sources, overlay: Overlay = MappingProxyType({}), *, today
         policies,
         tenants,
         _Targets(backends, prices, today or dt.datetime.now(dt.UTC).date()),
-        report.warnings,
+        report,
     )
 
 
@@ -233,7 +236,7 @@ def _collect(
 
 
 def _book(
-    policies: dict[str, Policy], tenants: dict[str, TenantEntry], targets: "_Targets", warnings: Sequence[Problem]
+    policies: dict[str, Policy], tenants: dict[str, TenantEntry], targets: "_Targets", report: Report
 ) -> PolicyBook:
     """The immutable book of a configuration without mistakes."""
     keeps = any(policy.priority == "critical" for policy in policies.values())
@@ -245,7 +248,8 @@ def _book(
         tenants=MappingProxyType(people),
         keys=tuple(key for name, entry in tenants.items() for key in _keys(name, entry)),
         revision=_revision([targets.backends, policies, tenants, targets.listed(targets.prices)]),
-        warnings=tuple(warnings),
+        warnings=tuple(report.warnings),
+        objections=tuple(report.objections),
     )
 
 

@@ -1,7 +1,7 @@
 """Mistakes in the configuration as values: where they stand and what is wrong. Never the text of a secret."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 Path = tuple[str | int, ...]
@@ -26,21 +26,28 @@ class Problem:
 class ConfigurationError(Exception):
     """Raised when the configuration cannot be used; holds every mistake that one run can find."""
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    def __init__(self, problems: Sequence[Problem], objections: Sequence[Problem] = ()) -> None:
         super().__init__("\n".join(map(str, problems)))
         self.problems = tuple(problems)
+        self.objections = tuple(objections)
+        """What would have to be put right too before a lint takes it."""
 
 
 @dataclass(slots=True)
 class Report:
-    """Collects mistakes and warnings while the files are read."""
+    """Collects mistakes, objections and warnings while the files are read."""
 
     mistakes: list[Problem] = field(default_factory=list)
+    objections: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
 
     def mistake(self, file: str, path: Path | None, message: str) -> None:
         """Note something that keeps the configuration from being used."""
         self.mistakes.append(Problem(file, "" if path is None else render(path), message))
+
+    def object_to(self, file: str, path: Path, message: str) -> None:
+        """Note something that can be served, and that nobody should write without saying that it is meant."""
+        self.objections.append(Problem(file, render(path), message))
 
     def warn(self, file: str, path: Path, message: str) -> None:
         """Note something that works, but perhaps not as the operator thinks."""
@@ -58,6 +65,12 @@ def render(path: Path) -> str:
         else:
             steps.append(f'["{shown(step)}"]')
     return "".join(steps)
+
+
+def of_policy(problems: Iterable[Problem], policy: str) -> Iterator[Problem]:
+    """Those that stand in the policy of this name."""
+    place = render(("policies", policy))
+    return (each for each in problems if each.path == place or each.path.startswith((f"{place}.", f"{place}[")))
 
 
 def shown(text: str) -> str:

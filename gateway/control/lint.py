@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from gateway.config.policies import PolicyBook
-from gateway.config.problems import Path, Problem, render
+from gateway.config.problems import Path, Problem, of_policy, render
 from gateway.control.portability import ModelPortability, Portability
 from gateway.control.recorded import Features
 from gateway.control.replay import Replay
@@ -24,12 +24,7 @@ _CONDITION: Final = "condition"
 
 def warnings_of(book: PolicyBook, policy: str, batches: Iterable[Sequence[Features]]) -> tuple[Mistake, ...]:
     """What is worth a warning of this policy: by the configuration alone, then by these requests."""
-    return tuple(map(_shown, _configured(book, policy))) + tuple(_found(book, policy, batches))
-
-
-def _configured(book: PolicyBook, policy: str) -> Iterator[Problem]:
-    place = render(("policies", policy))
-    return (each for each in book.warnings if each.path == place or each.path.startswith((f"{place}.", f"{place}[")))
+    return tuple(map(_shown, of_policy(book.warnings, policy))) + tuple(_found(book, policy, batches))
 
 
 def _found(book: PolicyBook, policy: str, batches: Iterable[Sequence[Features]]) -> Iterator[Mistake]:

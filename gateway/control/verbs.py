@@ -12,6 +12,7 @@ import msgspec
 
 from gateway.auth.keys import digest, mint, public_id_of
 from gateway.config.policies import PolicyBook
+from gateway.config.problems import ConfigurationError, of_policy
 from gateway.control.desk import Desk, raw
 from gateway.control.events import NOTHING, Action, Event
 from gateway.control.keys import MAX_NAME, KeyRefused, NewKey, check_models
@@ -356,7 +357,10 @@ def _object(document: bytes) -> msgspec.Raw:
 
 
 def _try(desk: Desk, state: State, name: str, document: msgspec.Raw) -> PolicyBook:
-    """What would be if the policy held as this document says. Raises ConfigurationError."""
+    """What would be if the policy held as this document says. Raises ConfigurationError, for what a lint refuses too.
+
+    A revision that was written before is not asked again: going back to it must always work.
+    """
     number = len(state.policies.get(name, PolicyLife()).revisions) + 1
     steps: tuple[tuple[Action, msgspec.Raw], ...] = (
         ("policy.draft", document),
@@ -366,7 +370,13 @@ def _try(desk: Desk, state: State, name: str, document: msgspec.Raw) -> PolicyBo
         Event(seq=0, at=0.0, actor="", action=action, resource=name, after=content, previous="")
         for action, content in steps
     ]
-    return desk.tried(after(state, events))
+    try:
+        book = desk.tried(after(state, events))
+    except ConfigurationError as error:
+        raise ConfigurationError((*error.problems, *of_policy(error.objections, name))) from error
+    if objections := [*of_policy(book.objections, name)]:
+        raise ConfigurationError(objections)
+    return book
 
 
 def _tenant_document(desk: Desk, state: State, name: str) -> msgspec.Raw | None:

@@ -149,8 +149,9 @@ class ModelRoute(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     budget: Budget | None = None
     """What each tenant may spend on this model, besides its other budgets."""
     single_provider_ack: bool = False
-    """Says that this model may hang on one provider alone. Without it a model that no second provider serves is a
-    mistake where the policy has `independence`, and worth a warning elsewhere."""
+    """Says that this model may hang on one provider alone. Without it a model that no second provider serves is refused
+    by `gateway check` and by the admin API; a gateway that has it already serves it, unless its policy has
+    `independence`."""
 
 
 Part = Annotated[float, msgspec.Meta(gt=0, le=1)]

@@ -297,22 +297,26 @@ ALONE = "standard.models.assistant: only the provider `small` serves it: when th
 def test_a_model_that_hangs_on_one_provider_says_so_or_is_told_of(
     tmp_path: Path, domains: list[str], *, found: bool
 ) -> None:
-    """Two backends of one provider are one; a backend without a label is a provider of its own."""
+    """Two backends of one provider are one; a backend without a label is a provider of its own.
+
+    It can be served, and is refused where a configuration is written; where the policy asks for independence, anywhere.
+    """
     text = TEXT.replace("env:TWO_KEY", "file:/etc/key")
     for name, labels in zip(("one", "two"), domains, strict=True):
         text = text.replace(f"https://{name}.example/v1\n", f"https://{name}.example/v1\n    domains: {labels}\n")
-    told = [f"{each.path}: {each.message}" for each in book(tmp_path, text).warnings if "provider" in each.message]
-    assert [each.partition(";")[0] for each in told] == [f"$.policies.{ALONE}"] * found
+    told = [str(each).partition(";")[0] for each in book(tmp_path, text).objections]
+    assert told == [f"{tmp_path}/x.yaml: $.policies.{ALONE}"] * found
+    with pytest.raises(ConfigurationError) as caught:
+        book(tmp_path, text.replace("version: 1", "version: 2"))
+    assert [str(each).partition(";")[0] for each in caught.value.objections] == told
 
     strict = text.replace("  standard:\n", "  standard:\n    independence: {max_share: {provider: 0.7}}\n")
     if found:
         with pytest.raises(ConfigurationError) as caught:
             book(tmp_path, strict)
-        assert [str(each).partition(";")[0] for each in caught.value.problems] == [
-            f"{tmp_path}/x.yaml: $.policies.{ALONE}"
-        ]
+        assert [str(each).partition(";")[0] for each in caught.value.problems] == told
         strict = strict.replace("        strategy: {mode: weighted}\n", "        single_provider_ack: true\n")
-    assert not [each for each in book(tmp_path, strict).warnings if "provider" in each.message]
+    assert not book(tmp_path, strict).objections
 
 
 def test_files_of_a_folder_are_merged_by_name(tmp_path: Path) -> None:

@@ -16,6 +16,12 @@ from gateway.domain.usage import Usage
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "policies"
+SMALLEST = """
+version: 1
+backends: {own: {dialect: openai, base_url: https://own.example/v1, models: {m: {}}}}
+policies: {standard: {models: {assistant: {targets: [{backend: own, model: m}]}}}}
+tenants: {acme: {policy: standard}}
+"""
 KEY = re.compile(r"sk-gw-[a-z2-7]{12}-[a-z2-7]{52}\n")
 
 
@@ -78,6 +84,21 @@ def test_check_names_every_mistake_and_exits_with_1(tmp_path: Path) -> None:
         "3 mistakes",
     ]
     assert gateway("check").stdout.startswith("configuration: no path was given")
+
+
+def test_check_refuses_what_hangs_on_one_provider(tmp_path: Path) -> None:
+    """With its place and what to do, to people and programs; the line that it names is all that is missing."""
+    file = tmp_path / "x.yaml"
+    file.write_text(SMALLEST)
+    done = gateway("check", file)
+    place, reason = "$.policies.standard.models.assistant", "only the provider `own` serves it"
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (1, "1 mistake")
+    assert done.stdout.startswith(f"{file}: {place}: {reason}")
+    assert "say `single_provider_ack: true`" in done.stdout
+    (mistake,) = json.loads(gateway("check", "--json", file).stdout)["mistakes"]
+    assert (mistake["path"], mistake["message"].partition(":")[0]) == (place, reason)
+    file.write_text(SMALLEST.replace("assistant: {", "assistant: {single_provider_ack: true, "))
+    assert gateway("check", file).returncode == 0
 
 
 def test_check_tells_programs_the_same(tmp_path: Path) -> None:

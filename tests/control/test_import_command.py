@@ -27,6 +27,7 @@ def test_a_configuration_of_litellms_becomes_one_that_check_finds_sound(tmp_path
     assert done.returncode == 0, done.stderr
     assert "base_url: http://vllm:8000/v1" in done.stdout
     assert "$.model_list[0].litellm_params.api_key: is the secret itself" in done.stderr
+    assert "hang on one provider, as they did, and say so (`single_provider_ack`): m\n" in done.stderr
     assert "canary" not in done.stdout + done.stderr
     (tmp_path / "ours.yaml").write_text(done.stdout)
     assert gateway("check", tmp_path / "ours.yaml").returncode == 0

@@ -68,11 +68,13 @@ def test_a_policy_is_tried_applied_activated_and_taken_back(shell: Shell, file: 
 
 def test_every_mistake_of_every_policy_has_its_line(shell: Shell, tmp_path: Path) -> None:
     """And nothing is written, not even the policy without one."""
-    targets = "targets: [{backend: first, model: small}]"
+    targets = "single_provider_ack: true, targets: [{backend: first, model: small}]"
+    alone = targets.partition(", ")[2]
     (tmp_path / "good.yaml").write_text(f"version: 1\npolicies: {{good: {{models: {{m: {{{targets}}}}}}}}}\n", "utf-8")
     (tmp_path / "worse.yaml").write_text(
         "version: 1\npolicies:\n"
         f"  bad: {{models: {{m: {{{targets}}}}}, limits: {{requests_per_minute: 0}}, odd: 1}}\n"
+        f"  lonely: {{models: {{m: {{{alone}}}}}}}\n"
         f"  worse: {{models: {{m: {{{targets.replace('first', 'nowhere')}}}}}}}\n",
         "utf-8",
     )
@@ -82,6 +84,7 @@ def test_every_mistake_of_every_policy_has_its_line(shell: Shell, tmp_path: Path
     assert [line.split(":")[0].strip() for line in said.splitlines() if line.startswith("  $")] == [
         "$.policies.bad.limits.requests_per_minute",
         "$.policies.bad.odd",
+        "$.policies.lonely.models.m",
         "$.policies.worse.models.m.targets[0].backend",
     ]
     assert len(shell.json("audit")) == before

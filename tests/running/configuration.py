@@ -33,10 +33,11 @@ def configuration(
     """A whole configuration.
 
     `backends`: name → base URL, or a base URL and more fields. Each serves one model, `small`. `models`: public name →
-    backends in the order in which they are tried. `tenants`: name → terms; `acme`, free of limits, unless told.
+    backends in the order in which they are tried; one alone is meant. `tenants`: name → terms; `acme`, free of limits,
+    unless told.
     """
     tenants = tenants or {"acme": {}}
-    routes = {name: {"targets": [{"backend": each, "model": "small"} for each in of]} for name, of in models.items()}
+    routes = {name: _route(of) for name, of in models.items()}
     return {
         "version": 1,
         "backends": {name: _backend(place) for name, place in backends.items()},
@@ -57,6 +58,11 @@ def _backend(place: str | Tree) -> Tree:
         "models": {"small": {"prices": {"input": 1, "output": 2}}},
     }
     return base | ({"base_url": place} if isinstance(place, str) else place)
+
+
+def _route(of: Sequence[str]) -> Tree:
+    route: Tree = {"targets": [{"backend": each, "model": "small"} for each in of]}
+    return route if len(of) > 1 else route | {"single_provider_ack": True}
 
 
 def _policy(routes: Tree, **terms: Unpack[Terms]) -> Tree:

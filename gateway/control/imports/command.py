@@ -116,6 +116,11 @@ def _deliver(draft: "Draft", report: "Report", source: str, arguments: argparse.
         print(note, file=sys.stderr)
     if not draft.models:
         raise CommandError(f"nothing of {arguments.file} can be carried")
+    if alone := [*draft.acknowledge()]:
+        print(
+            f"hang on one provider, as they did, and say so (`single_provider_ack`): {', '.join(alone)}",
+            file=sys.stderr,
+        )
     text = draft.yaml(source)
     mistakes = _mistakes(text)
     for mistake in mistakes:

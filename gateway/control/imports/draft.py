@@ -1,9 +1,10 @@
 """Our configuration while it is put together from a foreign one: backends that are shared, names that fit. Pure."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
+from gateway.config.independence_rules import providers_in
 from gateway.config.yaml_file import Tree
 from gateway.control.imports.providers import PROVIDERS, Place
 from gateway.control.yaml_text import dump
@@ -80,6 +81,14 @@ class Draft:
             self._pasted[secret] = next(name for name in names if name not in taken)
         return self._pasted[secret]
 
+    def acknowledge(self) -> Iterator[str]:
+        """Say of each model that one provider alone serves that it is meant, as it was; gives their names."""
+        providers = providers_in(self.backends)
+        for name, found in self.models.items():
+            if len({providers[backend] for backend in _backends_of(found)}) == 1:
+                found["single_provider_ack"] = True
+                yield name
+
     def yaml(self, source: str) -> str:
         """The whole file."""
         tree: dict[str, Tree] = {"version": 1, "backends": dict(self.backends)}
@@ -154,6 +163,16 @@ def merged(targets: Sequence[Target]) -> list[Target]:
 def _weight(target: Target) -> int:
     weight = target.get("weight", 1)
     return weight if isinstance(weight, int) else 1
+
+
+def _backends_of(part: Target) -> Iterator[str]:
+    inner = part.get("targets")
+    if not isinstance(inner, list):
+        yield str(part["backend"])
+        return
+    for each in inner:
+        if isinstance(each, dict):
+            yield from _backends_of(each)
 
 
 def _without(part: Target, seen: set[tuple[str, str]]) -> Target | None:
