@@ -43,7 +43,7 @@ format: $(VENV)/.dev  ## rewrite the sources as `check` wants them
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.dev  ## CPU per request against nginx, one table
+bench: $(VENV)/.dev  ## CPU per request against nginx and others, memory, start, tracing, Redis
 	$(BIN)/python -m tests.bench
 
 attacks: $(VENV)/.dev  ## what someone who wishes us harm sends, one table: row, inputs, harm done

@@ -1,7 +1,7 @@
 """A closed loop of clients: each connection sends its next request when it has the answer to the last.
 
 Callbacks and sockets, no task per request, so that the load costs less than what it measures. Every answer is checked:
-a benchmark that counts errors as answers flatters whoever fails fastest. Knows OpenAI's chat format as far as needed to
+a benchmark that counts errors as answers flatters whoever fails fastest. Knows OpenAI's formats as far as needed to
 build a request and to tell a whole answer from half of one.
 """
 
@@ -21,6 +21,7 @@ _WORDS = "Please read the following notes with care and say in two sentences wha
 _PATIENCE_S = 30.0
 """What is under way when the time is up may take this long to end."""
 _CONTENT = b'"content":"'
+_STREAMED = frozenset({"burst", "paced", "slow"})
 
 
 class LoadFailed(Exception):
@@ -40,7 +41,7 @@ class Load:
     """What to send. The run ends at `requests`, or when `seconds` have passed, whichever comes first."""
 
     kind: str
-    """`plain`, `burst` or `paced`: see `upstream`."""
+    """`plain`, `burst`, `paced`, `slow` or `embed`: see `upstream`."""
     concurrency: int
     prompt_bytes: int
     requests: int
@@ -58,26 +59,31 @@ class Answers:
 
 
 def request_bytes(address: Address, *, kind: str, prompt_bytes: int) -> bytes:
-    """One chat request as it goes over the wire: about 400 bytes more than its prompt."""
+    """One request as it goes over the wire: about 400 bytes more than its prompt."""
     prompt = (_WORDS * (prompt_bytes // len(_WORDS) + 1))[:prompt_bytes]
-    value: dict[str, object] = {
-        "model": f"bench-{kind}",
-        "messages": [
-            {"role": "system", "content": "You answer briefly, in plain words, and say when you do not know."},
-            {"role": "user", "content": prompt},
-        ],
-        "user": f"bench-{kind}",
-        "temperature": 0.7,
-        "max_tokens": 256,
-    }
-    if kind != "plain":
+    # Some gateways change the model's name on the way; they leave the user's alone.
+    value: dict[str, object] = {"model": f"bench-{kind}", "user": f"bench-{kind}"}
+    if kind == "embed":
+        path = "/v1/embeddings"
+        value["input"] = prompt
+    else:
+        path = "/v1/chat/completions"
+        system = "You answer briefly, in plain words, and say when you do not know."
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
+        value |= {"messages": messages, "temperature": 0.7, "max_tokens": 256}
+    if kind in _STREAMED:
         value |= {"stream": True, "stream_options": {"include_usage": True}}
     body = json.dumps(value, separators=(",", ":")).encode()
     head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:{address.port}\r\nuser-agent: bench\r\naccept: */*\r\n"
+        f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1:{address.port}\r\nuser-agent: bench\r\naccept: */*\r\n"
         f"authorization: Bearer {address.key}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
+
+
+def once(address: Address) -> None:
+    """One small chat on a connection of its own. Raises LoadFailed."""
+    run(address, Load(kind="plain", concurrency=1, prompt_bytes=100, requests=0, seconds=0.0), begin=lambda: None)
 
 
 def run(address: Address, load: Load, *, begin: Callable[[], None]) -> Answers:
@@ -108,7 +114,7 @@ async def _run(address: Address, load: Load, begin: Callable[[], None]) -> Answe
             steps = [0.005 * number / load.concurrency for number in range(load.concurrency)]
             await asyncio.gather(
                 *(
-                    client.work(measured, stream=load.kind != "plain", budget=budget, delay_s=delay_s)
+                    client.work(measured, stream=load.kind in _STREAMED, budget=budget, delay_s=delay_s)
                     for client, delay_s in zip(clients, steps, strict=True)
                 )
             )

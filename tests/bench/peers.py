@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,6 +112,7 @@ def _ferrogw(binary: str, folder: Path, port: int, upstream: int) -> list[str]:
     """Serves models that it has heard of alone."""
     del port, upstream
     aliases = ", ".join(f"bench-{kind}: gpt-4o-mini" for kind in ("plain", "burst", "paced"))
+    aliases += ", bench-embed: text-embedding-3-small"
     config = f"strategy: {{mode: single}}\ntargets: [{{virtual_key: openai}}]\naliases: {{{aliases}}}\n"
     (folder / "config.yaml").write_text(config, encoding="ascii")
     return [binary, "serve"]
@@ -160,7 +160,6 @@ def peer(of: Peer, binary: str, folder: Path, *, upstream: int) -> Iterator[tupl
     words = {"port": port, "upstream": upstream, "folder": folder}
     told = {name: value.format_map(words) for name, value in of.environ.items()}
     environ = {"PATH": f"{Path(binary).parent}{os.pathsep}{os.environ['PATH']}", "HOME": str(folder), **told}
-    began = time.perf_counter()
     with running(of.command(binary, folder, port, upstream), folder, of.name, environ=environ) as process:
-        process.wait_until_ready(port, began, path=of.ready)
+        process.wait_until_ready(port, path=of.ready)
         yield process, port

@@ -5,6 +5,7 @@ shows the same number rounded to 10 ms. Linux only.
 """
 
 import contextlib
+import functools
 import http.client
 import os
 import shutil
@@ -13,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -51,12 +52,16 @@ backends:
       fake-plain: {{context: 1000000, prices: {{input: 0.02, cached_input: 0.01, output: 0.04}}}}
       fake-burst: {{context: 1000000, prices: {{input: 0.02, cached_input: 0.01, output: 0.04}}}}
       fake-paced: {{context: 1000000, prices: {{input: 0.02, cached_input: 0.01, output: 0.04}}}}
+      fake-slow: {{context: 1000000, prices: {{input: 0.02, cached_input: 0.01, output: 0.04}}}}
+      fake-embed: {{context: 1000000, accepts: [embeddings], prices: {{input: 0.02, output: 0}}}}
 policies:
   bench:
     models:
       bench-plain: {{targets: [{{backend: fake, model: fake-plain}}]}}
       bench-burst: {{targets: [{{backend: fake, model: fake-burst}}]}}
       bench-paced: {{targets: [{{backend: fake, model: fake-paced}}]}}
+      bench-slow: {{targets: [{{backend: fake, model: fake-slow}}]}}
+      bench-embed: {{targets: [{{backend: fake, model: fake-embed}}]}}
     limits: {{requests_per_minute: 100000000, tokens_per_minute: 1000000000, concurrency: 10000}}
 tenants:
   bench: {{policy: bench}}
@@ -68,11 +73,12 @@ class StartFailed(Exception):
 
 
 class Process:
-    """A running process. `ready_s` is the time from its spawn to its first good answer."""
+    """A running process. `ready_s` is the time from its spawn, at `began`, to its first good answer."""
 
-    def __init__(self, popen: subprocess.Popen[bytes], said: Path) -> None:
+    def __init__(self, popen: subprocess.Popen[bytes], said: Path, began: float) -> None:
         self._popen = popen
         self._said = said
+        self.began = began
         self.ready_s = 0.0
 
     @property
@@ -101,21 +107,20 @@ class Process:
         """The end of what it wrote to stderr."""
         return self._said.read_bytes()[-2000:].decode(errors="replace")
 
-    def wait_until_ready(self, port: int, began: float, *, path: str = "/healthz") -> None:
+    def wait_until_ready(self, port: int, *, path: str = "/healthz") -> None:
         """Ask for that path until it is 200. Raises StartFailed."""
+        self.wait_until(functools.partial(_answers, port, path))
+
+    def wait_until(self, is_ready: Callable[[], bool]) -> None:
+        """Ask again and again; a network error is a no. Raises StartFailed."""
         while True:
             with contextlib.suppress(OSError, http.client.HTTPException):
-                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
-                try:
-                    connection.request("GET", path)
-                    if connection.getresponse().status == http.HTTPStatus.OK:
-                        self.ready_s = time.perf_counter() - began
-                        return
-                finally:
-                    connection.close()
+                if is_ready():
+                    self.ready_s = time.perf_counter() - self.began
+                    return
             if self._popen.poll() is not None:
                 raise StartFailed(f"{self._popen.args!r} ended with {self._popen.returncode}: {self.last_words()}")
-            if time.perf_counter() - began > START_PATIENCE_S:
+            if time.perf_counter() - self.began > START_PATIENCE_S:
                 raise StartFailed(
                     f"{self._popen.args!r} was not ready in {START_PATIENCE_S:.0f} s: {self.last_words()}"
                 )
@@ -161,24 +166,31 @@ def nginx(folder: Path, *, upstream: int) -> Iterator[tuple[Process, int] | None
     folder.mkdir()
     config = folder / "nginx.conf"
     config.write_text(_NGINX.format(port=port, upstream=upstream), encoding="ascii")
-    began = time.perf_counter()
     with running([binary, "-p", str(folder), "-e", "stderr", "-c", str(config)], folder, "nginx") as process:
-        process.wait_until_ready(port, began)
+        process.wait_until_ready(port)
         yield process, port
 
 
 @contextlib.contextmanager
 def gateway(
-    folder: Path, *, upstream: int, collector: int | None = None, python: tuple[str, ...] = (sys.executable,)
+    folder: Path,
+    *,
+    upstream: int,
+    collector: int | None = None,
+    traced: float = 0.1,
+    redis: int | None = None,
+    python: tuple[str, ...] = (sys.executable,),
 ) -> Iterator[tuple[Process, int, str]]:
-    """Our gateway with a store of its own, its port and a key. Traces 10 % of requests to `collector`, if given.
+    """Our gateway with a store of its own, its port and a key.
 
-    `python` is what runs the module `gateway`: another interpreter of the same version, or one under a profiler.
+    It traces that part of requests to the port `collector`, and has its limits in the Redis at the port `redis`, where
+    there are such. `python` is what runs the module `gateway`: another interpreter of the same version, or one under a
+    profiler.
     """
     folder.mkdir()
     config = folder / "bench.yaml"
     config.write_text(CONFIGURATION.format(upstream=upstream), encoding="ascii")
-    told = ("--config", str(config), "--store", f"sqlite://{folder}/gateway.sqlite")
+    told: tuple[str, ...] = ("--config", str(config), "--store", f"sqlite://{folder}/gateway.sqlite")
     environ = {
         "PATH": os.environ["PATH"],
         "HOME": str(folder),
@@ -194,14 +206,45 @@ def gateway(
         environ |= {
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector}",
             "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
-            "OTEL_TRACES_SAMPLER_ARG": "0.1",
+            "OTEL_TRACES_SAMPLER_ARG": str(traced),
         }
+    if redis is not None:
+        store = f"redis://127.0.0.1:{redis}"
+        told = ("--config", str(config), "--store", store, "--journal", f"{folder}/gateway.sqlite")
     port = free_port()
-    began = time.perf_counter()
     command = [*python, "-m", "gateway", "serve", *told, "--port", str(port), "--admin-port", "0", "--drain", "5"]
     with running(command, folder, "gateway", environ=environ) as process:
-        process.wait_until_ready(port, began)
+        process.wait_until_ready(port)
         yield process, port, made.stdout.strip()
+
+
+@contextlib.contextmanager
+def redis(folder: Path) -> Iterator[tuple[Process, int] | None]:
+    """A Redis that keeps nothing on disk, and its port; None where there is no redis-server."""
+    binary = shutil.which("redis-server")
+    if binary is None:
+        yield None
+        return
+    port = free_port()
+    words = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no", "--dir", str(folder)]
+    with running([binary, *words], folder, "redis") as process:
+        process.wait_until(functools.partial(_pongs, port))
+        yield process, port
+
+
+def _answers(port: int, path: str) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == http.HTTPStatus.OK
+    finally:
+        connection.close()
+
+
+def _pongs(port: int) -> bool:
+    with socket.create_connection(("127.0.0.1", port), timeout=2) as connection:
+        connection.sendall(b"PING\r\n")
+        return connection.recv(16) == b"+PONG\r\n"
 
 
 def nginx_binary() -> str | None:
@@ -223,11 +266,12 @@ def running(
     """The process, ended when the block is left. Its stderr goes to a file, as a service's would."""
     said = folder / f"{name}.log"
     pipe = subprocess.PIPE if pipes else subprocess.DEVNULL
+    began = time.perf_counter()
     with said.open("wb") as log:
         popen = subprocess.Popen(
             command, cwd=ROOT if pipes else folder, env=environ, stdin=pipe, stdout=pipe, stderr=log
         )
-    process = Process(popen, said)
+    process = Process(popen, said, began)
     try:
         yield process
     finally:

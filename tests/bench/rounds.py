@@ -13,12 +13,13 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.bench import load, peers, processes
-from tests.bench.load import Address, Load
+from tests.bench import footprint, load, peers, processes
+from tests.bench.footprint import IDLE_S, STREAMS, WARM_REQUESTS, Footprint
+from tests.bench.load import Address, Load, LoadFailed
 from tests.bench.peers import Peer
 from tests.bench.processes import Process
 
@@ -30,7 +31,7 @@ class Case:
     name: str
     what: str
     kind: str
-    """What the fake upstream answers: `plain`, `burst` or `paced`."""
+    """What the fake upstream answers: `plain`, `burst`, `paced` or `embed`."""
     concurrency: int
     prompt_bytes: int
     of_nginx: float | None = None
@@ -60,9 +61,18 @@ CASES = (
         name="paced-c32", what="stream of 64 chunks 5 ms apart, 32 connections",
         kind="paced", concurrency=32, prompt_bytes=1200, of_nginx=1.4,
     ),
+    Case(
+        name="embed-c32", what="embedding of 1.2 KB in 384 numbers, 32 connections",
+        kind="embed", concurrency=32, prompt_bytes=1200,
+    ),
 )  # fmt: skip
 SMALL = "small-c32"
-DIRECT, NGINX, GATEWAY, TRACED = "direct", "nginx", "gateway", "gateway, 10 % traced"
+DIRECT, NGINX, GATEWAY = "direct", "nginx", "gateway"
+TRACED, TRACED_ALL, REDIS = "gateway, 10 % traced", "gateway, 100 % traced", "gateway, Redis"
+OURS = frozenset({GATEWAY, TRACED, TRACED_ALL, REDIS})
+_LOG_S, _EXPORT_S = 0.15, 1.2
+"""How long the gateway works on after the last answer: the log's thread looks every 50 ms, the exporter's and whoever
+ships the ledger to a Redis once a second; all are its defaults."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +90,8 @@ class Size:
     """Which part of the time is waited in which a server's threads may still be at work on the last answers."""
     starts: int = 3
     """How often the gateway is started, to know how long that takes."""
+    streams: int = STREAMS
+    """Slow streams that are open at once, to know what they hold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +104,8 @@ class Sample:
     p50_ms: float
     p99_ms: float
     per_s: float
+    beside_us: float | None = None
+    """CPU per request of the store that the gateway asks, where that is another process."""
 
 
 @dataclass(slots=True)
@@ -103,8 +117,21 @@ class Server:
     process: Process | None = None
     settle_s: float = 0.0
     """How long after the last answer its threads may still be at work on it."""
+    beside: Process | None = None
+    """The store that it asks, where that is another process; its CPU is not the gateway's."""
+    only: frozenset[str] | None = None
+    """The names of the cases that it is measured in; None for all."""
     rss_idle_mib: float = 0.0
     rss_after_mib: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Exports:
+    """What a collector of traces took."""
+
+    posts: int
+    bytes: int
+    spans: int
 
 
 @dataclass(slots=True)
@@ -116,10 +143,19 @@ class Results:
     servers: list[Server] = field(default_factory=list)
     samples: dict[tuple[str, str], list[Sample]] = field(default_factory=dict)
     """By the names of case and server."""
-    starts_s: list[float] = field(default_factory=list)
-    """From spawning the gateway to its first good answer."""
-    exports: int = 0
-    export_bytes: int = 0
+    left_out: dict[tuple[str, str], str] = field(default_factory=dict)
+    """Cases that a peer does not serve, by the same names, and what it said."""
+    footprint: Footprint = field(default_factory=Footprint)
+    exports: dict[str, Exports] = field(default_factory=dict)
+    """What the collector took of each server that traces, and what of it was asked for."""
+
+    def serving(self, case: Case) -> list[Server]:
+        """The servers that are measured in that case."""
+        return [
+            server
+            for server in self.servers
+            if (server.only is None or case.name in server.only) and (case.name, server.name) not in self.left_out
+        ]
 
 
 def run(
@@ -139,72 +175,118 @@ def run(
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gateway-bench-")))
         _, upstream = stack.enter_context(processes.fake_upstream(folder, "upstream"))
-        _, collector = stack.enter_context(processes.fake_upstream(folder, "collector"))
-        for number in range(size.starts - 1):
-            tell(f"start {number + 1}")
-            with processes.gateway(folder / f"start{number}", upstream=upstream, python=(python,)) as (process, _, _):
-                results.starts_s.append(process.ready_s)
-        results.servers = _start(stack, folder, upstream, collector, with_nginx=with_nginx, python=python)
+        tell("start, first answer, memory")
+        results.footprint = footprint.measure(
+            folder,
+            upstream=upstream,
+            starts=size.starts,
+            streams=size.streams,
+            python=python,
+            requests=min(WARM_REQUESTS, size.requests),
+            idle_s=IDLE_S * size.settles,
+        )
+        results.servers = _proxies(stack, folder, upstream, with_nginx=with_nginx)
+        collectors = _gateways(stack, folder, upstream, results.servers, python)
         for of, binary in others:
             tell(f"start {of.name}")
             process, port = stack.enter_context(peers.peer(of, binary, folder, upstream=upstream))
             results.servers.append(Server(of.name, Address(port=port, key=of.key), process, settle_s=0.05))
-        results.starts_s += [s.process.ready_s for s in results.servers if s.name == GATEWAY and s.process is not None]
+        _warm(results, {of.name for of, _ in others}, tell)
         _rounds(results, tell)
-        results.exports, results.export_bytes = _taken(collector)
+        results.exports = {name: _taken(collector) for name, collector in collectors.items()}
     return results
 
 
-def _start(
-    stack: contextlib.ExitStack, folder: Path, upstream: int, collector: int, *, with_nginx: bool, python: str
-) -> list[Server]:
+def _proxies(stack: contextlib.ExitStack, folder: Path, upstream: int, *, with_nginx: bool) -> list[Server]:
     servers = [Server(DIRECT, Address(port=upstream))]
     if with_nginx and (started := stack.enter_context(processes.nginx(folder, upstream=upstream))) is not None:
         servers.append(Server(NGINX, Address(port=started[1]), started[0], settle_s=0.05))
-    # The log's thread looks every 50 ms, the exporter's once a second; both are the gateway's defaults.
-    for name, to, settle_s in ((GATEWAY, None, 0.15), (TRACED, collector, 1.2)):
-        process, port, key = stack.enter_context(
-            processes.gateway(folder / f"gateway-{len(servers)}", upstream=upstream, collector=to, python=(python,))
-        )
-        servers.append(Server(name, Address(port=port, key=key), process, settle_s=settle_s))
     return servers
 
 
-def _rounds(results: Results, tell: Callable[[str], None]) -> None:
-    size, servers = results.size, results.servers
+def _gateways(
+    stack: contextlib.ExitStack, folder: Path, upstream: int, servers: list[Server], python: str
+) -> dict[str, int]:
+    """Start our own, each with what it needs. Gives the collectors of those that trace, by their names."""
+    collectors: dict[str, int] = {}
+
+    def start(name: str, *, collector: int | None = None, traced: float = 0.0, redis: int | None = None) -> Server:
+        process, port, key = stack.enter_context(
+            processes.gateway(
+                folder / f"gateway-{len(servers)}",
+                upstream=upstream,
+                collector=collector,
+                traced=traced,
+                redis=redis,
+                python=(python,),
+            )
+        )
+        settle_s = _LOG_S if collector is None and redis is None else _EXPORT_S
+        servers.append(Server(name, Address(port=port, key=key), process, settle_s=settle_s))
+        return servers[-1]
+
+    start(GATEWAY)
+    for name, traced in ((TRACED, 0.1), (TRACED_ALL, 1.0)):
+        _, collectors[name] = stack.enter_context(processes.fake_upstream(folder, f"collector-{traced:g}"))
+        start(name, collector=collectors[name], traced=traced)
+    servers[-1].only = frozenset({SMALL})
+    if (store := stack.enter_context(processes.redis(folder))) is not None:
+        shared = start(REDIS, redis=store[1])
+        shared.beside, shared.only = store[0], frozenset({SMALL, "small-c1"})
+    return collectors
+
+
+def _warm(results: Results, others: Collection[str], tell: Callable[[str], None]) -> None:
+    """Each case at each server. A peer that does not serve a case is left out of it; anything else is a failure."""
+    size = results.size
     for case in results.cases:
         tell(f"warming up, {case.name}")
-        for server in servers:
-            load.run(server.address, _load(case, size.warm_s, size.requests), begin=lambda: None)
-    for server in servers:
+        for server in results.serving(case):
+            try:
+                load.run(server.address, _load(case, size.warm_s, size.requests), begin=lambda: None)
+            except LoadFailed as error:
+                if server.name not in others:
+                    raise
+                results.left_out[case.name, server.name] = str(error)
+    for server in results.servers:
         if server.process is not None:
             server.rss_idle_mib = server.process.rss_mib()
+
+
+def _rounds(results: Results, tell: Callable[[str], None]) -> None:
+    size = results.size
     for number in range(size.rounds):
         for case in results.cases:
             tell(f"round {number + 1} of {size.rounds}, {case.name}")
+            servers = results.serving(case)
             for position in range(len(servers)):  # Each round begins with another one: nobody is always the first.
                 server = servers[(position + number) % len(servers)]
                 sample = measure(server, case, size)
                 results.samples.setdefault((case.name, server.name), []).append(sample)
-    for server in servers:
+    for server in results.servers:
         if server.process is not None:
             server.rss_after_mib = server.process.rss_mib()
 
 
 def measure(server: Server, case: Case, size: Size) -> Sample:
     """Put the case's load on the server once. Raises LoadFailed."""
-    before_s = 0.0
+    before_s = beside_s = 0.0
 
     def begin() -> None:
-        nonlocal before_s
+        nonlocal before_s, beside_s
         if server.process is not None:
             before_s = server.process.cpu_s()
+        if server.beside is not None:
+            beside_s = server.beside.cpu_s()
 
     answers = load.run(server.address, _load(case, size.seconds, size.requests), begin=begin)
     cpu_us: float | None = None
+    beside_us: float | None = None
     if server.process is not None:
         time.sleep(server.settle_s * size.settles)
         cpu_us = (server.process.cpu_s() - before_s) * 1e6 / len(answers.latencies_s)
+    if server.beside is not None:
+        beside_us = (server.beside.cpu_s() - beside_s) * 1e6 / len(answers.latencies_s)
     latencies_ms = sorted(latency_s * 1000 for latency_s in answers.latencies_s)
     return Sample(
         requests=len(latencies_ms),
@@ -212,6 +294,7 @@ def measure(server: Server, case: Case, size: Size) -> Sample:
         p50_ms=statistics.median(latencies_ms),
         p99_ms=latencies_ms[int(len(latencies_ms) * 0.99)],
         per_s=len(latencies_ms) / answers.seconds,
+        beside_us=beside_us,
     )
 
 
@@ -225,11 +308,10 @@ def _load(case: Case, seconds: float, requests: int) -> Load:
     )
 
 
-def _taken(collector: int) -> tuple[int, int]:
-    connection = http.client.HTTPConnection("127.0.0.1", collector, timeout=5)
+def _taken(collector: int) -> Exports:
+    connection = http.client.HTTPConnection("127.0.0.1", collector, timeout=30)
     try:
         connection.request("GET", "/taken")
-        taken = json.loads(connection.getresponse().read())
-        return int(taken["posts"]), int(taken["bytes"])
+        return Exports(**json.loads(connection.getresponse().read()))
     finally:
         connection.close()

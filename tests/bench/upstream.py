@@ -2,11 +2,12 @@
 
 Speaks just enough of OpenAI's API: the first word of an answer is decided by the last part of the model's name.
 `…-plain` answers JSON at once; `…-burst` streams 64 chunks in a single write, as a backend does that was ahead of us;
-`…-paced` streams them 5 ms apart, as a backend does that thinks. Every byte is made before the first request.
+`…-paced` streams them 5 ms apart, as a backend does that thinks, `…-slow` 40 ms apart, so that many streams are open at
+once. Whatever is asked of /embeddings gets one vector. Every byte is made before the first request.
 
-Also takes OTLP exports (any POST to /v1/traces) and tells at GET /taken how many came and how large they were, so that
-a run with tracing can prove that it traced. No faults, no pipelining, loopback only: `tests.backends` has servers that
-misbehave.
+Also receives OTLP traces (any POST to /v1/traces) and tells at GET /taken how many came, how large they were and how
+many spans were in them, so that a run with tracing can prove how much it traced. No faults, no pipelining, loopback
+only: `tests.backends` has servers that misbehave.
 
     python -m tests.bench.upstream          # prints its port; ends when its stdin does
 """
@@ -25,6 +26,10 @@ EVENTS = CHUNKS + 4
 """Events of a streamed answer, `[DONE]` included, when usage was asked for, as our requests do."""
 GAP_S = 0.005
 """Between two chunks of a paced stream."""
+SLOW_GAP_S = 0.04
+"""Between two chunks of a slow stream."""
+DIMENSIONS = 384
+"""Numbers in an embedding."""
 
 _TEXT = "The river rose in the night and by morning the lower road was gone. " * 4
 _USAGE = {"prompt_tokens": 350, "completion_tokens": CHUNKS, "total_tokens": 350 + CHUNKS}
@@ -79,6 +84,23 @@ PLAIN = _whole(
         }
     ),
 )
+EMBEDDING = _whole(
+    b"application/json",
+    _dumps(
+        {
+            "object": "list",
+            "model": "fake",
+            "data": [
+                {
+                    "object": "embedding",
+                    "index": 0,
+                    "embedding": [(number * 7919 % 1999 - 999) / 16384 for number in range(DIMENSIONS)],
+                }
+            ],
+            "usage": {"prompt_tokens": 350, "total_tokens": 350},
+        }
+    ),
+)
 _STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n" + _event(
     _choice({"role": "assistant"})
 )
@@ -105,6 +127,17 @@ class Exports:
     def __init__(self) -> None:
         self.posts = 0
         self.bytes = 0
+        self.bodies: list[bytes] = []
+
+    def spans(self) -> int:
+        """In all of them. Read when somebody asks, so that receiving costs the run nothing."""
+        from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+        found = 0
+        for body in self.bodies:
+            for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+                found += sum(len(scope.spans) for scope in resource.scope_spans)
+        return found
 
 
 class Connection(asyncio.Protocol):
@@ -147,12 +180,16 @@ class Connection(asyncio.Protocol):
         self._parts.clear()
         if url.endswith(b"/chat/completions"):
             self._answer(body)
+        elif url.endswith(b"/embeddings"):
+            self._transport.write(EMBEDDING)
         elif url == b"/v1/traces":
             self._exports.posts += 1
             self._exports.bytes += len(body)
+            self._exports.bodies.append(body)
             self._transport.write(_ACCEPTED)
         elif url == b"/taken":
-            taken = {"posts": self._exports.posts, "bytes": self._exports.bytes}
+            exports = self._exports
+            taken = {"posts": exports.posts, "bytes": exports.bytes, "spans": exports.spans()}
             self._transport.write(_whole(b"application/json", _dumps(taken)))
         elif url in _ASKED_BEFORE:
             self._transport.write(_KNOWN)
@@ -166,17 +203,20 @@ class Connection(asyncio.Protocol):
             self._transport.write(BURST)
         elif b'-paced"' in body:
             self._transport.write(_STREAM_HEAD)
-            self._next(0, self._loop.time())
+            self._next(0, self._loop.time(), GAP_S)
+        elif b'-slow"' in body:
+            self._transport.write(_STREAM_HEAD)
+            self._next(0, self._loop.time(), SLOW_GAP_S)
         else:
             self._transport.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
 
-    def _next(self, number: int, began: float) -> None:
+    def _next(self, number: int, began: float, gap_s: float) -> None:
         if self._transport.is_closing():
             return
         self._transport.write(_PACED[number])
         number += 1
         if number < CHUNKS:  # Timed from the beginning: a late chunk does not delay the others.
-            self._loop.call_at(began + number * GAP_S, self._next, number, began)
+            self._loop.call_at(began + number * gap_s, self._next, number, began, gap_s)
 
 
 async def _serve() -> None:
