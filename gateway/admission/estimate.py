@@ -20,6 +20,7 @@ KNOWN_AFTER = 8
 MOST_PAIRS = 10_000
 """Pairs remembered; the one unused for longest is forgotten."""
 
+_PROVIDER = UsageSource.PROVIDER  # A name of its own: Python 3.11 is slow to find a member in its class.
 _RATIO_QUANTILE = 0.95
 _RATIO_RATE = 0.05
 _RATIO_LEAST, _RATIO_MOST = 0.001, 4.0  # an image in base64 … a word wrapped in a chat template
@@ -86,7 +87,10 @@ class Estimator:
         Usage that we counted or guessed ourselves teaches nothing, nor does a report without prompt tokens. With 0 for
         `prompt_bytes`, where the prompt is no measure, only of the output something is learned.
         """
-        if usage.source is not UsageSource.PROVIDER or usage.prompt_tokens <= 0 or prompt_bytes < 0:
+        if usage.source is not _PROVIDER:
+            return
+        prompt_tokens = usage.input_tokens + usage.cached_input_tokens + usage.cache_write_tokens
+        if prompt_tokens <= 0 or prompt_bytes < 0:
             return
         pair = (tenant, model)
         learned = self._learned.get(pair)
@@ -97,14 +101,14 @@ class Estimator:
         else:
             self._learned.move_to_end(pair)
         if prompt_bytes:
-            ratio = usage.prompt_tokens / prompt_bytes
+            ratio = prompt_tokens / prompt_bytes
             if learned.reports:
                 ratio = quantile_step(learned.tokens_per_byte, ratio, quantile=_RATIO_QUANTILE, rate=_RATIO_RATE)
-            learned.tokens_per_byte = min(max(ratio, _RATIO_LEAST), _RATIO_MOST)
+            learned.tokens_per_byte = _RATIO_LEAST if ratio < _RATIO_LEAST else min(ratio, _RATIO_MOST)
             learned.reports += 1
-        output = usage.completion_tokens / choices
+        output = (usage.output_tokens + usage.reasoning_tokens) / choices
         output = quantile_step(learned.output_tokens, output, quantile=_OUTPUT_QUANTILE, rate=_OUTPUT_RATE)
-        learned.output_tokens = min(max(output, _OUTPUT_LEAST), _OUTPUT_MOST)
+        learned.output_tokens = _OUTPUT_LEAST if output < _OUTPUT_LEAST else min(output, _OUTPUT_MOST)
 
 
 def quantile_step(value: float, seen: float, *, quantile: float, rate: float) -> float:

@@ -163,11 +163,13 @@ def _counting(hold: Hold) -> Hold:
 
 def claim_of(holds: tuple[Hold, ...], estimate: Estimate, price: Price, wall: float) -> Claim:
     """What a request that is expected to take so much is held against, at `wall` seconds since the epoch."""
-    return (
-        Claim(holds, tuple([hold.fixed or hold.dimension(estimate, price, wall) for hold in holds]))
-        if holds
-        else NO_CLAIM
-    )
+    if not holds:
+        return NO_CLAIM
+    dimensions = []
+    for hold in holds:
+        fixed = hold.fixed
+        dimensions.append(hold.dimension(estimate, price, wall) if fixed is None else fixed)
+    return Claim(holds, tuple(dimensions))
 
 
 def place_claim(backend: str, limits: Limits, estimate: Estimate) -> Claim:

@@ -8,6 +8,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
+import msgspec
+
 from gateway.admission.limits import (
     MOST_DEBT_S,
     NOTHING_USED,
@@ -57,10 +59,13 @@ class Bucket:
 
     def charge(self, amount: int) -> None:
         """Take `amount`, or give it back if it is negative: never beyond the capacity, never into endless debt."""
+        level = self.level - amount
         if amount > 0:
-            self.level = max(self.level - amount, min(self.level, -MOST_DEBT_S * self.refill_per_s))
+            if level < 0:
+                level = max(level, min(self.level, -MOST_DEBT_S * self.refill_per_s))
+            self.level = level
         else:
-            self.level = min(self.level - amount, self.limit)
+            self.level = min(level, self.limit)
 
 
 class _Counter:
@@ -72,13 +77,10 @@ class _Counter:
         self.ends_at = ends_at
 
 
-class _Held:
-    __slots__ = ("dimensions", "expires_at", "grown")
-
-    def __init__(self, dimensions: Sequence[Dimension], expires_at: float) -> None:
-        self.dimensions = dimensions
-        self.expires_at = expires_at
-        self.grown = NOTHING_USED
+class _Held(msgspec.Struct, gc=False):
+    dimensions: Sequence[Dimension]
+    expires_at: float
+    grown: Used = NOTHING_USED
 
     def taken(self, dimension: Dimension) -> int:
         """What it has been charged with so far."""
@@ -124,10 +126,22 @@ class Tally:
         if reservation in self._held or reservation in self._closed or reservation in self._closed_before:
             return Granted(reservation, self._levels(dimensions, now))
 
-        # 1. Check everything.
+        # 1. Check everything. What is plainly there is seen without a call: this is every request's way.
         longest_s = 0.0
         worst: Dimension | None = None
+        buckets, taken = self._buckets, self._taken
         for dimension in dimensions:
+            refill_per_s = dimension.refill_per_s
+            if refill_per_s:
+                bucket = buckets.get(dimension.key)
+                if bucket is None or bucket.limit != dimension.limit or bucket.refill_per_s != refill_per_s:
+                    bucket = self._bucket(dimension, now)
+                elif now > bucket.at:
+                    bucket.refill(now)
+                if bucket.level + TOLERANCE >= dimension.cost:
+                    continue
+            elif dimension.kind == "concurrency" and taken.get(dimension.key, 0) < dimension.limit:
+                continue
             wait_s = self._wait_s(dimension, now)
             if wait_s > longest_s:
                 longest_s, worst = wait_s, dimension
@@ -135,19 +149,26 @@ class Tally:
             retry_after_s = None if longest_s == math.inf else math.ceil(longest_s * 1000) / 1000
             return Denied(worst, retry_after_s, self._levels(dimensions, now))
 
-        # 2. Take everything.
+        # 2. Take everything, and say what is left.
+        levels = []
         for dimension in dimensions:
-            key = dimension.key
-            if dimension.refill_per_s:
-                self._buckets[key].level -= dimension.cost
-            elif dimension.kind == "concurrency":
-                self._taken[key] = self._taken.get(key, 0) + 1
+            key, kind, limit = dimension.key, dimension.kind, dimension.limit
+            refill_per_s = dimension.refill_per_s
+            if refill_per_s:
+                bucket = buckets[key]
+                bucket.level = level = bucket.level - dimension.cost
+                remaining = int(level + TOLERANCE) if level > 0 else 0
+                levels.append(Level(kind, limit, remaining, (limit - level) / refill_per_s))
+            elif kind == "concurrency":
+                taken[key] = slots = taken.get(key, 0) + 1
+                levels.append(Level(kind, limit, limit - slots, 0.0))
             else:
                 self._counters[key].used += dimension.cost
+                levels += self._levels((dimension,), now)
         expires_at = now + ttl_s
         self._held[reservation] = _Held(dimensions, expires_at)
         heapq.heappush(self._expiries, (expires_at, reservation))
-        return Granted(reservation, self._levels(dimensions, now))
+        return Granted(reservation, tuple(levels))
 
     def renew(self, reservation: str, now: float, ttl_s: float) -> bool:
         """Move the end of the lease; False when no reservation of that id is live."""
@@ -173,14 +194,23 @@ class Tally:
     ) -> Settlement:
         """Close the reservation; see `Limiter.settle`."""
         held = self._held.pop(reservation, None)
-        if held is not None:
-            self._close(reservation, held, () if held.expires_at > now else held.dimensions)
-            if held.expires_at > now:
-                for dimension in held.dimensions:
-                    if dimension.kind not in TAKEN_ONCE:
-                        self._charge(dimension, amount_of(dimension.kind, used) - held.taken(dimension), now)
-                return "settled"
-        return self._settle_late(reservation, used, dimensions)
+        if held is None:
+            return self._settle_late(reservation, used, dimensions)
+        if held.expires_at <= now:
+            self._close(reservation, held, held.dimensions)
+            return self._settle_late(reservation, used, dimensions)
+        self._close(reservation, held, ())
+        grown = held.grown
+        for dimension in held.dimensions:
+            kind = dimension.kind
+            if kind in TAKEN_ONCE:
+                continue
+            # As `amount_of` says, and `held.taken`: asked here without calls for what nearly every limit counts.
+            amount = (used.tokens if kind == "tokens" else amount_of(kind, used)) - dimension.cost
+            if grown is not NOTHING_USED:
+                amount -= amount_of(kind, grown)
+            self._charge(dimension, amount, now)
+        return "settled"
 
     def seed(self, key: str, used: int, ends_at: float) -> bool:
         """Begin a budget's counter; False when there is one."""

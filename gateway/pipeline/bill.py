@@ -76,6 +76,9 @@ def charged(attempts: Sequence[Attempt]) -> Usage | None:
 
     The other attempts' cost is ours.
     """
+    if len(attempts) == 1:  # Nearly always.
+        (only,) = attempts
+        return paid_part(only) if only.usage is not None and is_paid(only) else None
     parts = [paid_part(attempt) for attempt in attempts if is_paid(attempt) and attempt.usage is not None]
     if len(parts) < 2:  # noqa: PLR2004  # two are one answer
         return parts[0] if parts else None
@@ -91,8 +94,13 @@ def used(usage: Usage | None, entries: Sequence[LedgerEntry]) -> Used:
     """What limits and budgets are charged with: the usage the tenant pays, and its price."""
     if usage is None:
         return NOTHING_USED
-    charge = sum(entry.charge_nano_usd for entry in entries)
-    return Used(usage.total_tokens, usage.prompt_tokens, usage.completion_tokens, charge)
+    charge = 0
+    for entry in entries:
+        charge += entry.charge_nano_usd
+    # As the usage's own properties say, each asked once.
+    prompt_tokens = usage.input_tokens + usage.cached_input_tokens + usage.cache_write_tokens
+    completion_tokens = usage.output_tokens + usage.reasoning_tokens
+    return Used(prompt_tokens + completion_tokens, prompt_tokens, completion_tokens, charge)
 
 
 def intent_of(job: Job, attempt: Attempt, *, exchange_id: str, request_id: str, at: float, ends_at: float) -> Intent:
@@ -124,42 +132,46 @@ def rows(
     exchange_id: str,
     request_id: str,
     outcome: Outcome,
-    wall: Callable[[float], float],
+    wall_offset_s: float,
     now: float,
 ) -> list[LedgerEntry]:
     """One row per attempt, each with its usage decided; a single row 0 when the request ended before any was made.
 
-    `wall` turns a time of the clock that `now` is of into seconds since the epoch.
+    `wall_offset_s` turns times of the clock that `now` is of into seconds since the epoch.
     """
-
-    def row(attempt: Attempt | None) -> LedgerEntry:
-        usage = attempt.usage if attempt is not None and attempt.usage is not None else NO_USAGE
-        target = attempt.target if attempt is not None else None
-        ended_as = attempt.outcome if attempt is not None and attempt.outcome is not None else outcome
-        at = wall(attempt.ended_at if attempt is not None and attempt.ended_at is not None else now)
-        # A price that changes meanwhile is for those that begin under it.
-        prices = attempt.target.prices.at(wall(attempt.started_at)) if attempt is not None else None
-        cost = charge = prices.charge(usage) if prices is not None else 0
-        if attempt is None or not is_paid(attempt):
-            charge = 0
-        elif attempt.goes_on_from is not None and prices is not None:
-            charge = prices.charge(paid_part(attempt))
-        return LedgerEntry(
-            exchange=exchange_id,
-            request_id=request_id,
-            attempt=attempt.number if attempt is not None else 0,
-            at=at,
-            tenant=job.caller.tenant.id,
-            key=job.caller.key.public_id,
-            model=job.request.model,
-            backend=target.backend if target is not None else "",
-            upstream_model=target.model if target is not None else "",
-            outcome=ended_as,
-            usage=usage,
-            charge_nano_usd=charge,
-            cost_nano_usd=cost,
-            price_version=prices.version if prices is not None else "",
-            policy=job.caller.policy.label,
+    caller, model = job.caller, job.request.model
+    made = []
+    for attempt in attempts or (None,):
+        number, backend, upstream_model, version = 0, "", "", ""
+        usage, ended_as, ended_at, cost, charge = NO_USAGE, outcome, now, 0, 0
+        if attempt is not None:
+            number, target = attempt.number, attempt.target
+            backend, upstream_model = target.backend, target.model
+            usage, ended_as = attempt.usage or usage, attempt.outcome or ended_as
+            if attempt.ended_at is not None:
+                ended_at = attempt.ended_at
+            # A price that changes meanwhile is for those that begin under it.
+            prices = target.prices.at(attempt.started_at + wall_offset_s)
+            version, cost = prices.version, prices.charge(usage)
+            if is_paid(attempt):
+                charge = cost if attempt.goes_on_from is None else prices.charge(paid_part(attempt))
+        made.append(
+            LedgerEntry(
+                exchange=exchange_id,
+                request_id=request_id,
+                attempt=number,
+                at=ended_at + wall_offset_s,
+                tenant=caller.tenant.id,
+                key=caller.key.public_id,
+                model=model,
+                backend=backend,
+                upstream_model=upstream_model,
+                outcome=ended_as,
+                usage=usage,
+                charge_nano_usd=charge,
+                cost_nano_usd=cost,
+                price_version=version,
+                policy=caller.policy.label,
+            )
         )
-
-    return [row(attempt) for attempt in attempts] if attempts else [row(None)]
+    return made

@@ -31,6 +31,13 @@ def most_output(request: ChatRequest) -> int | None:
 
 def is_credible(usage: Usage, request: ChatRequest, estimate: Estimate, *, begun: int) -> bool:
     """Whether a backend's report can be true. `begun`: tokens of another one's answer that stood behind the prompt."""
+    prompt_tokens = usage.input_tokens + usage.cached_input_tokens + usage.cache_write_tokens
+    limit = request.max_output_tokens
+    if (
+        prompt_tokens <= _PROMPT_TIMES * estimate.prompt_tokens + _PROMPT_MORE
+        and (limit is None or usage.output_tokens + usage.reasoning_tokens <= limit)
+    ):  # fmt: skip
+        return True  # Nearly every report: it is within what was asked for, and no exception is needed.
     return not (_is_long(usage, request) or _is_wide(usage, request, estimate, begun))
 
 

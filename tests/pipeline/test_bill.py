@@ -125,7 +125,7 @@ def test_one_row_an_attempt_and_one_charge_a_request() -> None:
     for made in tries:
         made.usage = used(made)
     job = Play().exchange.job
-    rows = bill.rows(job, tries, exchange_id="e1", request_id="r1", outcome=O.OK, wall=lambda at: 1000.0 + at, now=9.0)
+    rows = bill.rows(job, tries, exchange_id="e1", request_id="r1", outcome=O.OK, wall_offset_s=1000.0, now=9.0)
     assert [(row.attempt, row.backend, row.charge_nano_usd, row.cost_nano_usd) for row in rows] == [
         (1, "a", 0, PROMPT * 1_000),
         (2, "b", 0, 0),
@@ -143,7 +143,7 @@ def test_one_row_an_attempt_and_one_charge_a_request() -> None:
 def test_a_request_that_was_never_tried_has_row_0() -> None:
     """It was admitted, so it is in the ledger, at no price."""
     job = Play().exchange.job
-    (row,) = bill.rows(job, [], exchange_id="e1", request_id="r1", outcome=O.CLIENT_GONE, wall=lambda at: at, now=9.0)
+    (row,) = bill.rows(job, [], exchange_id="e1", request_id="r1", outcome=O.CLIENT_GONE, wall_offset_s=0.0, now=9.0)
     assert (row.attempt, row.backend, row.upstream_model, row.price_version) == (0, "", "", "")
     assert (row.outcome, row.usage, row.charge_nano_usd, row.cost_nano_usd, row.at) == (O.CLIENT_GONE, NO_USAGE, 0, 0, 9.0)  # fmt: skip  # noqa: E501
     assert bill.charged([]) is None
@@ -159,7 +159,7 @@ def test_a_price_that_changes_while_a_request_runs_is_not_its_price() -> None:
     made = attempt(O.OK, text="hi", usage=REPORTED)
     made.target = target
     (row,) = bill.rows(
-        Play().exchange.job, [made], exchange_id="e1", request_id="r1", outcome=O.OK, wall=lambda at: 1000.0 + at, now=9
+        Play().exchange.job, [made], exchange_id="e1", request_id="r1", outcome=O.OK, wall_offset_s=1000.0, now=9
     )
     assert (row.at, row.price_version.partition(":")[0], row.charge_nano_usd) == (1002.0, "cheap", 14_000)
     assert [dearest([target, PLAN[0]], wall, 10, 0) for wall in (1000.0, begins_at)] == [10_000, 100_000]
