@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from typing import Final, Literal, NamedTuple
 
 from gateway.telemetry import semconv
-from gateway.telemetry.metrics import Counter, Histogram, Labels, Metrics, Tenants
+from gateway.telemetry.metrics import Metrics, Tenants
+from gateway.telemetry.series import Counter, Histogram, Labels
 
 _NANO: Final = 1e-9
 _TRY: Final = (semconv.GEN_AI_OPERATION, semconv.GEN_AI_PROVIDER, semconv.GEN_AI_REQUEST_MODEL)

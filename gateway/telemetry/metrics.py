@@ -1,20 +1,19 @@
-"""Counts and histograms of finished requests, kept in plain dictionaries: a request costs a few lookups.
+"""Counts and histograms of finished requests: one costs two lookups and some additions.
+
+Requests that ended alike count in the same series, and so do tries that went alike; their series are looked up once.
 
 Read by `families` when somebody scrapes, or is sent them. Labels are bounded: a family that has `MOST_SERIES` of them
 puts what is new under `_OTHER`. Tenants are a label only where an operator wants it, keys never: the ledger tells of
 them.
 """
 
-from bisect import bisect_left
-from collections.abc import Sequence
 from typing import Final
 
 from gateway.domain.plan import Displaced
-from gateway.domain.usage import Usage, price_table
+from gateway.domain.usage import Usage, UsageSource, price_table
 from gateway.telemetry.record import AttemptRecord, BudgetUse, RequestRecord
 from gateway.telemetry.semconv import OTHER
-
-MOST_SERIES: Final = 1_000
+from gateway.telemetry.series import MOST_SERIES, Counter, Histogram, Labels, Sum, Tally
 
 HTTP_S: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0, 120.0)
 """OpenTelemetry's bounds for HTTP servers, and longer ones for answers that take their time."""
@@ -28,55 +27,38 @@ TOKENS: Final = tuple(4**power for power in range(14))
 """Those of `gen_ai.client.token.usage`."""
 OVERHEAD_S: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 LAG_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
-
-Labels = tuple[str, ...]
-
-
-class Counter:
-    """Sums by labels."""
-
-    __slots__ = ("values",)
-
-    def __init__(self) -> None:
-        self.values: dict[Labels, float] = {}
-
-    def add(self, labels: Labels, amount: float = 1) -> None:
-        """Add to the sum of these labels."""
-        values = self.values
-        if labels not in values and len(values) >= MOST_SERIES:
-            labels = (OTHER,) * len(labels)
-        values[labels] = values.get(labels, 0) + amount
+_PROVIDER, _COUNTED = UsageSource.PROVIDER, UsageSource.COUNTED  # To ask their class for them costs more.
 
 
-class Tally:
-    """One histogram's numbers."""
+class _Ended:
+    """The series of requests that ended alike."""
 
-    __slots__ = ("counts", "total")
+    __slots__ = ("durations", "overheads", "requests")
 
-    def __init__(self, size: int) -> None:
-        self.counts = [0] * size
-        """One for each bound, and one for what lies above all of them; not cumulative."""
-        self.total = 0.0
+    def __init__(self, requests: Sum, durations: Tally) -> None:
+        self.requests = requests
+        self.durations = durations
+        self.overheads: Tally | None = None
+        """None as long as none of them told of it; so are the others below."""
 
 
-class Histogram:
-    """Distributions by labels."""
+class _Tried:
+    """The series of tries that went alike."""
 
-    __slots__ = ("bounds", "tallies")
+    __slots__ = ("attempts", "first_tokens", "operations", "output", "paces", "prompts", "source", "spend", "witnessed")
 
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self.bounds = bounds
-        self.tallies: dict[Labels, Tally] = {}
-
-    def observe(self, labels: Labels, value: float) -> None:
-        """Count a value. A bound holds what is as large as itself."""
-        tally = self.tallies.get(labels)
-        if tally is None:
-            if len(self.tallies) >= MOST_SERIES:
-                labels = (OTHER,) * len(labels)
-            tally = self.tallies.setdefault(labels, Tally(len(self.bounds) + 1))
-        tally.counts[bisect_left(self.bounds, value)] += 1
-        tally.total += value
+    def __init__(self, attempts: Sum, operations: Tally) -> None:
+        self.attempts = attempts
+        self.operations = operations
+        self.first_tokens: Tally | None = None
+        self.paces: Tally | None = None
+        self.prompts: Tally | None = None
+        self.output: Tally | None = None
+        self.spend: Sum | None = None
+        self.source: UsageSource | None = None
+        """Who counted the last one's tokens."""
+        self.witnessed: Sum | None = None
+        """How often they did."""
 
 
 class Budgets:
@@ -151,6 +133,8 @@ class Metrics:
     """What finished requests add up to. Written by the event loop alone."""
 
     __slots__ = (
+        "_ended",
+        "_tried",
         "attempts",
         "budgets",
         "caches_left",
@@ -217,35 +201,52 @@ class Metrics:
         """None unless an operator wants them told of."""
         self.witnesses = Counter()
         """backend, model, who counted: tries whose tokens are known. `suspect` are reports that cannot be true."""
+        self._ended: dict[tuple[object, ...], _Ended] = {}
+        self._tried: dict[tuple[str, ...], _Tried] = {}
 
     def note(self, record: RequestRecord) -> None:
         """Count a finished request."""
-        route, status = record.route, str(record.status or 0)
-        self.requests.add((route, record.outcome, status, record.error_code or ""))
-        self.durations.observe((record.method, route, status), record.ended - record.started)
+        like = (record.method, record.route, record.outcome, record.status, record.error_code)
+        ended = self._ended.get(like) or self._new_ended(like, record)
+        ended.requests.amount += 1
+        ended.durations.observe(record.ended - record.started)
         if record.overhead_s is not None:
-            self.overheads.observe((route,), record.overhead_s)
+            if ended.overheads is None:
+                ended.overheads = self.overheads.of((record.route,))
+            ended.overheads.observe(record.overhead_s)
         if record.queued_s is not None:
             self.queued.observe((record.model or "", record.outcome), record.queued_s)
-        routing = record.routing
-        if routing is not None:
-            if routing.decision.cap_exceeded:
+        if record.routing is not None:
+            decision = record.routing.decision
+            if decision.cap_exceeded:
                 self.caps_exceeded.add((record.model or "",))
-            if routing.decision.displaced is not None:
-                self._displaced(routing.decision.displaced, record)
+            if decision.displaced is not None:
+                self._displaced(decision.displaced, record)
         reservation = record.reservation
-        if reservation is not None and reservation.decision == "denied":
-            self.denials.add((reservation.dimension or "",))
-        if reservation is not None and (took_s := reservation.ended - reservation.started) > 0:
-            self.reserving.observe((reservation.decision,), took_s)
-        if reservation is not None and reservation.budget is not None:
-            self.budgets.note((record.tenant or "", record.key_id or "", record.model or ""), reservation.budget)
+        if reservation is not None:
+            if reservation.decision == "denied":
+                self.denials.add((reservation.dimension or "",))
+            if (took_s := reservation.ended - reservation.started) > 0:
+                self.reserving.observe((reservation.decision,), took_s)
+            if reservation.budget is not None:
+                self.budgets.note((record.tenant or "", record.key_id or "", record.model or ""), reservation.budget)
         if self.tenants is not None:
             self.tenants.note(record)
         before: AttemptRecord | None = None
         for attempt in record.attempts:
             self._attempt(attempt, before, record)
             before = attempt
+
+    def _new_ended(self, like: tuple[object, ...], record: RequestRecord) -> _Ended:
+        """The series of a request like no other before."""
+        route, status = record.route, str(record.status or 0)
+        made = _Ended(
+            self.requests.of((route, record.outcome, status, record.error_code or "")),
+            self.durations.of((record.method, route, status)),
+        )
+        if len(self._ended) < MOST_SERIES:
+            self._ended[like] = made
+        return made
 
     def _displaced(self, displaced: Displaced, record: RequestRecord) -> None:
         """Count what a policy's independence costs: at the prices of both places, by what was used."""
@@ -261,29 +262,62 @@ class Metrics:
             self.premiums.add((model, "more" if more > 0 else "less"), abs(more))
 
     def _attempt(self, attempt: AttemptRecord, before: AttemptRecord | None, record: RequestRecord) -> None:
-        fault = attempt.fault.kind.value if attempt.fault is not None else ""
-        self.attempts.add((attempt.backend, attempt.model, attempt.reason, fault))
+        fault = attempt.fault
+        like: tuple[str, ...] = (attempt.backend, attempt.model, attempt.reason, attempt.operation, attempt.provider)
+        if fault is not None:
+            like = (*like, fault.kind, fault.error_type)
+        tried = self._tried.get(like) or self._new_tried(like, attempt)
+        tried.attempts.amount += 1
         if before is not None and before.backend != attempt.backend and before.fault is not None:
             self.failovers.add((before.backend, attempt.backend, before.fault.kind.value))
-        who = (attempt.operation, attempt.provider, attempt.model)
         ended = attempt.ended or record.ended
-        error_type = "" if attempt.fault is None else attempt.fault.error_type
-        self.operations.observe((*who, error_type), ended - attempt.started)
-        if attempt.first_content_at is not None and record.stream:
-            self.first_tokens.observe(who, attempt.first_content_at - attempt.started)
-            if attempt.usage is not None and attempt.usage.completion_tokens > 1 and not fault:
-                self.paces.observe(who, (ended - attempt.first_content_at) / (attempt.usage.completion_tokens - 1))
+        tried.operations.observe(ended - attempt.started)
+        usage = attempt.usage
+        if record.stream and attempt.first_content_at is not None:
+            if tried.first_tokens is None:
+                tried.first_tokens = self.first_tokens.of(_who(attempt))
+            tried.first_tokens.observe(attempt.first_content_at - attempt.started)
+            if usage is not None and fault is None and (tokens := usage.completion_tokens) > 1:
+                if tried.paces is None:
+                    tried.paces = self.paces.of(_who(attempt))
+                tried.paces.observe((ended - attempt.first_content_at) / (tokens - 1))
         if attempt.cost_nano_usd:
-            self.spend.add((attempt.backend, attempt.model), attempt.cost_nano_usd)
-        if attempt.usage is not None:
-            self.witnesses.add((attempt.backend, attempt.model, attempt.usage.source.value))
-            self._tokens(who, attempt.usage)
+            if tried.spend is None:
+                tried.spend = self.spend.of((attempt.backend, attempt.model))
+            tried.spend.amount += attempt.cost_nano_usd
+        if usage is not None:
+            self._usage(tried, usage, attempt)
 
-    def _tokens(self, who: Labels, usage: Usage) -> None:
-        """Only what a backend reported or we counted: an estimate is no measurement."""
-        if usage.source.value not in {"provider", "counted"}:
-            return
-        if usage.prompt_tokens:
-            self.tokens.observe((*who, "input"), usage.prompt_tokens)
-        if usage.completion_tokens:
-            self.tokens.observe((*who, "output"), usage.completion_tokens)
+    def _new_tried(self, like: tuple[str, ...], attempt: AttemptRecord) -> _Tried:
+        """The series of a try like no other before."""
+        fault, error_type = "", ""
+        if attempt.fault is not None:
+            fault, error_type = attempt.fault.kind.value, attempt.fault.error_type
+        made = _Tried(
+            self.attempts.of((attempt.backend, attempt.model, attempt.reason, fault)),
+            self.operations.of((*_who(attempt), error_type)),
+        )
+        if len(self._tried) < MOST_SERIES:
+            self._tried[like] = made
+        return made
+
+    def _usage(self, tried: _Tried, usage: Usage, attempt: AttemptRecord) -> None:
+        source = usage.source
+        if tried.witnessed is None or tried.source is not source:
+            tried.source = source
+            tried.witnessed = self.witnesses.of((attempt.backend, attempt.model, source.value))
+        tried.witnessed.amount += 1
+        if source is not _PROVIDER and source is not _COUNTED:
+            return  # Only what a backend reported or we counted: an estimate is no measurement.
+        if tokens := usage.prompt_tokens:
+            if tried.prompts is None:
+                tried.prompts = self.tokens.of((*_who(attempt), "input"))
+            tried.prompts.observe(tokens)
+        if tokens := usage.completion_tokens:
+            if tried.output is None:
+                tried.output = self.tokens.of((*_who(attempt), "output"))
+            tried.output.observe(tokens)
+
+
+def _who(attempt: AttemptRecord) -> Labels:
+    return attempt.operation, attempt.provider, attempt.model

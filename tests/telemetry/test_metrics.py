@@ -12,8 +12,9 @@ from gateway.domain.plan import Decision, Displaced
 from gateway.domain.usage import Usage, UsageSource
 from gateway.telemetry.exposition import exposition
 from gateway.telemetry.families import Gauge, families
-from gateway.telemetry.metrics import MOST_SERIES, Budgets, Counter, Histogram, Metrics, Tenants
+from gateway.telemetry.metrics import Budgets, Metrics, Tenants
 from gateway.telemetry.record import AttemptRecord, BudgetUse, RequestRecord, ReservationRecord, RoutingRecord
+from gateway.telemetry.series import MOST_SERIES, Counter, Histogram
 
 
 def attempt(backend: str, **more: Any) -> AttemptRecord:
