@@ -9,11 +9,12 @@ from gateway.admission.limits import Level
 from gateway.domain.address import BaseUrl, parse_base_url
 from gateway.domain.chat import ChatRequest
 from gateway.domain.errors import GatewayError
-from gateway.domain.fault import FaultKind
+from gateway.domain.fault import Fault, FaultKind
 from gateway.domain.ledger import Outcome
 from gateway.domain.usage import UsageSource
 from gateway.domain.wire import Headers
 from gateway.pipeline.attempt import Attempt
+from gateway.pipeline.entry import Job
 from gateway.pipeline.exchange import Exchange
 from gateway.telemetry import content, text
 from gateway.telemetry.content import Content
@@ -52,80 +53,106 @@ def record_of(
 
     `content_bytes`: how much of each text its trace is to show; None, as long as no operator wants any.
     """
-    caller = exchange.caller
-    job = getattr(exchange, "job", None)
+    caller, trace, usage, error = exchange.caller, exchange.trace, exchange.usage, exchange.error
+    job: Job | None = getattr(exchange, "job", None)
+    ended = exchange.ended_at or now
+    is_traced = trace is not None and trace.sampled
+    routing: RoutingRecord | None = None
+    reservation: ReservationRecord | None = None
+    settlement: SettlementRecord | None = None
+    attempts: list[AttemptRecord] = []
+    cost: int | None = None
+    ttft_s: float | None = None
+    overhead_s: float | None = None
+    if job is not None:
+        routing = _routing(exchange, job)
+        if exchange.reserved_at:
+            reservation = _reservation(exchange, job)
+        for attempt in exchange.attempts:
+            told = _attempt(exchange, attempt, operation)
+            attempts.append(told)
+            cost = (cost or 0) + (told.cost_nano_usd or 0)
+            if ttft_s is None and attempt.committed_at is not None:
+                ttft_s = attempt.committed_at - exchange.started_at
+        if exchange.settle_asked_at:
+            used, source = (0, UsageSource.ESTIMATED) if usage is None else (usage.total_tokens, usage.source)
+            settlement = SettlementRecord(exchange.settle_asked_at, ended, job.estimate.total_tokens, used, source)
+            overhead_s = exchange.overhead_s(ended)
+    # By position: of so many fields, each by its name costs ten times as much.
     record = RequestRecord(
-        request_id=exchange.request_id,
-        method="POST",
-        route=route,
-        started=exchange.started_at,
-        wall_started=exchange.wall_started,
-        trace=exchange.trace,
-        ended=exchange.ended_at or now,
-        status=status,
-        outcome=_outcome(exchange),
-        error_code=_code(exchange.error),
-        tenant=caller.tenant.id if caller is not None else None,
-        key_id=caller.key.public_id if caller is not None else None,
-        policy=caller.policy.label if caller is not None else None,
-        model=exchange.model or None,
-        stream=job is not None and job.request.stream,
-        usage=exchange.usage,
+        exchange.request_id,
+        "POST",
+        route,
+        exchange.started_at,
+        exchange.wall_started,
+        trace,
+        None,  # The path is the route itself.
+        _user_agent(exchange.head.headers) if is_traced else None,
+        ended,
+        status,
+        _OUTCOMES[exchange.outcome] if error is None and exchange.outcome is not None else _outcome(exchange),
+        None if error is None else _code(error),
+        None if caller is None else caller.tenant.id,
+        None if caller is None else caller.key.public_id,
+        None if caller is None else caller.policy.label,
+        exchange.model or None,
+        job is not None and job.request.stream,
+        routing,
+        reservation,
+        attempts,
+        settlement,
+        usage,
+        cost,
+        ttft_s,
+        overhead_s,
+        exchange.queued_s or None,
     )
-    record.queued_s = exchange.queued_s or None
-    is_traced = exchange.trace is not None and exchange.trace.sampled
-    if is_traced:
-        record.user_agent = _user_agent(exchange.head.headers)
-    if job is None:
-        return record
-    if exchange.decision is not None:
-        record.routing = RoutingRecord(
-            decision=exchange.decision,
-            started=exchange.started_at,
-            ended=exchange.decided_at or exchange.started_at,
-            endpoint=job.request.endpoint,
-            needs=job.request.needs,
-            estimate=job.estimate,
-            preferences=job.request.preferences,
-        )
-    reserved = job.estimate.total_tokens
-    denied = exchange.denied
-    if exchange.reserved_at:
-        record.reservation = ReservationRecord(
-            decision="denied" if denied is not None else "admitted",
-            started=exchange.decided_at,
-            ended=exchange.reserved_at,
-            estimate=job.estimate,
-            reserved_tokens=0 if denied is not None else reserved,
-            reservation_id=None if denied is not None else exchange.id,
-            dimension=denied.dimension.kind if denied is not None else None,
-            retry_after_s=denied.retry_after_s if denied is not None else None,
-            budget=_budget_use(exchange.levels, exchange.reserved_at),
-        )
-    record.attempts = [_attempt(exchange, position, operation) for position in range(len(exchange.attempts))]
-    if is_traced and exchange.attempts:
+    if is_traced and attempts and job is not None:
         _note_asked(record, job.request)
         if content_bytes is not None:
             record.content = _content(exchange, content_bytes)
-    record.cost_nano_usd = sum(each.cost_nano_usd or 0 for each in record.attempts) if record.attempts else None
-    committed = next((each.committed_at for each in exchange.attempts if each.committed_at is not None), None)
-    if committed is not None:
-        record.ttft_s = committed - exchange.started_at
-    if exchange.settle_asked_at:
-        record.settlement = SettlementRecord(
-            started=exchange.settle_asked_at,
-            ended=exchange.ended_at or now,
-            reserved_tokens=reserved,
-            actual_tokens=exchange.usage.total_tokens if exchange.usage is not None else 0,
-            source=exchange.usage.source if exchange.usage is not None else UsageSource.ESTIMATED,
-        )
-        record.overhead_s = exchange.overhead_s(record.ended)
     return record
 
 
-def _code(error: GatewayError | None) -> str | None:
+def _routing(exchange: Exchange, job: Job) -> RoutingRecord | None:
+    started, request = exchange.started_at, job.request
+    if exchange.decision is None:
+        return None
+    return RoutingRecord(
+        exchange.decision,
+        started,
+        exchange.decided_at or started,
+        request.endpoint,
+        request.needs,
+        job.estimate,
+        request.preferences,
+    )
+
+
+def _reservation(exchange: Exchange, job: Job) -> ReservationRecord:
+    denied, estimate = exchange.denied, job.estimate
+    started, ended, budget = (
+        exchange.decided_at,
+        exchange.reserved_at,
+        _budget_use(exchange.levels, exchange.reserved_at),
+    )
+    if denied is None:
+        granted = estimate.total_tokens, exchange.id
+        return ReservationRecord("admitted", started, ended, estimate, *granted, budget=budget)
+    return ReservationRecord(
+        "denied",
+        started,
+        ended,
+        estimate,
+        dimension=denied.dimension.kind,
+        retry_after_s=denied.retry_after_s,
+        budget=budget,
+    )
+
+
+def _code(error: GatewayError) -> str | None:
     """Our own error's code, or that of a backend which found the request wrong."""
-    return None if error is None or error.code is None else text.code(error.code)
+    return None if error.code is None else text.code(error.code)
 
 
 def _user_agent(headers: Headers) -> str | None:
@@ -169,46 +196,54 @@ def _outcome(exchange: Exchange) -> RequestOutcome:
     return _OUTCOMES[exchange.outcome] if exchange.outcome is not None else "rejected"
 
 
-def _attempt(exchange: Exchange, position: int, operation: Operation) -> AttemptRecord:
-    attempt = exchange.attempts[position]
-    target = attempt.target
-    prices = target.prices.at(exchange.wall_started + attempt.started_at - exchange.started_at)
-    address = _address_of(target.place.base_url, allow_private=target.place.allow_private)
-    decision: AttemptDecision | None = None
-    if attempt.fault is not None:
-        follower = exchange.attempts[position + 1] if position + 1 < len(exchange.attempts) else None
-        decision = "give_up" if follower is None else "retry" if follower.reason == "retry" else "failover"
-    return AttemptRecord(
-        number=attempt.number,
-        reason=attempt.reason,
-        backend=target.backend,
-        model=target.model,
-        provider=target.place.domains.provider or target.backend,
-        operation=operation,
-        started=attempt.started_at,
-        server_address=address.host,
-        server_port=address.port,
-        max_tokens=exchange.job.request.max_output_tokens,
-        span_id=attempt.span_id,
-        ended=attempt.ended_at,
-        first_content_at=attempt.committed_at,
-        status=attempt.status,
-        fault=attempt.fault,
-        decision=decision,
-        bytes_forwarded=attempt.committed_at is not None and _reached_the_client(attempt),
-        usage=attempt.usage,
-        cost_nano_usd=prices.charge(attempt.usage) if attempt.usage is not None else None,
-        response_id=attempt.reply_id,
-        response_model=attempt.reply_model,
-        finish_reasons=attempt.finish_reasons,
+def _attempt(exchange: Exchange, attempt: Attempt, operation: Operation) -> AttemptRecord:
+    target, usage, fault = attempt.target, attempt.usage, attempt.fault
+    place = target.place
+    address = _address_of(place.base_url, place.allow_private)
+    cost: int | None = None
+    if usage is not None:
+        cost = target.prices.at(exchange.wall_started + attempt.started_at - exchange.started_at).charge(usage)
+    return AttemptRecord(  # By position, as the whole record.
+        attempt.number,
+        attempt.reason,
+        target.backend,
+        target.model,
+        place.domains.provider or target.backend,
+        operation,
+        attempt.started_at,
+        address.host,
+        address.port,
+        exchange.job.request.max_output_tokens,
+        None,  # How it was to be picked is noted where somebody looks.
+        None,
+        attempt.span_id,
+        attempt.ended_at,
+        attempt.committed_at,
+        attempt.status,
+        fault,
+        None if fault is None else _decision(exchange.attempts, attempt),
+        attempt.committed_at is not None and (fault is None or _reached_the_client(attempt, fault)),
+        usage,
+        cost,
+        attempt.reply_id,
+        attempt.reply_model,
+        attempt.finish_reasons,
     )
 
 
+def _decision(attempts: Sequence[Attempt], failed: Attempt) -> AttemptDecision:
+    """What was done about a try that failed."""
+    after = attempts.index(failed) + 1
+    if after == len(attempts):
+        return "give_up"
+    return "retry" if attempts[after].reason == "retry" else "failover"
+
+
 @functools.lru_cache(maxsize=1024)
-def _address_of(base_url: str, *, allow_private: bool) -> BaseUrl:
+def _address_of(base_url: str, allow_private: bool) -> BaseUrl:  # noqa: FBT001  # a name would cost at each request
     return parse_base_url(base_url, allow_private=allow_private)
 
 
-def _reached_the_client(attempt: Attempt) -> bool:
+def _reached_the_client(attempt: Attempt, fault: Fault) -> bool:
     """An unstreamed answer that could not be read was held back; everything else with content went out."""
-    return attempt.fault is None or attempt.fault.kind is not FaultKind.PROTOCOL or attempt.decoder is not None
+    return fault.kind is not FaultKind.PROTOCOL or attempt.decoder is not None

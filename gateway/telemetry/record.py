@@ -1,8 +1,9 @@
 """What a finished request tells of itself: plain records that the pipeline fills and telemetry reads once, at the end.
 
 Times are monotonic seconds of one clock; `wall_started` anchors them to the epoch. Here is never a key, never the text
-of an exception, and content only in `content`, which is None unless an operator wants it in traces. The records are
-mutable because they grow with the request; once reported they are telemetry's, which may read them from another thread.
+of an exception, and content only in `content`, which is None unless an operator wants it in traces. Once
+reported they are telemetry's, which may read them from another thread. There is one of each for every request, so none
+of them is the garbage collector's business: they hold values alone and are in no cycle.
 """
 
 import msgspec
@@ -18,7 +19,7 @@ from gateway.telemetry.context import TraceContext
 from gateway.telemetry.semconv import AttemptDecision, AttemptReason, LimitDecision, Operation, RequestOutcome
 
 
-class RoutingRecord(msgspec.Struct, kw_only=True):
+class RoutingRecord(msgspec.Struct, gc=False):
     """The choice of targets; becomes the span `policy.decide`."""
 
     decision: Decision
@@ -33,7 +34,7 @@ class RoutingRecord(msgspec.Struct, kw_only=True):
     """What the client wished of its way."""
 
 
-class BudgetUse(msgspec.Struct, frozen=True):
+class BudgetUse(msgspec.Struct, frozen=True, gc=False):
     """How much of a budget is used."""
 
     ratio: float
@@ -42,7 +43,7 @@ class BudgetUse(msgspec.Struct, frozen=True):
     """When its period ends, on the records' clock."""
 
 
-class ReservationRecord(msgspec.Struct, kw_only=True):
+class ReservationRecord(msgspec.Struct, gc=False):
     """What the limits said; becomes the span `admission.reserve`."""
 
     decision: LimitDecision
@@ -58,7 +59,7 @@ class ReservationRecord(msgspec.Struct, kw_only=True):
     """Of the fullest of the budgets that it was held against; None without one."""
 
 
-class SettlementRecord(msgspec.Struct, kw_only=True):
+class SettlementRecord(msgspec.Struct, gc=False):
     """How the reservation was closed; becomes the span `admission.reconcile`."""
 
     started: float
@@ -68,7 +69,7 @@ class SettlementRecord(msgspec.Struct, kw_only=True):
     source: UsageSource
 
 
-class AttemptRecord(msgspec.Struct, kw_only=True):
+class AttemptRecord(msgspec.Struct, gc=False):
     """One try at one target; becomes a CLIENT span."""
 
     number: int
@@ -105,7 +106,7 @@ class AttemptRecord(msgspec.Struct, kw_only=True):
     """The drill that struck it."""
 
 
-class RequestRecord(msgspec.Struct, kw_only=True):
+class RequestRecord(msgspec.Struct, gc=False):
     """One request, from its first byte to its settlement; becomes the SERVER span and one log line."""
 
     request_id: str
