@@ -34,7 +34,7 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
     """Whether each provider works today, for each tenant."""
     given_up: tuple[GivenUp, ...]
     rehearsals: tuple[Rehearsal, ...]
-    """What the loss of each failure domain would have done to the last day's traffic; the worst first."""
+    """What the loss of each failure domain would have done to the last day's busiest hour; the worst first."""
 
 
 def picture(

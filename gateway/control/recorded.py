@@ -55,6 +55,8 @@ class Features(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Targets that could not be told something, and the reason."""
     preferences: Preferences | None = None
     """What the client wished of its way, as far as routing heeds it."""
+    took_ms: float | None = None
+    """The serving try, from its start to its end; None where there was none, and of what was recorded before this."""
 
 
 def features_of(record: RequestRecord) -> Features | None:
@@ -74,6 +76,9 @@ def features_of(record: RequestRecord) -> Features | None:
     ttft_ms = None
     if record.stream and served is not None and served.first_content_at is not None:
         ttft_ms = round((served.first_content_at - served.started) * 1000, 1)
+    took_ms = None
+    if served is not None:
+        took_ms = round(((record.ended if served.ended is None else served.ended) - served.started) * 1000, 1)
     return Features(
         at=record.wall_started,
         tenant=record.tenant,
@@ -103,4 +108,5 @@ def features_of(record: RequestRecord) -> Features | None:
             if each.excluded is not None and each.excluded.startswith(_LASTING)
         ),
         preferences=None if routing.preferences is None else routing.preferences.wishes,
+        took_ms=took_ms,
     )

@@ -1,4 +1,6 @@
-"""What the loss of each failure domain would do to recorded traffic: the simulator, asked about everything in turn.
+"""What an hour's loss of each failure domain would do to recorded traffic: the simulator, asked of each in turn.
+
+The hour is that of the record in which the policy was asked most.
 
 Takes only what can be sent to another process, and runs there: see `apart`.
 """
@@ -14,13 +16,14 @@ from gateway.config.policies import Overlay, PolicyBook, Sources, assemble
 from gateway.control.drill import struck_backends
 from gateway.control.independence import UNLABELLED, domain_of
 from gateway.control.recorded import Features
-from gateway.control.recorder import latest
+from gateway.control.recorder import recorded
 from gateway.control.simulate import Question, simulate
 from gateway.control.simulated import Simulation
+from gateway.control.spans import HOUR_S, LATE_S, Look, Span, lead_s, look_at
 from gateway.domain.policy import DIMENSIONS, Dimension
 
 MOST: Final = 100_000
-"""Requests that are looked at, the last ones: each outage costs about a second of another core then."""
+"""Requests of the hour that are looked at, the first ones: each outage costs about a second of another core then."""
 _NAMED: Final = 5
 
 
@@ -44,6 +47,9 @@ class Rehearsal(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds since the epoch, when it was rehearsed."""
     since: float | None
     """When the first of the requests began."""
+    outage_from: float | None = None
+    """The time that it was taken away for, the busiest hour of the last day: all of this is of the requests in it."""
+    outage_until: float | None = None
     requests: int
     served_share: float
     """Of those that are served with everything there, within what backends' limits let through."""
@@ -78,27 +84,45 @@ class Rehearse:
     def run(self) -> list[Rehearsal]:
         """All of them. Raises ConfigurationError, RecordUnusable."""
         book = assemble(self.sources, self.overlay)
-        batches = latest(self.file, MOST, since=self.since)[::-1]
-        met = {each.policy.partition("@")[0] for batch in batches for each in batch}
-        return [*self._all(book, batches, sorted(met & book.policies.keys()))]
+        look = look_at(recorded(self.file, since=self.since))
+        found: list[Rehearsal] = []
+        for policy in sorted(look.times.keys() & book.policies.keys()):
+            hour = look.span(policy, HOUR_S)
+            if hour is not None:
+                found += self._outages(book, look, policy, *self._of(hour, lead_s(book, policy)))
+        return found
 
-    def _all(
-        self, book: PolicyBook, batches: Sequence[Sequence[Features]], policies: Sequence[str]
+    def _outages(
+        self, book: PolicyBook, look: Look, policy: str, batches: Sequence[Sequence[Features]], span: Span
     ) -> Iterator[Rehearsal]:
-        for policy in policies:
-            used = {leaf.backend for route in book.policies[policy].routes.values() for leaf in route.leaves}
-            for dimension, value in outages(book, used):
-                question = Question(
-                    policy=policy,
-                    before=book,
-                    after=book,
-                    without={dimension: value},
-                    unavailable=self.unavailable,
-                    gateways=self.gateways,
-                )
-                found = simulate(question, lambda: batches)
-                if found.requests:
-                    yield rehearsal(found, dimension, value, gateway=self.gateway, now=self.now)
+        used = {leaf.backend for route in book.policies[policy].routes.values() for leaf in route.leaves}
+        for dimension, value in outages(book, used):
+            question = Question(
+                policy=policy,
+                before=book,
+                after=book,
+                without={dimension: value},
+                lasts_s=span.end - span.start,
+                starts_at=span.start,
+                unavailable=self.unavailable,
+                gateways=self.gateways,
+            )
+            found = simulate(question, lambda: batches, look=look)
+            if found.requests:
+                yield rehearsal(found, dimension, value, gateway=self.gateway, now=self.now)
+
+    def _of(self, hour: Span, lead_s: float) -> tuple[Sequence[Sequence[Features]], Span]:
+        """What was recorded in the hour and before it, and the hour; ended sooner where that is too much."""
+        found: list[list[Features]] = []
+        count = 0
+        for batch in recorded(self.file, since=hour.start - lead_s):
+            if min(each.at for each in batch) > hour.end + LATE_S:
+                break
+            found.append(batch)
+            count += sum(hour.has(each.at) for each in batch)
+            if count >= MOST:
+                return found, Span(hour.start, min(hour.end, max(each.at for each in batch)))
+        return found, hour
 
 
 def outages(book: PolicyBook, used: set[str]) -> Iterator[tuple[Dimension, str]]:
@@ -133,6 +157,8 @@ def rehearsal(found: Simulation, dimension: Dimension, value: str, *, gateway: s
         without=value,
         at=now,
         since=found.since,
+        outage_from=found.outage_from,
+        outage_until=found.outage_until,
         requests=found.requests,
         served_share=min(1.0, after.granted / before.granted) if before.granted else 1.0,
         cost_change_nano_usd=after.cost_nano_usd - before.cost_nano_usd,

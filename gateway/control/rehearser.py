@@ -1,4 +1,4 @@
-"""Rehearses outages again and again with the traffic of the last day, in a process of its own, politely."""
+"""Rehearses outages again and again with the last day's busiest hour, in a process of its own, politely."""
 
 from collections.abc import Callable, Sequence
 from functools import partial

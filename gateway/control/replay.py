@@ -125,6 +125,12 @@ class Replay:
             found = self._kinds[key] = self._decided(each, way)
         return found
 
+    def lose(self, without: Without) -> None:
+        """Take these away from now on. What was asked before stays in the shares."""
+        self.without = without
+        self._ways.clear()
+        self._kinds.clear()
+
     def serves_like(self, other: "Replay", model: str) -> bool:
         """Whether a replay of the other would send every request of this model to the same place."""
         mine, theirs = self.policy, other.policy

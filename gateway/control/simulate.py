@@ -4,30 +4,29 @@ Both sides are replayed alike, so that what differs is the draft's doing. Neithe
 of `simulated`, where the report's shape stands.
 """
 
-from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from gateway.config.policies import PolicyBook
+from gateway.control.first_tokens import FirstTokens
 from gateway.control.grants import Grants
 from gateway.control.independence import domain_of
 from gateway.control.portability import Portability
+from gateway.control.pressure import Minutes, pressure
 from gateway.control.recorded import Features
 from gateway.control.replay import Kind, Landing, Replay, Without
-from gateway.control.simulated import Landed, Loss, Move, Pressure, Refusal, Side, Simulation, TenantServed
+from gateway.control.simulated import Landed, Loss, Move, Refusal, Side, Simulation, TenantServed
+from gateway.control.spans import Look, Span, in_order, lead_s, look_at
 from gateway.domain.backend import Backend
 from gateway.domain.plan import Target
 from gateway.domain.policy import DIMENSIONS, Dimension
 from gateway.domain.usage import Usage
-from gateway.routing.fleet import expected_s
+from gateway.pipeline.queueing import wait_s
 
 LARGEST: Final = 20
 """Changes by tenant that are told."""
-_GRID: Final = 101
-"""Quantiles of each target that stand for its times to the first token."""
-_MINUTE_S: Final = 60.0
 
 Batches = Callable[[], Iterable[Sequence[Features]]]
 """The recorded requests in their order; read more than once."""
@@ -42,34 +41,54 @@ class Question:
     after: PolicyBook
     without: Without = field(default_factory=dict)
     """Taken away after, and there before."""
+    lasts_s: float | None = None
+    """How long it is away: requests of this time are told of, and what came before it fills limits and shares as it
+    did. None for the whole record."""
+    starts_at: float | None = None
+    """When it goes, in seconds since the epoch; None for the time in which the policy was asked most."""
     unavailable: Mapping[str, str] = field(default_factory=dict)
     """Backends that cannot be used on either side."""
     gateways: int = 1
     """How many share the backends' limits; the requests are those of one of them."""
 
 
-def simulate(question: Question, batches: Batches, told: Callable[[int], None] = lambda _done: None) -> Simulation:
-    """Replay the requests of the policy. `told` hears how many were looked at, batch by batch."""
+def simulate(
+    question: Question,
+    batches: Batches,
+    told: Callable[[int], None] = lambda _done: None,
+    *,
+    look: Look | None = None,
+) -> Simulation:
+    """Replay the requests of the policy. `told` hears how many were looked at, batch by batch.
+
+    `look`, where the record was looked at before; the batches may then be those of the outage and its lead alone.
+    """
     policy = question.policy
-    first_tokens = _first_tokens(batches())
-    latency = {name: _median(ratios) for name, (_, ratios) in first_tokens.items()}
+    look = look_at(batches()) if look is None else look
+    span = look.span(policy, question.lasts_s, question.starts_at)
+    latency = look.first_tokens.latency()
     before = _Side(Replay(question.before, policy, {}, question.unavailable, latency), question.gateways)
-    after = _Side(Replay(question.after, policy, question.without, question.unavailable, latency), question.gateways)
+    after = _Side(Replay(question.after, policy, {}, question.unavailable, latency), question.gateways)
     run = _Run(before, after)
+    begins = float("-inf") if span is None else span.start - lead_s(question.after, policy)
     portability = Portability()
-    done = 0
-    for batch in batches():
-        for each in batch:
-            if each.policy.partition("@")[0] == policy:
-                kind = run.take(each)
-                if not each.is_limited:
-                    portability.take(each, policy, kind)
-            elif each.served_by is not None:
+    for each in in_order(batches(), told):
+        if span is not None and not begins <= each.at < span.end:
+            continue
+        is_lead = span is not None and each.at < span.start
+        if not is_lead and not run.has_begun:
+            run.begin(question.without)
+        if each.policy.partition("@")[0] != policy:
+            if each.served_by is not None:
                 before.take_part(each, each.served_by)
                 after.take_part(each, each.served_by)
-        done += len(batch)
-        told(done)
-    return run.report(question, first_tokens, portability)
+        elif is_lead:
+            run.lead(each)
+        else:
+            kind = run.take(each)
+            if not each.is_limited:
+                portability.take(each, policy, kind)
+    return run.report(question, look.first_tokens, portability, span)
 
 
 class _Tally:
@@ -87,16 +106,17 @@ class _Side:
     gateways: int
     targets: dict[str, _Tally] = field(default_factory=lambda: defaultdict(_Tally))
     refused: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    minutes: dict[str, dict[int, list[int]]] = field(default_factory=dict)
-    """Backend with limits → minute → requests, prompt tokens, output tokens."""
-    limited: frozenset[str] = frozenset()
     granted: int = 0
+    minutes: Minutes = field(init=False)
     grants: Grants = field(init=False)
+    patience_s: float = field(init=False)
+    """How long a request waits for one that is at work to end."""
 
     def __post_init__(self) -> None:
-        backends = self.replay.book.backends
-        self.limited = frozenset(name for name, backend in backends.items() if backend.limits is not None)
+        backends, policy = self.replay.book.backends, self.replay.policy
+        self.minutes = Minutes(backends)
         self.grants = Grants(backends, gateways=self.gateways)
+        self.patience_s = 0.0 if policy is None else wait_s(policy.policy.timeouts.total)
 
     def take_part(self, each: Features, served_by: str) -> None:
         """Another policy's request: it has its part of a backend's limits, unless that was taken away."""
@@ -105,12 +125,19 @@ class _Side:
             self.grants.take(backend, each)
 
     def grant(self, each: Features, landing: Landing) -> bool:
-        """Whether the limits of a backend that it may go to let it through; it has its part of them then."""
+        """Whether the limits of a backend that it may go to let it through; it has its part of them then.
+
+        Only once none of them has room it waits for one.
+        """
         if landing.target is None:
             return False
-        found = any(self.grants.take(target.backend, each) for target in (landing.target, *landing.then))
-        self.granted += found
-        return found
+        names = [target.backend for target in (landing.target, *landing.then)]
+        take = self.grants.take
+        return any(take(name, each) for name in names) or any(take(name, each, self.patience_s) for name in names)
+
+    def lead(self, each: Features) -> None:
+        """Let a request that is not told of have its part of shares and limits."""
+        self.grant(each, self.replay.landing(each, self.replay.kind(each)))
 
     def land(self, each: Features, target: Target, cost: int) -> None:
         """Count a request where it goes."""
@@ -119,12 +146,7 @@ class _Side:
         tally.tokens += each.prompt_tokens + each.output_tokens
         tally.cost += cost
         tally.streams += each.stream
-        if target.backend in self.limited:
-            minutes = self.minutes.setdefault(target.backend, {})
-            taken = minutes.setdefault(int(each.at // _MINUTE_S), [0, 0, 0])
-            taken[0] += 1
-            taken[1] += each.prompt_tokens
-            taken[2] += each.output_tokens
+        self.minutes.land(each, target.backend)
 
     def refuse(self, each: Features, landing: Landing) -> None:
         """Count a request that goes nowhere."""
@@ -149,6 +171,20 @@ class _Run:
     losses: Counter[str] = field(default_factory=Counter)
     unchanged: dict[str, bool] = field(default_factory=dict)
     """Public model → whether both sides serve it alike, so that one replay will do."""
+    has_begun: bool = False
+
+    def lead(self, each: Features) -> None:
+        """A request of before the outage."""
+        if not each.is_limited:
+            self.before.lead(each)
+            self.after.lead(each)
+
+    def begin(self, without: Without) -> None:
+        """From here on requests are told of, and this is away."""
+        self.has_begun = True
+        self.after.replay.lose(without)
+        for side in (self.before, self.after):
+            side.grants.first_used_up = None
 
     def take(self, each: Features) -> Kind | None:
         """Replay one request; gives what it counts as under the draft."""
@@ -186,8 +222,11 @@ class _Run:
         sums[2] += now is not None
         sums[3] += cost_then
         sums[4] += cost_now
-        sums[5] += self.before.grant(each, was)
-        sums[6] += self.after.grant(each, will)
+        is_granted, will_be_granted = self.before.grant(each, was), self.after.grant(each, will)
+        self.before.granted += is_granted
+        self.after.granted += will_be_granted
+        sums[5] += is_granted
+        sums[6] += will_be_granted
         if _said(was) != _said(will):
             self.moved += 1
             move = self.moves.setdefault((each.tenant, each.model, _said(was), _said(will)), [0, 0, 0])
@@ -199,7 +238,7 @@ class _Run:
         return kind
 
     def report(
-        self, question: Question, first_tokens: "Mapping[str, _Times]", portability: "Portability"
+        self, question: Question, first_tokens: FirstTokens, portability: Portability, span: Span | None
     ) -> Simulation:
         """What it all comes to."""
         refused = sorted(self.before.refused.keys() | self.after.refused.keys())
@@ -207,6 +246,8 @@ class _Run:
         return Simulation(
             policy=question.policy,
             without={str(dimension): value for dimension, value in question.without.items()},
+            outage_from=None if span is None else span.start,
+            outage_until=None if span is None else span.end,
             since=self.since,
             until=self.until,
             requests=self.requests,
@@ -252,7 +293,7 @@ class _Run:
                 )
                 for tenant, sums in sorted(self.tenants.items())
             ),
-            pressure=_pressure(question.after.backends, self.before.minutes, self.after.minutes),
+            pressure=pressure(question.after.backends, self.before.minutes, self.after.minutes),
             portability=portability.report(),
         )
 
@@ -270,31 +311,12 @@ def _cost(each: Features, target: Target) -> int:
     return target.prices.at(each.at).charge(usage)
 
 
-_Times = tuple["array[float]", "array[float]"]
-"""Milliseconds to the first token, and the same over what the prompt lets expect; both of one target."""
-
-
-def _first_tokens(batches: Iterable[Sequence[Features]]) -> dict[str, _Times]:
-    found: dict[str, _Times] = defaultdict(lambda: (array("d"), array("d")))
-    for batch in batches:
-        for each in batch:
-            if each.ttft_ms is not None and each.served_by is not None:
-                times, ratios = found[each.served_by]
-                times.append(each.ttft_ms)
-                ratios.append(each.ttft_ms / 1000 / expected_s(each.estimated_prompt_tokens))
-    return {name: (array("d", sorted(times)), array("d", sorted(ratios))) for name, (times, ratios) in found.items()}
-
-
-def _median(ordered: "array[float]") -> float:
-    return ordered[len(ordered) // 2]
-
-
-def _side(side: _Side, requests: int, first_tokens: Mapping[str, _Times]) -> Side:
+def _side(side: _Side, requests: int, first_tokens: FirstTokens) -> Side:
     served = sum(tally.requests for tally in side.targets.values())
     backends = side.replay.book.backends
     streams = {name: tally.streams for name, tally in side.targets.items() if tally.streams}
-    known = {name: count for name, count in streams.items() if name in first_tokens}
-    p50, p95 = _mixed(known, first_tokens)
+    known = first_tokens.known(streams)
+    p50, p95 = first_tokens.mixed(known)
     return Side(
         served=served,
         served_share=served / requests if requests else 1.0,
@@ -330,65 +352,3 @@ def _by_domain(
         into.tokens += tally.tokens
         into.cost += tally.cost
     return _landed(sums.items())
-
-
-def _mixed(streams: Mapping[str, int], first_tokens: Mapping[str, _Times]) -> tuple[float | None, float | None]:
-    """The median and the 95th percentile of a mixture: each target's own quantiles, weighed by its streams."""
-    points: list[tuple[float, float]] = []
-    for name, count in streams.items():
-        times = first_tokens[name][0]
-        points += [(times[round(step / (_GRID - 1) * (len(times) - 1))], count / _GRID) for step in range(_GRID)]
-    points.sort()
-    total = sum(weight for _, weight in points)
-    return _quantile(points, total * 0.5), _quantile(points, total * 0.95)
-
-
-def _quantile(points: Sequence[tuple[float, float]], wanted: float) -> float | None:
-    seen = 0.0
-    for value, weight in points:
-        seen += weight
-        if seen >= wanted:
-            return value
-    return points[-1][0] if points else None
-
-
-_TAKEN: Final[Mapping[str, tuple[int, ...]]] = {
-    "requests_per_minute": (0,),
-    "tokens_per_minute": (1, 2),
-    "input_tokens_per_minute": (1,),
-    "output_tokens_per_minute": (2,),
-}
-"""What each limit counts, of requests, prompt tokens and output tokens."""
-
-
-def _pressure(
-    backends: Mapping[str, Backend],
-    before: Mapping[str, Mapping[int, Sequence[int]]],
-    after: Mapping[str, Mapping[int, Sequence[int]]],
-) -> tuple[Pressure, ...]:
-    found = []
-    for name, backend in backends.items():
-        for limit, parts in _TAKEN.items():
-            granted: int | None = getattr(backend.limits, limit, None)
-            if granted is None:
-                continue
-            was, will = (
-                {minute: sum(taken[part] for part in parts) for minute, taken in minutes.get(name, {}).items()}
-                for minutes in (before, after)
-            )
-            over = [minute for minute, taken in will.items() if taken > granted]
-            found.append(
-                Pressure(
-                    backend=name,
-                    limit=limit,
-                    granted=granted,
-                    peak_before=max(was.values(), default=0),
-                    peak_after=max(will.values(), default=0),
-                    minutes_over=len(over),
-                    first_over_at=min(over) * _MINUTE_S if over else None,
-                )
-            )
-    found.sort(
-        key=lambda each: (each.first_over_at is None, each.first_over_at or 0.0, -each.peak_after / each.granted)
-    )
-    return tuple(found)

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from gateway.control.arguments import number, part, removal
+from gateway.control.arguments import duration, instant, number, part, removal
 from gateway.control.commands import (
     CONFIG_HELP,
     JOURNAL_HELP,
@@ -22,15 +22,14 @@ from gateway.control.commands import (
     Commands,
     config_paths,
     ledger_path,
-    print_table,
 )
 from gateway.control.connection import add_connection, connected, print_json
+from gateway.control.simulate_print import print_portability, print_simulation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from gateway.config.yaml_file import Tree
-    from gateway.control.portability import ModelPortability
     from gateway.control.remote import AdminApi
     from gateway.control.simulated import Simulation
 
@@ -38,6 +37,9 @@ PATIENCE_S: Final = 330.0
 """The API gives up a little earlier."""
 _TELL_EVERY: Final = 100_000
 _HOUR_S: Final = 3600.0
+_YEAR_S: Final = 366 * 24 * _HOUR_S
+ALL: Final = float("inf")
+"""For an outage of all that was recorded."""
 _WATCH_EVERY_S: Final = 2.0
 
 
@@ -47,7 +49,7 @@ def add_simulate(verbs: Commands) -> None:
         "simulate",
         help="see what a draft or an outage would have done to recorded traffic",
         description="Replays the recorded requests of a policy under what holds, and under a draft or without a "
-        "provider, cloud, accelerator or region: who would be served where, at what cost, who not at all. Asks a "
+        "provider, cloud, accelerator or region, for an hour: who would be served where, at what cost, who not. Asks a "
         "running gateway for its own requests; with --offline reads the file next to the ledger, and the configuration "
         "as its files have it. Nothing is sent and nothing is changed.",
     )
@@ -62,6 +64,20 @@ def add_simulate(verbs: Commands) -> None:
         default=[],
         metavar="DOMAIN=VALUE",
         help="take away a failure domain, for example provider=openai; one value of each kind",
+    )
+    parser.add_argument(
+        "--for",
+        dest="duration",
+        type=_lasting,
+        metavar="TIME",
+        help="with --without: how long it is away, 10m or 2h, or `all` of what was recorded; the report is of the "
+        "requests of that time (default: 1h)",
+    )
+    parser.add_argument(
+        "--at",
+        type=instant,
+        metavar="TIME",
+        help="with --without: when it goes (ISO 8601, UTC); when the policy was asked most unless told",
     )
     parser.add_argument(
         "--hours", type=_hours, default=24.0, metavar="H", help="requests of so many last hours (default: 24)"
@@ -108,18 +124,22 @@ def _portability(arguments: argparse.Namespace) -> int:
         return 0
     for policy in dict.fromkeys(each.policy for each in models):
         print(f"policy {policy}\n")
-        _print_portability(each for each in models if each.policy == policy)
+        print_portability(each for each in models if each.policy == policy)
     if not models:
         print("no requests were recorded", file=sys.stderr)
     return 0
 
 
 def _simulate(arguments: argparse.Namespace) -> int:
+    if not arguments.without and (arguments.duration is not None or arguments.at is not None):
+        raise CommandError("--for and --at say how long and when something is away: give --without")
+    if arguments.duration == ALL and arguments.at is not None:
+        raise CommandError("--at says when an outage begins, and one for `all` always was")
     report = _here(arguments) if arguments.offline else _asked(arguments)
     if arguments.json:
         print_json(report)
     else:
-        _print(report)
+        print_simulation(report)
     return _judged(report, arguments.min_served)
 
 
@@ -148,6 +168,8 @@ def _asked(arguments: argparse.Namespace) -> "Simulation":
         document=document,
         revision=arguments.revision,
         without=dict(arguments.without),
+        duration_s=_duration_s(arguments),
+        starts_at=arguments.at,
         window_s=arguments.hours * _HOUR_S,
     )
     with connected(arguments) as api, _watched(api):
@@ -194,6 +216,8 @@ def _here(arguments: argparse.Namespace) -> "Simulation":
         policy=arguments.name,
         draft=None if arguments.file is None else _drafted(arguments.file, arguments.name),
         without=dict(arguments.without),
+        duration_s=_duration_s(arguments),
+        starts_at=arguments.at,
         since=time.time() - arguments.hours * _HOUR_S,
     )
     try:
@@ -225,116 +249,21 @@ def _drafted(path: Path, name: str) -> "Tree":
     return tree
 
 
-def _print(report: "Simulation") -> None:
-    print(
-        f"{report.requests} requests replayed, {report.moved} would go elsewhere; "
-        f"{report.left_out} left out that a limit refused"
-    )
-    print(f"the replay of what holds agrees with where {report.agreement:.1%} of them went first\n")
-    _sides(report)
-    _table(
-        ("REFUSED", "BECAUSE", "MODEL", "BEFORE", "AFTER"),
-        ((each.code, each.because, each.model, str(each.before), str(each.after)) for each in report.refusals),
-        right=2,
-    )
-    _table(("NO OTHER PROVIDER ANY MORE", "REQUESTS"), ((each.model, str(each.requests)) for each in report.losses), 1)
-    _table(
-        ("TENANT", "MODEL", "FROM", "TO", "REQUESTS", "TOKENS", "MORE USD"),
-        (
-            (
-                each.tenant,
-                each.model,
-                each.before,
-                each.after,
-                str(each.requests),
-                str(each.tokens),
-                _usd(each.cost_nano_usd),
-            )
-            for each in report.changes
-        ),
-        right=3,
-    )
-    _table(
-        ("LIMIT THAT BURSTS", "FIRST", "MINUTES", "GRANTED", "PEAK"),
-        (
-            (
-                f"{each.backend}, {each.limit}",
-                time.strftime("%Y-%m-%d %H:%M", time.gmtime(each.first_over_at)),
-                str(each.minutes_over),
-                str(each.granted),
-                str(each.peak_after),
-            )
-            for each in report.pressure
-            if each.first_over_at is not None
-        ),
-        right=3,
-    )
-    _print_portability(report.portability)
-    print("What this cannot know:")
-    for sentence in report.cannot_tell:
-        print(f"- {sentence}")
+def _duration_s(arguments: argparse.Namespace) -> float | None:
+    if arguments.duration is None:
+        return _HOUR_S
+    return None if arguments.duration == ALL else arguments.duration
 
 
-def _print_portability(models: "Iterable[ModelPortability]") -> None:
-    _table(
-        ("MODEL", "REQUESTS", "COULD GO TO", "PART", "WHAT BLOCKS THE REST"),
-        (
-            (
-                model.model,
-                str(model.requests),
-                target.target,
-                f"{target.share:.1%}",
-                ", ".join(f"{each.reason} {each.requests}" for each in target.blocked_by),
-            )
-            for model in models
-            for target in model.targets
-        ),
-    )
-
-
-def _sides(report: "Simulation") -> None:
-    sides = (report.before, report.after)
-    rows: list[tuple[str, ...]] = [("", "BEFORE", "AFTER", "USD BEFORE", "USD AFTER")]
-    names = sorted({each.name for side in sides for each in side.targets})
-    providers = sorted({each.name for side in sides for each in side.domains.get("provider", ())})
-    for kind, listed in (("", names), ("provider ", providers)):
-        for name in listed:
-            found = [
-                next((each for each in (side.domains["provider"] if kind else side.targets) if each.name == name), None)
-                for side in sides
-            ]
-            counts = ["0" if each is None else str(each.requests) for each in found]
-            costs = [_usd(0 if each is None else each.cost_nano_usd) for each in found]
-            rows.append((kind + name, counts[0], counts[1], costs[0], costs[1]))
-    rows.append(("all", *(str(side.served) for side in sides), *(_usd(side.cost_nano_usd) for side in sides)))
-    rows.append(("served", *(f"{side.served_share:.2%}" for side in sides), "", ""))
-    if any(side.granted != side.served for side in sides):
-        rows.append(("within limits", *(f"{side.granted_share:.2%}" for side in sides), "", ""))
-        rows.append(("used up first", *(side.first_used_up or "-" for side in sides), "", ""))
-    rows.append(("first token, median, ms", *(_ms(side.ttft_p50_ms) for side in sides), "", ""))
-    rows.append(("first token, 95 %, ms", *(_ms(side.ttft_p95_ms) for side in sides), "", ""))
-    rows.append(("known of so many streams", *(f"{side.ttft_known_share:.1%}" for side in sides), "", ""))
-    print_table(rows, right=4)
-    print()
-
-
-def _table(heads: tuple[str, ...], rows: "Iterable[tuple[str, ...]]", right: int = 0) -> None:
-    listed = list(rows)
-    if listed:
-        print_table([heads, *listed], right=right)
-        print()
-
-
-def _usd(nano_usd: int) -> str:
-    return f"{nano_usd / 1e9:.4f}"
-
-
-def _ms(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.0f}"
+def _lasting(text: str) -> float:
+    value = ALL if text == "all" else duration(text)
+    if not (value == ALL or 0 < value <= _YEAR_S):
+        raise argparse.ArgumentTypeError(f"{text!r} is no time of a year at most, or `all`")
+    return value
 
 
 def _hours(text: str) -> float:
     value = number(text)
-    if not 0 < value <= 366 * 24:
+    if not 0 < value * _HOUR_S <= _YEAR_S:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of hours, a year's at most")
     return value

@@ -12,8 +12,9 @@ CANNOT_TELL: Final = (
     "Where a request goes first is replayed, not what becomes of it: failures, retries and hedges are not.",
     "Backends are taken to be well and idle; strategies that look at load see none.",
     "Limits and budgets of tenants are not replayed; requests that they refused are left out.",
-    "Backends' limits per minute are replayed; other policies' requests take their part where they were served.",
-    "Answers are taken to be as long elsewhere; prompt caches to be cold where a request was not served.",
+    "Backends' limits are replayed; other policies' requests take their part where they were served.",
+    "What a backend was found to bear at once is not replayed, only the `concurrency` that its limits say.",
+    "Answers are taken to be as long elsewhere, and to take as long; prompt caches to be cold where nobody was served.",
     "A time to first token is what a target showed in this record, not what it would show with more or less to do.",
     "With affinity each request is taken to begin as no other does, for content is not kept.",
 )
@@ -120,6 +121,9 @@ class Simulation(msgspec.Struct, frozen=True, kw_only=True):
 
     policy: str
     without: Mapping[str, str]
+    outage_from: float | None
+    """When that is away, in seconds since the epoch; requests of this time alone are told of. Null for all the time."""
+    outage_until: float | None
     since: float | None
     """When the first and the last of the replayed requests began; null when there are none."""
     until: float | None

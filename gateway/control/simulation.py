@@ -17,6 +17,7 @@ from gateway.control.portability import ModelPortability, portability
 from gateway.control.recorder import recorded
 from gateway.control.simulate import Question, simulate
 from gateway.control.simulated import Simulation
+from gateway.control.spans import HOUR_S, lead_s
 from gateway.control.underway import counting
 from gateway.domain.backend import Backend
 from gateway.domain.policy import Dimension
@@ -34,8 +35,12 @@ class SimulationWanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """One that was written already; 0 is what the files say. Not with `document`."""
     without: dict[Dimension, str] = {}
     """Failure domains taken away after: `{"provider": "openai"}`."""
+    duration_s: Annotated[float, msgspec.Meta(gt=0, le=YEAR_S)] | None = HOUR_S
+    """How long that is away: the report is of this time. Null for all that was recorded. Without `without` it is."""
+    starts_at: float | None = None
+    """When it goes, in seconds since the epoch; null for when the policy was asked most."""
     window_s: Annotated[float, msgspec.Meta(gt=0, le=YEAR_S)] = DAY_S
-    """The recorded requests of so many last seconds."""
+    """The recorded requests of so many last seconds, and those that `starts_at` needs."""
 
 
 class NoSuchDomain(Exception):
@@ -58,6 +63,10 @@ class Job:
     unavailable: Mapping[str, str] = field(default_factory=dict)
     gateways: int = 1
     """How many share the backends' limits; the file is one's."""
+    duration_s: float | None = None
+    """How long `without` is away; None for all the time."""
+    starts_at: float | None = None
+    """From when on; None for when the policy was asked most."""
     since: float = 0.0
     """Seconds since the epoch."""
     progress: Path | None = None
@@ -80,9 +89,14 @@ class Job:
             after=after,
             without=self.without,
             unavailable=self.unavailable,
+            lasts_s=self.duration_s if self.without else None,
+            starts_at=self.starts_at,
             gateways=self.gateways,
         )
-        return simulate(question, lambda: recorded(self.file, since=self.since), told)
+        since = self.since
+        if self.starts_at is not None:
+            since = min(since, self.starts_at - lead_s(after, self.policy))
+        return simulate(question, lambda: recorded(self.file, since=since), told)
 
 
 def check_without(without: Mapping[Dimension, str], backends: Mapping[str, Backend]) -> None:

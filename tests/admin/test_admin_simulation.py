@@ -110,8 +110,9 @@ async def test_a_draft_with_mistakes_is_refused_with_all_of_them(owner: httpx.As
         ("acme", {"revision": 99}, 404),
         ("acme", {"revision": 0, "document": {}}, 400),
         ("acme", {"without": {"planet": "earth"}}, 400),
+        ("acme", {"starts_at": 1.0}, 400),
     ],
-    ids=["no such policy", "no such revision", "both", "no such dimension"],
+    ids=["no such policy", "no such revision", "both", "no such dimension", "nothing away"],
 )
 async def test_what_cannot_be_simulated(running: RunningGateway, name: str, body: Tree, status: int) -> None:
     """Is said so."""

@@ -240,6 +240,7 @@ async def test_outages_are_rehearsed_by_each_gateway_and_told_by_all(fleet: Flee
         assert free["cheap"]["nowhere"] == ["assistant: capability:tools, outage"]
         assert [(each["tenant"], each["served_share"]) for each in free["cheap"]["tenants"]] == [("free", 0.8)]
         assert free["fair"]["served_share"] == 1.0
+        assert free["fair"]["outage_until"] - free["fair"]["outage_from"] == pytest.approx(3600)
 
     async def look() -> Tree | None:
         told: Tree = (await fleet.owner.get("/independence", params={"tenant": "free"})).json()

@@ -6,13 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.config.policies import Sources, assemble
 from gateway.control.grants import Grants
 from gateway.control.rehearsal import rehearsal
 from gateway.control.replay import Replay
 from gateway.control.simulate import Question, simulate
 from gateway.domain.backend import Backend, ServedModel
 from gateway.domain.limits import Limits
-from tests.control.test_simulate import DAY, asked, book
+from tests.control.test_simulate import DAY, asked, book, tree
 
 
 def backends(**limits: object) -> Mapping[str, Backend]:
@@ -39,6 +40,47 @@ def test_a_minute_of_two_requests_a_second(limits: dict[str, int], gateways: int
     traffic = [asked(at=DAY + number / 2) for number in range(120)]
     assert sum(grants.take("a", each) for each in traffic) == pytest.approx(granted, abs=2)
     assert all(grants.take("free", each) and grants.take("unknown", each) for each in traffic)
+
+
+@pytest.mark.parametrize(
+    ("at_once", "gateways", "patience_s", "granted"),
+    [
+        (1, 1, 0.0, 20),
+        (2, 1, 0.0, 40),
+        (6, 1, 0.0, 120),
+        (6, 2, 0.0, 60),
+        (1, 4, 0.0, 20),
+        (1, 1, 2.0, 21),
+        (5, 1, 2.0, 104),
+    ],
+)
+def test_a_minute_of_two_requests_a_second_that_take_three(
+    at_once: int, gateways: int, patience_s: float, granted: int
+) -> None:
+    """Requests at once: who finds no room waits for one to end, if it may; one whose time is not known needs none."""
+    grants = Grants(backends(concurrency=at_once), gateways=gateways)
+    traffic = [asked(at=DAY + number / 2, took_ms=3_000) for number in range(120)]
+    assert sum(grants.take("a", each, patience_s) for each in traffic) == pytest.approx(granted, abs=1)
+    assert grants.first_used_up == (None if granted == 120 else "a concurrency")
+    assert grants.take("a", asked(at=DAY + 59.5))
+
+
+@given(
+    begun=st.lists(st.tuples(st.floats(0, 60), st.floats(1, 30_000)), max_size=60),
+    most=st.integers(1, 5),
+    patience_s=st.sampled_from([0.0, 2.0]),
+)
+def test_no_more_are_at_work_than_granted(begun: list[tuple[float, float]], most: int, patience_s: float) -> None:
+    """At any time; each begins within its patience."""
+    grants, work = Grants(backends(concurrency=most)), list[tuple[float, float]]()
+    for at, took_ms in sorted(begun):
+        if grants.take("a", asked(at=at, took_ms=took_ms), patience_s):
+            ends = sorted(end for _, end in work if end > at)
+            start = at if len(ends) < most else ends[-most]
+            assert start <= at + patience_s
+            work.append((start, start + took_ms / 1000))
+    for moment, _ in work:
+        assert sum(start <= moment < end for start, end in work) <= most
 
 
 @given(
@@ -75,6 +117,20 @@ def test_what_one_backend_has_no_room_for_goes_to_the_next() -> None:
     assert told.nowhere == ("10 requests: backends' limits",)
     (tenant,) = found.tenants
     assert (tenant.granted_before, tenant.granted_after) == (30, 20)
+
+
+def test_requests_at_once_burst_first_where_they_are_what_is_scarce() -> None:
+    """Told with the minute in which there are too many, as other limits are; who waits long enough is served."""
+    made = tree("big", "own")
+    made["backends"]["own"]["limits"] = {"concurrency": 2}
+    held = assemble(Sources((("test.yaml", made),), complete=True, mistakes=()))
+    traffic = [asked(at=DAY + second, took_ms=10_000) for second in range(10)]
+    question = Question(policy="standard", before=held, after=held, without={"provider": "provider-of-big"})
+    told = simulate(question, lambda: [traffic])
+    assert (told.after.granted, told.after.first_used_up) == (4, "own concurrency")
+    scarce = next(each for each in told.pressure if each.backend == "own")
+    assert (scarce.limit, scarce.granted, scarce.peak_before, scarce.peak_after) == ("concurrency", 2, 0, 10)
+    assert scarce.minutes_over == 1
 
 
 def test_other_policies_take_their_part_of_the_limits() -> None:

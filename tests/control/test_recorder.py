@@ -44,6 +44,8 @@ def test_features_tell_what_was_asked_and_what_became_of_it() -> None:
     assert features.served_by is not None
     assert features.is_measured
     assert not features.is_limited
+    assert features.took_ms is not None
+    assert 0 < features.took_ms < 500  # Its own try, and not the one that failed before.
 
 
 def test_a_request_that_a_limit_refused_is_known_as_such() -> None:
@@ -53,6 +55,7 @@ def test_a_request_that_a_limit_refused_is_known_as_such() -> None:
     assert features.is_limited
     assert features.served_by is None
     assert (features.prompt_tokens, features.output_tokens, features.is_measured) == (110, 64, False)
+    assert features.took_ms is None
 
 
 def test_only_reasons_are_kept_that_nothing_else_tells() -> None:

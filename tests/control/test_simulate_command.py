@@ -1,5 +1,7 @@
 """`gateway policy simulate`, as an operator and a pipeline type it, on a gateway's own traffic and on its file."""
 
+import datetime as dt
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +43,18 @@ def test_an_outage_is_a_check(shell: Shell) -> None:
     row = next(line.split() for line in done.stdout.splitlines() if line.startswith("second/small"))
     assert row[1:3] == ["0", "4"]
     assert "outage 4" in done.stdout
+    assert re.match(r"without provider=one from \d{4}-\S+ \d\d:\d\d:\d\d to ", done.stdout)
+    asked = ["policy", "simulate", "acme", "--without", "provider=one"]
+    hour = shell.json(*asked)
+    assert hour["outage_until"] - hour["outage_from"] == pytest.approx(3600)
+    assert shell.json(*asked, "--for", "all")["outage_from"] is None
+    begin = dt.datetime.fromtimestamp(hour["outage_from"] - 60, dt.UTC).isoformat()
+    at = shell.json(*asked, "--at", begin, "--for", "10m")
+    assert (at["requests"], round(at["outage_until"] - hour["outage_from"])) == (4, 540)
+    offline = ["--offline", "--config", shell.running.config, "--store", shell.running.store_url]
+    assert shell.json(*asked, "--at", begin, "--for", "10m", *offline) == at
+    before = dt.datetime.fromtimestamp(hour["outage_from"] - 7200, dt.UTC).isoformat()
+    assert "nothing is proven" in shell(*asked, "--at", before, "--min-served", "0.5", code=1).stderr
     both = ["--without", "provider=one", "--without", "cloud=unlabelled"]
     told = shell("policy", "simulate", "acme", *both, "--min-served", "0.99", code=1)
     assert "0.0000%, below the bound of 99.00%" in told.stderr
@@ -80,8 +94,14 @@ def test_portability_is_told_as_a_report_and_when_a_draft_is_applied(shell: Shel
         (["acme", "--without", "provider=won"], 1, "there is one, two"),
         (["acme", "--min-served", "99"], 2, "is not a part"),
         (["acme", "--offline", "--revision", "1"], 1, "--offline knows files only"),
+        (["acme", "--for", "2h"], 1, "give --without"),
+        (["acme", "--without", "provider=one", "--for", "0s"], 2, "a year at most, or `all`"),
+        (["acme", "--without", "provider=one", "--for", "all", "--at", "2026-01-01"], 1, "always was"),
     ],
-    ids=["unknown policy", "unknown domain", "unknown value", "percent", "revision without a gateway"],
+    ids=[
+        *("unknown policy", "unknown domain", "unknown value", "percent", "revision without a gateway"),
+        *("nothing away", "for no time", "when all is"),
+    ],
 )
 def test_what_cannot_be_simulated(shell: Shell, words: list[str], code: int, told: str) -> None:
     """Says why."""

@@ -61,7 +61,7 @@ async def get_independence(
 
 @post("/independence/rehearsals", opt=needs("operator"), status_code=200)
 async def rehearse(request: AdminRequest) -> Sequence[Rehearsal]:
-    """Rehearse the loss of each failure domain now, with what this gateway recorded in the last day.
+    """Rehearse the loss of each failure domain now, in the busiest hour that this gateway recorded in the last day.
 
     In a process of its own; it happens by itself every hour, or as GATEWAY_REHEARSE_S says.
     """

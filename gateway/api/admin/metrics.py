@@ -108,7 +108,7 @@ def _of_independence(made: Office) -> Iterator[Gauge]:
             "dimension": rehearsal.dimension,
             "lost": rehearsal.without,  # Not `without`, which is a word of PromQL's own.
         }
-        meaning = "Part of this gateway's recorded requests that would be served without it."
+        meaning = "Part of this gateway's requests of the last day's busiest hour that would be served without it."
         yield Gauge("gateway.rehearsal.served_ratio", meaning, lost, rehearsal.served_share)
     yield from _of_tenants(made)
 

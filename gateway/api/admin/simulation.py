@@ -39,8 +39,11 @@ Result = TypeVar("Result")
 async def simulate_policy(request: AdminRequest, name: FromPath[str], data: JSONBody[SimulationWanted]) -> Simulation:
     """The recorded requests of a policy under what holds, and under a draft or without a provider.
 
-    Of the requests that this gateway served. Nothing is sent or changed. `/simulations` tells how far it is.
+    Of the requests that this gateway served. An outage lasts an hour, the busiest one, unless told; the report is of
+    that hour. Nothing is sent or changed. `/simulations` tells how far it is.
     """
+    if data.starts_at is not None and not (data.without and data.duration_s):
+        raise InvalidRequest("`starts_at` is read with `without` and a `duration_s` only.", param="$.starts_at")
     made = office(request)
     desk = made.desk
     job = Job(
@@ -50,6 +53,8 @@ async def simulate_policy(request: AdminRequest, name: FromPath[str], data: JSON
         policy=name,
         draft=_draft(desk, name, data),
         without=data.without,
+        duration_s=data.duration_s,
+        starts_at=data.starts_at,
         unavailable=dict(made.machinery.house.fleet.unavailable),
         gateways=len(made.outlook.gateways),
         since=made.wall() - data.window_s,
