@@ -3,12 +3,13 @@
 import argparse
 import datetime as dt
 import re
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from gateway.domain.policy import Dimension
 
-_UNITS_S: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_UNITS_S: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 7 * 86_400.0}
 
 
 def removal(text: str) -> "tuple[Dimension, str]":
@@ -39,11 +40,19 @@ def number(text: str) -> float:
 
 
 def duration(text: str) -> float:
-    """Seconds: `90s`, `5m`, `1h`, `7d`; without a unit they are seconds."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
+    """Seconds: `90s`, `5m`, `1h`, `7d`, `1w`; without a unit they are seconds."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw]?)", text)
     if found is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 90s, 5m or 1h")
     return float(found[1]) * _UNITS_S[found[2] or "s"]
+
+
+def spelled(seconds: float) -> str:
+    """The same the other way round: `1w` for 604800, in the largest unit of which they are a whole number."""
+    unit, size = max(
+        ((name, size) for name, size in _UNITS_S.items() if seconds % size == 0), key=itemgetter(1), default=("s", 1.0)
+    )
+    return f"{seconds / size:g}{unit}"
 
 
 def instant(text: str) -> float:

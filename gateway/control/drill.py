@@ -2,8 +2,12 @@
 
 A drill has its times from the beginning, so that every gateway ends it by its own clock, whether or not it hears of
 anything more; a gateway that starts in its midst takes part until then.
+
+One that is to be repeated is a series of drills, each of which is one of its own. The log always holds the next one: it
+is planned as the one before it begins, so that whoever calls off what is planned ends the series.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Final, Literal
 
@@ -19,6 +23,7 @@ LEAST_S: Final = 1.0
 MOST_S: Final = 4 * 3600.0
 AHEAD_S: Final = 366 * 86_400.0
 """How far ahead a drill may be planned."""
+_MOST_LEFT_OUT: Final = 1_000
 
 Phase = Literal["planned", "running", "ended", "aborted", "stopped"]
 """`aborted` by an operator; `stopped` by a gateway, because too few requests were served."""
@@ -44,6 +49,12 @@ class Drill(msgspec.Struct, frozen=True, kw_only=True):
     """It stops when a smaller part of the last requests is served."""
     reason: str
     """Why, for those who read of it later."""
+    every_s: float | None = None
+    """From its beginning to that of the next one of the series; null for a drill that is not repeated."""
+    turn: int = 1
+    """Which one of the series it is."""
+    may_leave_nothing: bool = False
+    """Whether it runs though nobody else serves a model that it strikes."""
 
 
 class DrillWanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -60,6 +71,8 @@ class DrillWanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Seconds since the epoch; null for now."""
     stop_below: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.95
     reason: Annotated[str, msgspec.Meta(max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")] = ""
+    every_s: Annotated[float, msgspec.Meta(gt=0, le=AHEAD_S)] | None = None
+    """Again so often, until the one that is planned is called off; null for once."""
     may_leave_nothing: bool = False
     """Whether models may be struck that nobody else serves: their requests fail."""
 
@@ -147,6 +160,28 @@ class DrillLife(msgspec.Struct, frozen=True, kw_only=True):
         return is_open and self.drill.starts_at < ends_at and starts_at < self.drill.ends_at
 
 
+def following(drill: Drill, lives: Mapping[str, DrillLife], now: float) -> Drill | None:
+    """The next one of the series, where it is time to plan it: once this one has begun, and only if it did.
+
+    Those that are missed, because no gateway ran or another drill is planned for then, are left out.
+    """
+    series = drill.id.partition(".")[0]
+    number = drill.turn + 1
+    life = lives[drill.id]
+    was_called_off = life.over_at is not None and life.over_at < drill.starts_at
+    if drill.every_s is None or was_called_off or now < drill.starts_at or f"{series}.{number}" in lives:
+        return None
+    passed = math.floor((now - drill.starts_at) / drill.every_s)
+    lasts_s = drill.ends_at - drill.starts_at
+    for later in range(1, _MOST_LEFT_OUT):
+        starts_at = drill.starts_at + (passed + later) * drill.every_s
+        if not any(each.overlaps(starts_at, starts_at + lasts_s, now) for each in lives.values()):
+            return msgspec.structs.replace(
+                drill, id=f"{series}.{number}", turn=number, starts_at=starts_at, ends_at=starts_at + lasts_s
+            )
+    return None
+
+
 def struck_backends(without: Mapping[Dimension, str], backends: Mapping[str, Backend]) -> frozenset[str]:
     """The names of the backends in any of these failure domains."""
     return frozenset(
@@ -156,7 +191,7 @@ def struck_backends(without: Mapping[Dimension, str], backends: Mapping[str, Bac
     )
 
 
-def stranded(wanted: DrillWanted, book: PolicyBook) -> Iterable[str]:
+def stranded(wanted: Drill | DrillWanted, book: PolicyBook) -> Iterable[str]:
     """The models it is for that nobody else serves: `policy/model`."""
     backends = struck_backends(wanted.without, book.backends)
     tenant = None if wanted.tenant is None else book.tenants.get(wanted.tenant)

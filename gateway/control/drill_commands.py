@@ -10,7 +10,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final
 
-from gateway.control.arguments import duration, instant, number, part, removal
+from gateway.control.arguments import duration, instant, number, part, removal, spelled
 from gateway.control.commands import CommandError, Commands, print_table
 from gateway.control.connection import add_connection, connected, moment, print_json
 from gateway.control.ledger import usd
@@ -79,14 +79,17 @@ def _add_start(verbs: Commands) -> None:
     )
     parser.add_argument("--at", type=instant, metavar="TIME", help="when it begins (ISO 8601, UTC); now unless told")
     parser.add_argument(
-        "--every", type=duration, metavar="TIME", help="with --times: plan several so far apart, 7d for one each week"
+        "--every",
+        type=duration,
+        metavar="TIME",
+        help="again so often, 1w for each week, until the next one, which is always in the list, is called off",
     )
     parser.add_argument(
         "--times",
         type=int,
         choices=range(2, _MOST_TIMES + 1),
         metavar="N",
-        help=f"how many, from 2 to {_MOST_TIMES}",
+        help=f"with --every: plan so many now, from 2 to {_MOST_TIMES}, and no more",
     )
     parser.add_argument(
         "--percent", type=number, default=100.0, metavar="P", help="of the tries that would go there (default: 100)"
@@ -122,10 +125,13 @@ def _start(arguments: argparse.Namespace) -> int:
         starts_at=arguments.at,
         stop_below=arguments.stop_below,
         reason=arguments.reason,
+        every_s=None if arguments.times else arguments.every,
         may_leave_nothing=arguments.may_leave_nothing,
     )
-    if (arguments.every is None) != (arguments.times is None) or (arguments.times and arguments.wait):
-        raise CommandError("several drills need --every and --times, and are not waited for")
+    if arguments.times and arguments.every is None:
+        raise CommandError("--times says how many drills there are so far apart as --every says")
+    if arguments.every is not None and arguments.wait:
+        raise CommandError("several drills are not waited for")
     with connected(arguments) as api:
         if arguments.times:
             return _planned(arguments, api, wanted)
@@ -170,12 +176,13 @@ def _list(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(drills)
         return 0
-    lines = [("ID", "PHASE", "FROM", "TO", "FAULT", "OF", "FOR", "AFFECTED", "SERVED")]
+    lines = [("ID", "PHASE", "FROM", "TO", "FAULT", "OF", "FOR", "AGAIN", "AFFECTED", "SERVED")]
     for each in drills:
         drill, report = each.drill, each.report
         counts = ("", "") if report is None else (str(report.affected), str(report.affected_served))
         times = moment(drill.starts_at), moment(each.over_at or drill.ends_at)
-        lines.append((drill.id, each.phase, *times, drill.fault, _domains(each), _whom(each), *counts))
+        again = "" if drill.every_s is None else spelled(drill.every_s)
+        lines.append((drill.id, each.phase, *times, drill.fault, _domains(each), _whom(each), again, *counts))
     print_table(lines, right=2)
     return 0
 
@@ -214,6 +221,8 @@ def _print(told: "DrillShown") -> None:
     print(f"from {moment(drill.starts_at)} to {moment(told.over_at or drill.ends_at)}, planned by {told.by}")
     if told.over_by is not None:
         print(f"ended before its time by {told.over_by}" + (f": {told.because}" if told.because else ""))
+    if drill.every_s is not None:
+        print(f"again every {spelled(drill.every_s)}, until one of them is called off before it begins")
     if drill.reason:
         print(f"reason: {drill.reason}")
     if told.report is not None:

@@ -17,6 +17,9 @@ from gateway.domain.errors import InvalidRequest
 _LATE_S: Final = 60.0
 """A beginning so long ago is a slow clock's or a slow hand's, and means now."""
 _MOST_TOLD: Final = 5
+LEAST_AGAIN_S: Final = 60.0
+LEAST_PAUSE_S: Final = 1.0
+"""Two drills at once would tell nothing; and the log keeps all of them."""
 
 
 class DrillShown(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +59,10 @@ async def plan_drill(desk: Desk, actor: str, wanted: DrillWanted, *, drill_id: s
     if not now - _LATE_S <= starts_at <= now + AHEAD_S:
         raise InvalidRequest("A drill begins now or within the next year.", param="$.starts_at")
     starts_at = max(starts_at, now)
+    if wanted.every_s is not None and wanted.every_s < max(LEAST_AGAIN_S, wanted.duration_s + LEAST_PAUSE_S):
+        least = max(LEAST_AGAIN_S, wanted.duration_s + LEAST_PAUSE_S)
+        message = f"From one of these drills to the next there have to be {least:g} seconds."
+        raise InvalidRequest(message, param="$.every_s")
     _check_scope(desk, wanted)
     drill = Drill(
         id=drill_id,
@@ -68,6 +75,8 @@ async def plan_drill(desk: Desk, actor: str, wanted: DrillWanted, *, drill_id: s
         ends_at=starts_at + wanted.duration_s,
         stop_below=wanted.stop_below,
         reason=wanted.reason,
+        every_s=wanted.every_s,
+        may_leave_nothing=wanted.may_leave_nothing,
     )
 
     def decide(state: State) -> tuple[msgspec.Raw, msgspec.Raw]:
@@ -81,7 +90,7 @@ async def plan_drill(desk: Desk, actor: str, wanted: DrillWanted, *, drill_id: s
 
 
 async def abort_drill(desk: Desk, actor: str, drill_id: str, *, now: float) -> DrillLife:
-    """End a drill before its time, or before it begins. Raises Missing; Conflict when it is over."""
+    """End a drill before its time, or before it begins, and a series with it then. Raises Missing; Conflict if over."""
 
     def decide(state: State) -> tuple[msgspec.Raw, msgspec.Raw]:
         life = state.drills.get(drill_id)

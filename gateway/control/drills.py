@@ -2,7 +2,7 @@
 
 A drill here ends at its time by the event loop's clock, at an abort that the log tells of, and when too few requests
 are served; whichever comes first, and none of them needs the admin API. What was seen goes into the log once the last
-struck request is over, at the latest when the gateway stops.
+struck request is over, at the latest when the gateway stops. Whichever gateway is first plans what a series has next.
 """
 
 import asyncio
@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from typing import Final
 
 import anyio
+import msgspec
 import structlog
 
 from gateway.config.problems import ConfigurationError
 from gateway.control.decisions import Decisions
 from gateway.control.desk import Conflict, Desk, Snapshot, raw
-from gateway.control.drill import DrillLife, DrillPart, struck_backends
+from gateway.control.drill import Drill, DrillLife, DrillPart, following, stranded, struck_backends
 from gateway.control.drill_report import Collector
 from gateway.control.events import NOTHING, Action, ChainBroken
+from gateway.control.state import State
 from gateway.control.store import LogUnreachable
 from gateway.telemetry.listeners import Listeners
 from gateway.telemetry.record import RequestRecord
@@ -35,6 +37,10 @@ _LAST_WORD_S: Final = 2.0
 """How long a gateway that stops tries to tell what it saw."""
 
 log = structlog.get_logger()
+
+
+class _Planned(Exception):
+    """Raised when another gateway was faster to plan the next drill of a series."""
 
 
 @dataclass(slots=True, eq=False)
@@ -135,12 +141,22 @@ class Drills:
                 if life.phase(now) == "running" and life.drill.id not in self._over:
                     self._begin(life)
                     break
+        for life in lives.values():
+            follower = following(life.drill, lives, now)
+            if follower is not None and all(name != follower.id for _, name, _ in self._to_write):
+                self._to_write.append(("drill.plan", follower.id, follower))
         for each in tuple(self._lingering):
             if not each.collector.awaits or _now() >= each.report_by:
                 self._conclude(each)
 
     def _begin(self, life: DrillLife) -> None:
         drill, now = life.drill, self._wall()
+        if drill.turn > 1 and not drill.may_leave_nothing:  # The first one was looked at when it was planned.
+            lost = sorted(stranded(drill, self._desk.now.book))
+            if lost:
+                self._over.add(drill.id)
+                self._to_write.append(("drill.stop", drill.id, {"because": f"nobody else serves {lost[0]} any more"}))
+                return
         backends = struck_backends(drill.without, self._desk.now.book.backends)
         collector = Collector(drill, self._name, self._decisions.recent(), backends=backends, since=now)
         ends_at = _now() + drill.ends_at - now
@@ -191,8 +207,16 @@ class Drills:
         """Tell the log; what cannot be told now is told later."""
         while self._to_write:
             action, name, body = self._to_write[0]
+
+            def decide(state: State, name: str = name, body: object = body) -> tuple[msgspec.Raw, msgspec.Raw]:
+                if isinstance(body, Drill) and name in state.drills:
+                    raise _Planned
+                return NOTHING, raw(body)
+
             try:
-                await self._desk.change(f"gateway {self._name}", action, name, lambda _state: (NOTHING, raw(body)))  # noqa: B023  # called before the next turn
+                await self._desk.change(f"gateway {self._name}", action, name, decide)
+            except _Planned:
+                pass
             except (LogUnreachable, Conflict, ChainBroken, ConfigurationError) as error:
                 log.warning("drill.untold", drill=name, action=action, reason=str(error).partition("\n")[0])
                 return

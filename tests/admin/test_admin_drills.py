@@ -42,7 +42,8 @@ def house(backend: ScriptedBackend, other: ScriptedBackend) -> Tree:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, house: Tree) -> Iterator[RunningGateway]:
     """A gateway that holds nothing against a backend, so that every try there is struck."""
-    with gateway(tmp_path_factory.mktemp("running"), house, admin_key=OWNER, patience=FORGETFUL) as process:
+    patience = FORGETFUL | {"gateway.control.drill_verbs.LEAST_AGAIN_S": 0.0}
+    with gateway(tmp_path_factory.mktemp("running"), house, admin_key=OWNER, patience=patience) as process:
         yield process
 
 
@@ -196,6 +197,50 @@ async def test_a_drill_for_later_waits_for_its_time(
     assert (rest.json(), "x-next-after" in rest.headers) == (listed[1:], False)
 
 
+async def test_a_series_goes_on_by_itself_until_it_is_called_off(
+    running: RunningGateway, owner: httpx.AsyncClient
+) -> None:
+    """Each is a drill of its own that ends at its time; the next one is in the list as soon as one begins."""
+    first = await planned(owner, duration_s=1, every_s=2)
+    begun, names = first["drill"]["starts_at"], [f"{first['drill']['id']}{turn}" for turn in ("", ".2", ".3", ".4")]
+
+    async def look() -> list[Tree] | None:
+        told = [await owner.get(f"/drills/{name}") for name in names[:3]]
+        return [each.json() for each in told] if all(each.is_success for each in told) else None
+
+    one, two, three = await eventually(look, "a second one that runs, and a third one")
+    assert [each["phase"] for each in (one, two, three)] == ["ended", "running", "planned"]
+    assert [round(each["drill"]["starts_at"] - begun, 3) for each in (one, two, three)] == [0, 2, 4]
+    assert two["by"].startswith("gateway ")
+    assert (await owner.post(f"/drills/{names[2]}/abort")).status_code == 200
+    assert (await ended(owner, two))["phase"] == "ended"
+    assert (await owner.get(f"/drills/{names[3]}")).status_code == 404
+    audit = [each for each in (await owner.get("/audit")).json()["events"] if each["resource"] == names[1]]
+    assert [each["action"] for each in audit] == ["drill.plan", "drill.report"]
+
+
+async def test_a_series_does_not_strike_what_has_come_to_hang_on_it(
+    running: RunningGateway, owner: httpx.AsyncClient
+) -> None:
+    """The first one was looked at when it was asked for; each later one is looked at before it begins."""
+    first = await planned(owner, without={"provider": "two"}, duration_s=1, every_s=2, may_leave_nothing=False)
+    alone = {"targets": [{"backend": "second", "model": "small"}], "single_provider_ack": True}
+    policy = (await owner.get("/policies/other")).json() | {"models": {"assistant": alone}}
+    number = (await owner.put("/policies/other", json=policy, headers={"if-match": "*"})).json()["number"]
+    await owner.post(f"/policies/other/revisions/{number}/activate")
+    name = f"{first['drill']['id']}.2"
+
+    async def look() -> Tree | None:
+        answer = await owner.get(f"/drills/{name}")
+        return answer.json() if answer.is_success and answer.json()["phase"] == "stopped" else None
+
+    told = await eventually(look, "the second one")
+    assert told["because"] == "nobody else serves other/assistant any more"
+    assert await asked(running, 1, tenant="other") == [200]
+    assert (await owner.post(f"/drills/{first['drill']['id']}.3/abort")).status_code == 200
+    assert (await owner.post("/policies/other/rollback")).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("wanted", "status", "said"),
     [
@@ -208,6 +253,7 @@ async def test_a_drill_for_later_waits_for_its_time(
         ({"without": ONE, "fault": "explode"}, 400, "explode"),
         ({"without": ONE, "percent": 0}, 400, "percent"),
         ({"without": ONE, "duration_s": 1e9}, 400, "duration_s"),
+        ({"without": ONE, "every_s": 10, "duration_s": 10}, 400, "every_s"),
         ({"without": ONE, "reason": "\x1b[2J"}, 400, "reason"),
     ],
 )

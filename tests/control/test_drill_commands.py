@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from gateway.control.arguments import duration
+from gateway.control.arguments import duration, spelled
 from tests.control.operator import Shell
 
 
@@ -56,9 +56,37 @@ def test_drills_are_planned_for_the_same_hour_of_several_days(shell: Shell) -> N
     assert [phases[each] for each in ids] == ["planned", "aborted", "planned"]
     for each in (ids[0], ids[2]):
         shell("drill", "abort", each)
-    assert "need --every and --times" in shell(*asked, "--every", "1d", code=1).stderr
+    assert "as --every says" in shell(*asked, "--times", "3", code=1).stderr
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("5m", 300), ("1.5h", 5400), ("7d", 604_800)])
-def test_times_are_read(text: str, seconds: float) -> None:
+def test_a_drill_may_be_repeated_until_it_is_called_off(shell: Shell) -> None:
+    """In the list with how often; called off before it began, nothing follows it."""
+    begin = dt.datetime.fromtimestamp(time.time() + 3_600, dt.UTC).isoformat()
+    asked = ["drill", "start", "--without", "provider=first", "--every", "1w"]
+    planned = shell(*asked, "--at", begin).stdout
+    assert "again every 1w, until one of them is called off before it begins" in planned
+    row = shell.table("drill", "list")[0]
+    assert (row[0], row[1]) == (planned.split()[0], "planned")
+    assert row[-1] == "1w"
+    shell("drill", "abort", row[0])
+    assert "not waited for" in shell(*asked, "--wait", code=1).stderr
+    assert "have to be 60 seconds" in shell(*asked[:4], "--every", "30s", "--for", "1s", code=1).stderr
+    assert "have to be 301 seconds" in shell(*asked[:4], "--every", "5m", code=1).stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds", "back"),
+    [
+        ("90", 90, "90s"),
+        ("90s", 90, "90s"),
+        ("5m", 300, "5m"),
+        ("1.5h", 5400, "90m"),
+        ("7d", 604_800, "1w"),
+        ("2w", 1_209_600, "2w"),
+        ("1.5s", 1.5, "1.5s"),
+    ],
+)
+def test_times_are_read(text: str, seconds: float, back: str) -> None:
+    """And written."""
     assert duration(text) == seconds
+    assert spelled(seconds) == back

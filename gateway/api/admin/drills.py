@@ -16,7 +16,10 @@ _ID_BYTES = 4
 
 @post("/drills", opt=needs("operator"), status_code=201)
 async def plan_drill(request: AdminRequest, data: JSONBody[DrillWanted]) -> DrillShown:
-    """Let the backends of a failure domain fail on every gateway, now or at a time; it always ends by itself."""
+    """Let the backends of a failure domain fail on every gateway, now or at a time; it always ends by itself.
+
+    With `every_s` it is the first of a series: the next one is planned as it begins.
+    """
     made = office(request)
     drill_id = f"d-{made.random_bytes(_ID_BYTES).hex()}"
     life = await drill_verbs.plan_drill(made.desk, actor(request), data, drill_id=drill_id, now=made.wall())
@@ -47,7 +50,7 @@ def get_drill(request: AdminRequest, drill_id: FromPath[str]) -> DrillShown:
 
 @post("/drills/{drill_id:str}/abort", opt=needs("operator"), status_code=200)
 async def abort_drill(request: AdminRequest, drill_id: FromPath[str]) -> DrillShown:
-    """End a drill on every gateway before its time, or before it begins."""
+    """End a drill on every gateway before its time, or before it begins: then a series ends with it."""
     made = office(request)
     return _shown(made, await drill_verbs.abort_drill(made.desk, actor(request), drill_id, now=made.wall()))
 
