@@ -19,14 +19,13 @@ from typing import Any, BinaryIO, Final
 import msgspec
 import structlog
 
-from gateway.domain.usage import UsageSource
 from gateway.telemetry.record import RequestRecord
+from gateway.telemetry.request_line import request_line
 from gateway.telemetry.text import clean
 
 MAX_ITEMS: Final = 32
 """Elements of a list or a mapping that a line shows, and frames of a traceback."""
 _MAX_CAUSES: Final = 4
-_OUTCOME_LEVELS: Final = {"internal": "error", "upstream_error": "warning"}
 _QUIET: Final = ("azure", "botocore", "google", "httpx", "httpcore", "msal", "urllib3", "uvicorn.access")
 """Loggers that tell URLs at INFO, or what `request.finished` tells better."""
 
@@ -68,7 +67,10 @@ class LogWriter:
 
     def request_log(self, record: RequestRecord) -> None:
         """Queue the `request.finished` line of a request whose record changes no more."""
-        self._append(record)
+        if len(self._queue) >= self._capacity:  # As below, without a call more for each request.
+            self.dropped += 1
+        else:
+            self._queue.append(record)
 
     def _append(self, item: RequestRecord | dict[str, Any]) -> None:
         if len(self._queue) >= self._capacity:  # may be off by a few between threads, which the bound can bear
@@ -195,7 +197,7 @@ def _stack(traceback: TracebackType | None) -> list[str]:
 def _line(item: RequestRecord | dict[str, Any]) -> bytes:
     try:
         if isinstance(item, RequestRecord):
-            return _encode(_finished(item)) + b"\n"
+            return request_line(item)
         return _encode({clean(name): _plain(value) for name, value in item.items()}) + b"\n"
     except Exception as error:  # noqa: BLE001 - a value's own __str__ may raise anything; it must not end all logging
         return _encode(_event("error", "log.unrenderable", exception=_exception(error))) + b"\n"
@@ -216,66 +218,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, BaseException):
         return type(value).__qualname__
     return clean(str(value))
-
-
-class _RequestLine(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False):
-    """The access log: who asked for what, where it went, how it ended. Absent facts are left out.
-
-    A struct of its own, since every request writes one: a third of what the open form costs. Only what others chose is
-    cleaned; the rest are names of our configuration and words of ours.
-    """
-
-    time: dt.datetime
-    level: str
-    event: str
-    request_id: str
-    trace_id: str | None = None
-    tenant: str | None = None
-    key_id: str | None = None
-    method: str
-    route: str
-    model: str | None = None
-    policy: str | None = None
-    stream: bool
-    status: int | None = None
-    outcome: str
-    error: str | None = None
-    backend: str | None = None
-    attempts: int
-    fault: str | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    usage: str | None = None
-    """Who counted the tokens, where it was not the backend."""
-    ms: float
-    ttft_ms: float | None = None
-
-
-def _finished(record: RequestRecord) -> _RequestLine:
-    usage, last = record.usage, record.attempts[-1] if record.attempts else None
-    duration_s = max(0.0, record.ended - record.started)
-    return _RequestLine(
-        time=_utc(record.wall_started + duration_s),
-        level=_OUTCOME_LEVELS.get(record.outcome, "info"),
-        event="request.finished",
-        request_id=clean(record.request_id),
-        trace_id=record.trace.trace_id_hex if record.trace is not None and record.trace.sampled else None,
-        tenant=record.tenant,
-        key_id=record.key_id,
-        method=record.method,
-        route=record.route,
-        model=None if record.model is None else clean(record.model),
-        policy=record.policy,
-        stream=record.stream,
-        status=record.status,
-        outcome=record.outcome,
-        error=None if record.error_code is None else clean(record.error_code),
-        backend=None if last is None else last.backend,
-        attempts=len(record.attempts),
-        fault=None if last is None or last.fault is None else last.fault.kind.value,
-        input_tokens=None if usage is None else usage.prompt_tokens,
-        output_tokens=None if usage is None else usage.completion_tokens,
-        usage=None if usage is None or usage.source is UsageSource.PROVIDER else usage.source.value,
-        ms=round(duration_s * 1000, 3),
-        ttft_ms=None if record.ttft_s is None else round(record.ttft_s * 1000, 3),
-    )

@@ -13,6 +13,8 @@ MAX_CHARS = 256
 
 _SECRET = re.compile(r"(?i)(\bsk-|\bbearer\s+|\bbasic\s+|[?&](?:api[-_]?)?key=|//[^/@\s:]*:)[^\s\"'&@]{8,}")
 _SHORTEST_SECRET = 11
+_PLAIN = re.compile(r"[0-9a-z._-]{1,256}")
+"""What most ids are: nothing to escape or to cut, and no credential without an `sk-`."""
 _CODE = re.compile(r"[a-zA-Z][a-zA-Z0-9_]{0,63}")
 
 
@@ -22,6 +24,8 @@ def clean(text: str) -> str:
     Masking is the second line of defence, for what users paste into the wrong field; the first is that keys are never
     handed to telemetry.
     """
+    if _PLAIN.fullmatch(text) is not None and "sk-" not in text:
+        return text
     # Cut last: half a key no longer looks like one. Mask first: an escape before a key would hide where it begins.
     if len(text) >= _SHORTEST_SECRET:
         text = mask(text[: 4 * MAX_CHARS])
