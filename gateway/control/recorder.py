@@ -1,6 +1,6 @@
 """The file of recorded decisions: `Recorder` writes it in a thread of its own, `recorded` reads it beside that.
 
-    event loop:  note(record) ──deque──▶ writer thread, every 2 s:  features · pack · one row a batch · forget
+    event loop:  note(record) ──deque──▶ writer thread, every 2 s:  features · pack · a row for each batch · forget
 
 A row holds up to `BATCH` requests as compressed MessagePack: written with one statement, and a million of them are read
 within seconds. The file is for looking back only. What cannot be written, or comes while too many wait, is counted and
@@ -36,6 +36,8 @@ _TURN: Final = 64
 _WAIT_S: Final = 1.0
 _CLOSE_S: Final = 3.0
 _LEVEL: Final = 1
+_Row = tuple[float, int, bytes]
+"""Until when, how many requests, the batch."""
 _TABLE: Final = "CREATE TABLE batches (seq INTEGER PRIMARY KEY, until REAL NOT NULL, requests INTEGER NOT NULL, \
 packed BLOB NOT NULL) STRICT"
 
@@ -54,7 +56,7 @@ class Recorder:
 
     __slots__ = (
         "_age_s",
-        "_flushed",
+        "_asked",
         "_forget_at",
         "_is_ending",
         "_is_failing",
@@ -76,7 +78,8 @@ class Recorder:
         self._wall = wall
         self._waiting: deque[RequestRecord] = deque()
         self._wake = threading.Event()
-        self._flushed = threading.Event()
+        self._asked: deque[threading.Event] = deque()
+        """Of those who wait until all that was noted is in the file."""
         self._is_ending = False
         self._forget_at = 0.0
         self._thread: threading.Thread | None = None
@@ -110,9 +113,10 @@ class Recorder:
         """Return when what was noted before is in the file, or after so many seconds. Blocks; not for the loop."""
         if self._thread is None:
             return
-        self._flushed.clear()
+        written = threading.Event()
+        self._asked.append(written)
         self._wake.set()
-        self._flushed.wait(most_s)
+        written.wait(most_s)
 
     # What follows runs in the writer's thread.
 
@@ -122,38 +126,42 @@ class Recorder:
             self._wake.wait(EVERY_S)
             self._wake.clear()
             is_over = self._is_ending
-            while self._waiting:
-                batch = list(self._taken())
-                if batch:
-                    self._write(batch)
-            self._flushed.set()
+            asked = [self._asked.popleft() for _ in range(len(self._asked))]
+            rows = list(self._rows())
+            if rows:
+                self._write(rows)
+            for each in asked:
+                each.set()
 
-    def _taken(self) -> Iterator[Features]:
-        for taken in range(BATCH):
-            if not self._waiting:
-                return
+    def _rows(self) -> Iterator[_Row]:
+        """All that waits by now. What comes meanwhile has its turn: else it would be taken in ever smaller batches."""
+        left = len(self._waiting)
+        while left:
+            taken = min(left, BATCH)
+            left -= taken
+            if batch := list(self._taken(taken)):
+                yield max(each.at for each in batch), len(batch), zlib.compress(_packing.encode(batch), _LEVEL)
+
+    def _taken(self, most: int) -> Iterator[Features]:
+        for taken in range(most):
             if taken % _TURN == 0:
                 time.sleep(0)  # The event loop's turn: it would wait 5 ms for a thread that only computes.
             features = features_of(self._waiting.popleft())
             if features is not None:
                 yield features
 
-    def _write(self, batch: list[Features]) -> None:
+    def _write(self, rows: list[_Row]) -> None:
         try:
             with closing(_opened(self._path)) as connection:
-                packed = zlib.compress(_packing.encode(batch), _LEVEL)
                 connection.execute("BEGIN IMMEDIATE")
-                connection.execute(
-                    "INSERT INTO batches (until, requests, packed) VALUES (?, ?, ?)",
-                    (max(each.at for each in batch), len(batch), packed),
-                )
+                connection.executemany("INSERT INTO batches (until, requests, packed) VALUES (?, ?, ?)", rows)
                 now = self._wall()
                 if now >= self._forget_at:
                     _forget(connection, self._most, now - self._age_s)
                     self._forget_at = now + FORGET_EVERY_S
                 connection.execute("COMMIT")
         except (sqlite3.Error, OSError) as error:
-            self.lost += len(batch)
+            self.lost += sum(requests for _, requests, _ in rows)
             if not self._is_failing:
                 self._is_failing = True
                 log.warning("decisions.failed", path=str(self._path), reason=str(error))
