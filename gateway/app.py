@@ -23,7 +23,7 @@ from gateway import __version__
 from gateway.accounting import statement
 from gateway.accounting.journal import Journal
 from gateway.admission import fleet_size
-from gateway.admission.counting import TokenCounter
+from gateway.admission.counting import REST_S, TokenCounter, check
 from gateway.admission.counting_pool import CountingPool
 from gateway.admission.fairness import Lobby
 from gateway.admission.limits import Limiter
@@ -245,7 +245,7 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
                 partial(_watch_lag, metrics),
             )
             await _join_fleet(stores, settings.store, journal.name, tasks, stack)
-            _start(tasks, live.run, files.run, partial(anyio.to_thread.run_sync, counter.load))
+            _start(tasks, live.run, files.run, partial(_rest, counter), partial(anyio.to_thread.run_sync, check))
             log.info("gateway.started", version=__version__, revision=desk.now.book.revision)
             yield
 
@@ -360,6 +360,13 @@ def _begin_counters(  # noqa: PLR0917  # all but the book are given once
 def _told(office: Office) -> list[Family]:
     """What there is to tell a collector of metrics."""
     return families(office.metrics, gauges(office, anyio.current_time()))
+
+
+async def _rest(counter: TokenCounter) -> None:
+    """Give the counter's ranks back when nobody needs them."""
+    while True:
+        await anyio.sleep(REST_S)
+        await anyio.to_thread.run_sync(counter.rest)
 
 
 async def _watch_lag(metrics: Metrics) -> None:

@@ -1,16 +1,22 @@
 """Counts tokens of text with o200k_base, whose ranks are part of this package.
 
 Reads that one file of the package and nothing else: no network, no environment, no cache. The counts are for
-reservations and for answers whose backend reported no usage; a backend's own count always wins.
+reservations and for answers whose backend reported no usage; a backend's own count always wins. So they are seldom
+needed, and the ranks are in memory only while they are.
 """
 
-import base64
+import binascii
+import contextlib
+import ctypes
 import gzip
 import hashlib
 import importlib.resources
+import itertools
 import threading
+from typing import TYPE_CHECKING, Final
 
-import tiktoken
+if TYPE_CHECKING:
+    import tiktoken
 
 RANKS = "ranks/o200k_base.tiktoken.gz"
 RANKS_SHA256 = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"
@@ -40,38 +46,78 @@ class RanksDamaged(Exception):
     """Raised when the rank file of the package is not the one it should be."""
 
 
-class TokenCounter:
-    """Counts tokens once `load` has run; guesses from the bytes before."""
+REST_S: Final = 60.0
+"""Ranks that nobody used for so long are given back."""
 
-    __slots__ = ("_encoding", "_loading")
+
+def check() -> None:
+    """See that the package's ranks are as they should be: 20 ms of CPU. Raises RanksDamaged."""
+    _read_ranks()
+
+
+class TokenCounter:
+    """Counts tokens. The ranks are read when the first text is counted, or before it where somebody wants them.
+
+    Reading them takes a fifth of a second of CPU and 50 MiB.
+    """
+
+    __slots__ = ("_encoding", "_is_wanted", "_loading", "trouble", "used")
 
     def __init__(self) -> None:
         self._encoding: tiktoken.Encoding | None = None
         self._loading = threading.Lock()
-
-    def load(self) -> None:
-        """Read the ranks: about a second of CPU and 80 MB, so call it at start, in a thread. Later calls do nothing.
-
-        Raises `RanksDamaged` when the file does not have the sum that it should have.
-        """
-        with self._loading:
-            if self._encoding is None:
-                self._encoding = _load_encoding()
+        self._is_wanted = False
+        self.used = False
+        """Whether something was counted, or is to be, since `rest` was called last."""
+        self.trouble: str | None = None
+        """Why counts are guesses from the bytes: the ranks could not be read. Is not tried again."""
 
     @property
     def loaded(self) -> bool:
-        """Whether counts are real ones."""
+        """Whether the ranks are there, and a short text takes microseconds."""
         return self._encoding is not None
+
+    def want(self) -> None:
+        """Texts will probably be counted in a moment: see that the ranks are there then. Returns at once."""
+        self.used = True
+        if self._encoding is None and not self._is_wanted and self.trouble is None:
+            self._is_wanted = True
+            threading.Thread(target=self.load, name="ranks", daemon=True).start()
+
+    def rest(self) -> None:
+        """Give the ranks back if they were not used since the last call. Some milliseconds, so call it in a thread."""
+        if self.used or self._encoding is None:
+            self.used = False
+            return
+        with self._loading:
+            self._encoding = None
+        _trim()
+
+    def load(self) -> None:
+        """Have the ranks when it returns, or `trouble`. Later calls do nothing."""
+        self._loaded()
+
+    def _loaded(self) -> "tiktoken.Encoding | None":
+        with self._loading:
+            if self._encoding is None and self.trouble is None:
+                try:
+                    self._encoding = _load_encoding()
+                except RanksDamaged as error:
+                    self.trouble = str(error)
+            self._is_wanted = False
+            return self._encoding
 
     def count(self, text: str) -> int:
         """Tokens of `text`; special tokens in it are text. Never raises.
 
-        Pure CPU that releases the GIL: about 50 µs per KB of ordinary text and ten times that at worst, so a caller on
-        the event loop moves texts beyond a few KB to a thread. Text is counted in slices of 32 Ki characters, which
-        costs a token or so at each cut; beyond 1 Mi characters it is sampled.
+        Where the ranks are not there it waits for them. With them it is pure CPU that releases the GIL: about 50 µs per
+        KB of ordinary text and ten times that at worst, so a caller on the event loop moves texts beyond a few KB to a
+        thread. Text is counted in slices of 32 Ki characters, which costs a token or so at each cut; beyond 1 Mi
+        characters it is sampled.
         """
+        self.used = True
         encoding = self._encoding
-        if encoding is None:
+        if encoding is None and (encoding := self._loaded()) is None:
             return _guess(text)
         if len(text) <= _SLICE:
             return _count_slice(encoding, text)
@@ -82,11 +128,11 @@ class TokenCounter:
         return sum(_count_slices(encoding, part) for part in parts) * len(text) // (len(parts) * _SAMPLE)
 
 
-def _count_slices(encoding: tiktoken.Encoding, text: str) -> int:
+def _count_slices(encoding: "tiktoken.Encoding", text: str) -> int:
     return sum(_count_slice(encoding, text[start : start + _SLICE]) for start in range(0, len(text), _SLICE))
 
 
-def _count_slice(encoding: tiktoken.Encoding, text: str) -> int:
+def _count_slice(encoding: "tiktoken.Encoding", text: str) -> int:
     try:
         return len(encoding.encode_ordinary(text))
     except BaseException as error:
@@ -101,7 +147,7 @@ def _guess(text: str) -> int:
     return -(-len(text.encode("utf-8", "surrogatepass")) // _BYTES_PER_TOKEN)
 
 
-def _load_encoding() -> tiktoken.Encoding:
+def _read_ranks() -> bytes:
     file = importlib.resources.files(__package__) / RANKS
     try:
         ranks = gzip.decompress(file.read_bytes())
@@ -110,10 +156,24 @@ def _load_encoding() -> tiktoken.Encoding:
     digest = hashlib.sha256(ranks).hexdigest()
     if digest != RANKS_SHA256:
         raise RanksDamaged(f"{RANKS} has SHA-256 {digest}, expected {RANKS_SHA256}; install the gateway again")
-    pairs = (line.split() for line in ranks.splitlines())
-    return tiktoken.Encoding(
-        "o200k_base",
-        pat_str=_PATTERN,
-        mergeable_ranks={base64.b64decode(token): int(rank) for token, rank in pairs},
-        special_tokens={},
-    )
+    return ranks
+
+
+def _load_encoding() -> "tiktoken.Encoding":
+    import tiktoken  # a megabyte, with the ranks that need it
+
+    words = _read_ranks().split()  # Tokens and their ranks in turn; the ranks are 0, 1, 2 and so on.
+    # In one go, which nobody interrupts: what others allocate meanwhile would keep the memory from being given back.
+    ranks = dict(zip(map(binascii.a2b_base64, words[::2]), itertools.count(), strict=False))
+    encoding = tiktoken.Encoding("o200k_base", pat_str=_PATTERN, mergeable_ranks=ranks, special_tokens={})
+    del words, ranks
+    # 27 MiB that only those use who pickle it: what encodes has a copy of its own.
+    encoding._mergeable_ranks = {}  # noqa: SLF001  # there is no public way to let them go
+    _trim()
+    return encoding
+
+
+def _trim() -> None:
+    """Have the C library give back what was freed; where it cannot be told, it keeps it for later."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -22,9 +22,9 @@ class CountingPool:
         self._waiting = 0
 
     def count(self, texts: Sequence[str], answer: Callable[[int | None], None]) -> None:
-        """Call `answer` later with the tokens of the texts; with None when too many wait, or nothing can be counted."""
+        """Call `answer` later with the tokens of the texts; with None when too many wait."""
         loop = asyncio.get_running_loop()
-        if self._waiting >= MOST_WAITING or not self._counter.loaded:
+        if self._waiting >= MOST_WAITING:
             loop.call_soon(answer, None)
             return
         self._waiting += 1

@@ -75,6 +75,8 @@ class Estimator:
         else:
             self._learned.move_to_end((tenant, model))
             per_byte, output = learned.tokens_per_byte, learned.output_tokens
+            if learned.reports < KNOWN_AFTER and per_byte < START_TOKENS_PER_BYTE:
+                per_byte = START_TOKENS_PER_BYTE  # A few prompts may have been of a kind that takes little.
         prompt_tokens = math.ceil(prompt_bytes * per_byte) if counted is None else counted
         output_tokens = math.ceil(output)
         if max_output_tokens is not None and max_output_tokens < output_tokens:

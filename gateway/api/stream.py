@@ -388,6 +388,7 @@ class Driver:
             client.finish()
         else:
             self._note_delivered()
+            self._machinery.house.counter.want()  # Who leaves in the middle pays for what came, which is counted then.
             client.start(200, self._head(action.content_type, None))
 
     def _settled(self, error: Exception | None) -> None:

@@ -281,7 +281,8 @@ class Intake:
         if self.error is None and not self._gone and is_guess(self.job, self._claim, denied):
             self._guess = denied
             job, reckoner = self.job, self._house.reckoner
-            if job.request.prompt_bytes - job.reckoned.media.size > COUNT_UP_TO_BYTES:
+            size = job.request.prompt_bytes - job.reckoned.media.size
+            if size > COUNT_UP_TO_BYTES or not reckoner.counter.loaded:
                 self.actions.append(Count(self._endpoint.prompt_texts(job.request)))
             else:
                 self.counted(reckoner.count(self._endpoint, job.request, job.reckoned.media), now)

@@ -11,7 +11,7 @@ import msgspec
 
 from gateway.admission.calibration import Calibration
 from gateway.admission.counting import TokenCounter
-from gateway.admission.estimate import Estimator
+from gateway.admission.estimate import START_TOKENS_PER_BYTE, Estimator
 from gateway.admission.media import NO_MEDIA, Media, media_of
 from gateway.dialects.protocols import Endpoint
 from gateway.domain.chat import ChatRequest
@@ -50,7 +50,7 @@ class Reckoner:
         if request.needs and request.needs & _NOT_TEXT and (messages := request.fields.get("messages")) is not None:
             media = media_of(messages)
         if counted is None and not self.estimator.knows(tenant, request.model):
-            counted = self.count(endpoint, request, media)
+            counted = self._count_for(route, endpoint, request, media)
         high = None if counted is None else self.calibration.high(leaf.name for leaf in route.leaves)
         estimate = self.estimator.estimate(
             tenant,
@@ -64,9 +64,25 @@ class Reckoner:
             estimate = msgspec.structs.replace(estimate, prompt_tokens=estimate.prompt_tokens + media.tokens)
         return Reckoned(estimate, counted, media)
 
+    def _count_for(self, route: Route, endpoint: Endpoint, request: ChatRequest, media: Media) -> int | None:
+        """The count of a prompt of which nothing is known, if there is one at once.
+
+        Where the counter's ranks are not there, it goes by its size, and the next ones are counted. Only where its size
+        could keep it from a target it is worth waiting for them.
+        """
+        size = request.prompt_bytes - media.size
+        if size > COUNT_UP_TO_BYTES:
+            return None
+        if not self.counter.loaded:
+            most = size * START_TOKENS_PER_BYTE + media.tokens
+            if all(leaf.facts.context is None or most <= leaf.facts.context for leaf in route.leaves):
+                self.counter.want()
+                return None
+        return self.count(endpoint, request, media)
+
     def count(self, endpoint: Endpoint, request: ChatRequest, media: Media) -> int | None:
-        """Tokens of the prompt's text; None when it is too long to count here, or the counter is still loading."""
-        if not self.counter.loaded or request.prompt_bytes - media.size > COUNT_UP_TO_BYTES:
+        """Tokens of the prompt's text; None when it is too long to count here."""
+        if request.prompt_bytes - media.size > COUNT_UP_TO_BYTES:
             return None
         return sum(self.counter.count(text) for text in endpoint.prompt_texts(request))
 

@@ -53,9 +53,10 @@ async def test_a_megabyte_that_would_break_the_tokenizer_is_counted() -> None:
     pool.close()
 
 
-async def test_before_the_ranks_are_loaded_nothing_is_counted() -> None:
+async def test_the_ranks_are_waited_for() -> None:
+    """In the thread: the loop goes on."""
     answers = asyncio.Queue[int | None]()
     pool = CountingPool(TokenCounter())
-    pool.count(["a"], answers.put_nowait)
-    assert await answers.get() is None
+    pool.count(["hello world"], answers.put_nowait)
+    assert await answers.get() == 2
     pool.close()

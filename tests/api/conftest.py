@@ -75,7 +75,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, house: Tree) -> Iterator[R
 
     It forgets what its backends did: each test begins anew. What it remembers otherwise is in `test_health_routing.py`.
     """
-    with gateway(tmp_path_factory.mktemp("running"), house, counts=True, patience=FORGETFUL) as process:
+    with gateway(tmp_path_factory.mktemp("running"), house, patience=FORGETFUL) as process:
         yield process
 
 

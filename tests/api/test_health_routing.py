@@ -27,7 +27,7 @@ def house(backends: list[ScriptedBackend]) -> Tree:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, house: Tree) -> Iterator[RunningGateway]:
     """The gateway as it is."""
-    with gateway(tmp_path_factory.mktemp("running"), house, counts=True) as process:
+    with gateway(tmp_path_factory.mktemp("running"), house) as process:
         yield process
 
 

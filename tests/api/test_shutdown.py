@@ -65,7 +65,7 @@ async def test_what_ends_within_the_drain_time_is_finished(
 async def test_what_lasts_longer_is_ended_honestly(tmp_path: Path, house: Tree, backend: ScriptedBackend) -> None:
     """A stream gets an error event and no `[DONE]`; what has no answer yet gets a 503. All of it is recorded."""
     backend.script(chat_stream(["Hello", " there"], cut_after=1, end="hang"), SILENT, SILENT)
-    with gateway(tmp_path, house, drain_s=0.5, counts=True) as running:
+    with gateway(tmp_path, house, drain_s=0.5) as running:
         async with (
             client_of(running, "acme") as client,
             client.stream("POST", CHAT, json=chat(stream=True)) as response,

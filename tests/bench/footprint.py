@@ -1,4 +1,4 @@
-"""What a gateway takes as a process: how long until its first answer, its memory idle, warm, and with 500 streams."""
+"""What a gateway takes as a process: how long until its first answer, its memory at rest, warm, and with streams."""
 
 import threading
 import time
@@ -13,7 +13,7 @@ from tests.bench.processes import Process
 
 STREAMS: Final = 500
 IDLE_S: Final = 1.5
-"""After its first answer, what a gateway reads in the background is in its memory."""
+"""By then, what a gateway reads in the background is in its memory."""
 WARM_REQUESTS: Final = 2000
 _PATIENCE_S: Final = 60.0
 _POLL_S: Final = 0.05
@@ -28,7 +28,9 @@ class Footprint:
     first_answers_s: list[float] = field(default_factory=list)
     """From spawning it to the end of the first chat that it served."""
     idle_mib: float = 0.0
-    """A moment after that."""
+    """Between these two."""
+    counting_mib: float = 0.0
+    """A moment after its first answer, whose prompt lets the gateway read what it counts tokens with."""
     requests: int = 0
     """Small chats that it served then."""
     warm_mib: float = 0.0
@@ -52,6 +54,7 @@ def measure(
         with told as (process, port, key):
             address = Address(port=port, key=key)
             found.starts_s.append(process.ready_s)
+            found.idle_mib = process.rss_mib()
             load.once(address)
             found.first_answers_s.append(time.perf_counter() - process.began)
             if number == starts - 1:
@@ -61,7 +64,7 @@ def measure(
 
 def _fill(found: Footprint, process: Process, address: Address, idle_s: float) -> None:
     time.sleep(idle_s)
-    found.idle_mib = process.rss_mib()
+    found.counting_mib = process.rss_mib()
     small = Load(kind="plain", concurrency=32, prompt_bytes=1200, requests=found.requests, seconds=_PATIENCE_S)
     load.run(address, small, begin=lambda: None)
     found.warm_mib = process.rss_mib()

@@ -38,7 +38,7 @@ async def main() -> None:
         for policy in house["policies"].values():
             policy["budget"] = {"usd": 100, "per": "month"}
         with tempfile.TemporaryDirectory() as name, redis_server(Path(name) / "redis") as redis:
-            with gateway(Path(name), house, redis=redis.url, counts=True) as running:
+            with gateway(Path(name), house, redis=redis.url) as running:
                 empty = 0
                 for number, tenant in enumerate(tenants):
                     if number == FIRST:  # scripts and clients are there by now

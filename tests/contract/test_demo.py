@@ -195,7 +195,7 @@ async def test_what_another_began_is_gone_on_with_to_the_letter(demo: Demo, tmp_
         targets = [{"backend": name, "model": WORKERS} for name in ("first", "worker")]
         route = {"targets": targets, "on_midstream_failure": "continue"}
         house["policies"]["acme"]["models"] = {"assistant": route}
-        with running_gateway(tmp_path, house, counts=True) as running:
+        with running_gateway(tmp_path, house) as running:
             for delivered in (1, 9):
                 assert len(said) > delivered + 10
                 begun = said[: delivered + 1]  # one is the role's

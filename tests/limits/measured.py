@@ -308,7 +308,7 @@ async def _gateways(
                 home.mkdir()
                 # In a thread: the gateway is waited for, and the proxy to its store lives in this event loop.
                 running = await asyncio.to_thread(
-                    stack.enter_context, gateway(home, told, redis=redis, counts=True, drain_s=1.0, patience=patience)
+                    stack.enter_context, gateway(home, told, redis=redis, drain_s=1.0, patience=patience)
                 )
                 made.append(running)
             yield made

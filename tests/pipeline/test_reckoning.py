@@ -1,9 +1,12 @@
 """What a request is expected to take, and what answers teach about that."""
 
+import dataclasses
 import json
 
+import msgspec
 import pytest
 
+from gateway.admission.counting import TokenCounter
 from gateway.admission.media import IMAGE_TOKENS
 from gateway.dialects.openai import CHAT
 from gateway.domain.chat import ChatRequest
@@ -44,6 +47,44 @@ def test_a_long_prompt_is_not_counted_here() -> None:
     reckoned = reckon(Reckoner(counter()), "x" * (COUNT_UP_TO_BYTES + 1))
     assert reckoned.counted is None
     assert reckoned.estimate.prompt_tokens > COUNT_UP_TO_BYTES // 3
+
+
+class Resting(TokenCounter):
+    """Its ranks are not there; says whether they were wanted."""
+
+    wanted = 0
+
+    def want(self) -> None:
+        """Once more."""
+        self.wanted += 1
+
+    def count(self, text: str) -> int:
+        """Any number."""
+        return len(text)
+
+
+def test_without_ranks_a_prompt_goes_by_its_size_and_the_next_ones_are_counted() -> None:
+    """At a third of its bytes until the pair is known, whatever the first answers tell."""
+    resting = Resting()
+    reckoner = Reckoner(resting)
+    reckoned = [reckon(reckoner, "word " * 100)]
+    reckoner.learn("acme", request("word " * 100), reckoned[0], NAME, Usage(input_tokens=10, output_tokens=1))
+    reckoned.append(reckon(reckoner, "word " * 100))
+    assert [each.counted for each in reckoned] == [None, None]
+    assert [each.estimate.prompt_tokens for each in reckoned] == [-(-request("word " * 100).prompt_bytes // 3)] * 2
+    assert resting.wanted == 2
+
+
+def test_a_prompt_whose_size_could_keep_it_from_a_target_is_counted_at_once() -> None:
+    leaf = ROUTE.leaves[0]
+    narrow = dataclasses.replace(leaf, facts=msgspec.structs.replace(leaf.facts, context=100))
+    route = dataclasses.replace(ROUTE, targets=(narrow, *ROUTE.leaves[1:]))
+    reckoner = Reckoner(Resting())
+    counted = [
+        reckoner.reckon(CHAT, request(text), tenant="acme", route=route).counted for text in ("hi", "word " * 100)
+    ]
+    assert counted[0] is None
+    assert counted[1] is not None
 
 
 def test_a_count_that_was_made_is_used_whatever_is_known() -> None:

@@ -158,14 +158,13 @@ def gateway(
     drain_s: float = 10.0,
     environ: Mapping[str, str] | None = None,
     patience: Mapping[str, float] | None = None,
-    counts: bool = False,
     redis: str | None = None,
     limits: Path | None = None,
     admin_key: str | None = None,
 ) -> Iterator[RunningGateway]:
     """Run a gateway until the block is left. `folder` may hold the store of an earlier one.
 
-    `counts` also waits until its token counter is loaded. `redis` is the URL of the store of its limits, `limits` a
+    `redis` is the URL of the store of its limits, `limits` a
     file of them. `admin_key` is that of its admin API, which has a port of its own then. `patience` changes constants:
     of `gateway.api.stream`, or of the module that a dotted name begins with.
     """
@@ -181,10 +180,6 @@ def gateway(
     )
     try:
         wait_until(lambda: answers(f"{running.url}/healthz"), START_S, running, "answer /healthz")
-        if counts:
-            wait_until(
-                lambda: "token_counter" not in httpx.get(f"{running.url}/readyz").text, START_S, running, "count tokens"
-            )
         yield running
     except BaseException:
         running.process.kill()

@@ -87,9 +87,7 @@ async def soak(folder: Path, seconds: float, seed: int) -> Found:
         watch = Watch(folder)
         with redis_server(folder / "redis") as redis, OtlpReceiver() as collector:
             environ = watch.environ | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.base_url}
-            with gateway(
-                folder, _house(first, second), environ=environ, redis=redis.url, admin_key=OWNER, counts=True
-            ) as running:
+            with gateway(folder, _house(first, second), environ=environ, redis=redis.url, admin_key=OWNER) as running:
                 await _once(running)
                 before = await anyio.to_thread.run_sync(_rest, watch, running)
                 watch.samples.clear()
