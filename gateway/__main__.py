@@ -37,7 +37,9 @@ from gateway.control.connection import add_json, print_json
 from gateway.control.imports.command import add_import
 
 if TYPE_CHECKING:
+    from gateway.config.policies import Sources
     from gateway.config.problems import Problem
+    from gateway.config.settings import Settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -126,6 +128,17 @@ def _add_serve(commands: Commands) -> None:
     parser.add_argument(
         "--admin-port", type=int, default=8081, help="port of the admin API and of metrics (default: %(default)s)"
     )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes that serve together behind the one port, 1 to 64; one for each core that is free is right "
+        "(default: %(default)s, without a further process). They are one gateway: limits, budgets and idempotency keys "
+        "hold over all of them exactly, usage and metrics are told as sums, changes reach all within a second, and one "
+        "that dies is replaced. Each writes a ledger of its own beside the first one's; all are read together. What a "
+        "worker learns of backends (health, how much they bear), its queue and GATEWAY_PEER_CONNECTIONS are its own",
+    )
     parser.add_argument("--store", metavar="URL", help=STORE_HELP)
     parser.add_argument("--journal", type=Path, metavar="PATH", help=JOURNAL_HELP)
     parser.add_argument("--limits", metavar="URL", help=LIMITS_HELP)
@@ -160,8 +173,12 @@ def _serve(arguments: argparse.Namespace) -> int:
             http=arguments.http,
             admin_host=arguments.admin_host,
             admin_port=arguments.admin_port,
+            workers=arguments.workers,
         )
-        serve(told, policies.read(told.config), drain_s=arguments.drain)
+        sources = policies.read(told.config)
+        if told.workers > 1:
+            return _serve_together(told, sources, arguments.drain)
+        serve(told, sources, drain_s=arguments.drain)
     except ConfigurationError as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
@@ -169,6 +186,15 @@ def _serve(arguments: argparse.Namespace) -> int:
     except (settings.SettingsError, PortTaken, JournalUnusable, LimitsUnusable) as error:
         raise CommandError(str(error)) from error
     return 0
+
+
+def _serve_together(told: "Settings", sources: "Sources", drain_s: float) -> int:
+    from gateway import supervise
+
+    try:
+        return supervise.serve(told, sources, drain_s=drain_s)
+    except supervise.StartFailed as error:
+        raise CommandError(str(error)) from error
 
 
 def _add_check(commands: Commands) -> None:

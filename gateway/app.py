@@ -1,15 +1,15 @@
 """The composition root: settings in, application out. Builds everything once and closes it in order."""
 
+import os
 import random
 import secrets
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import time, time_ns
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -20,22 +20,13 @@ from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 
 from gateway import __version__
-from gateway.accounting import statement
 from gateway.accounting.journal import Journal
-from gateway.admission import fleet_size
 from gateway.admission.counting import REST_S, TokenCounter, check
 from gateway.admission.counting_pool import CountingPool
 from gateway.admission.fairness import Lobby
-from gateway.admission.limits import Limiter
-from gateway.admission.memory import MemoryLimiter
-from gateway.admission.redis_limits import RedisLimiter
-from gateway.admission.redis_repeats import RedisRepeats
-from gateway.admission.repeats import MemoryRepeats, Repeats
-from gateway.admission.slices import SlicedLimiter
-from gateway.admission.sqlite_limits import SqliteLimiter
 from gateway.api import anthropic, health, inference, models
 from gateway.api.admin.app import create_admin
-from gateway.api.admin.metrics import gauges
+from gateway.api.admin.metrics import gauges, measured
 from gateway.api.admin.office import Office
 from gateway.api.doors import doors
 from gateway.api.machinery import Machinery
@@ -45,31 +36,29 @@ from gateway.api.replies import error_response, refusal
 from gateway.api.stream import SWEEP_S
 from gateway.auth.directory import Directory
 from gateway.auth.store import KeyStoreReader, StoredKey
-from gateway.config.policies import PolicyBook, Sources
+from gateway.config.policies import Sources
 from gateway.config.settings import Settings
 from gateway.control.decisions import Decisions
 from gateway.control.desk import Desk, Snapshot
 from gateway.control.drills import Drills
-from gateway.control.inquiries import Inquiries, Questions
+from gateway.control.inquiries import Inquiries
 from gateway.control.last_use import LastUse
-from gateway.control.mirror import MirroredLog
-from gateway.control.others import Showcase
 from gateway.control.outlook import Outlook
 from gateway.control.recorder import Recorder
 from gateway.control.rehearser import Rehearser
-from gateway.control.replicas import Board, Replicas
+from gateway.control.replicas import Replicas
 from gateway.control.state import KeyLife
-from gateway.control.store import LogStore, SqliteLog
 from gateway.control.underway import Underway
 from gateway.control.verbs import api_key
+from gateway.control.workers import Workers
 from gateway.domain.errors import GatewayError, InternalError, NotFound
 from gateway.live import Files, Live
 from gateway.pipeline import Collaborators
-from gateway.pipeline.beginnings import begin_shares, beginnings
 from gateway.pipeline.reckoning import Reckoner
 from gateway.routing.budget import RetryBudgets
 from gateway.routing.fleet import Fleet
-from gateway.routing.shares import Key, Shares
+from gateway.routing.shares import Shares
+from gateway.stores import Counters, join_fleet, open_books, stores_of
 from gateway.telemetry.families import Family, families
 from gateway.telemetry.listeners import Listeners
 from gateway.telemetry.logs import LogWriter, configure_logging
@@ -80,13 +69,6 @@ from gateway.upstream.probes import Probes
 from gateway.upstream.seam import Seam
 from gateway.upstream.transport import Transport
 
-if TYPE_CHECKING:
-    from gateway.accounting.shipping import Shipper
-
-_JOURNAL_CLOSE_S = 3.0
-_LIMITS_OPEN_S = 1.0
-"""How long a start waits for the store of limits; without it the gateway serves its share."""
-_LIMITS_CLOSE_S = 1.0
 _LAG_EVERY_S = 0.25
 _MANY = 16
 _REAP_S = 15.0
@@ -107,7 +89,7 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
     """
     source = random.Random(secrets.token_bytes(32))  # noqa: S311  # for ids and jitter: to differ, not to be secret
     process = f"{source.getrandbits(64):016x}"
-    stores = _stores(settings, process)
+    stores = stores_of(settings, process)
     desk = Desk(sources, stores.log, wall=time)
     directory = Directory(desk.now.book.keys, store=KeyStoreReader(settings.key_store))
     decisions = Decisions(time, most=settings.decisions.explained, age_s=settings.decisions.explained_s)
@@ -117,7 +99,7 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
     last_use = LastUse(stores.log)
     metrics = Metrics(tenants=settings.told_tenants)
     counter = TokenCounter()
-    journal = Journal(settings.store)
+    journal = Journal(settings.ledger)
     writer = LogWriter(sys.stderr.buffer)
     tracer = Tracing(settings.tracing, random=source, version=__version__)
     seam = Seam(Transport())
@@ -127,11 +109,11 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
     probes = Probes(seam, live.by_name, suspects=fleet.suspects, reached=fleet.reached)
     listeners = Listeners(tracer.report, writer.request_log, decisions.note, metrics.note, recorder.note, last_use.note)
     shares = Shares()
-    begin_counters = partial(_begin_counters, stores.limiter, shares, settings.store, set(), set())
+    counters = Counters(settings, stores, shares)
 
     def adopt(now: Snapshot) -> None:
         if journal.name:  # Before it is open nobody is served.
-            begin_counters(now.book)
+            counters.begin(now.book)
         live.adopt(now.book, anyio.current_time())
         directory.adopt(now.book.keys, [_stored(life) for life in now.state.keys.values()])
         fleet.drain(now.state.drained)
@@ -165,11 +147,10 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
         shipping_trouble=stores.shipper.trouble if stores.shipper is not None else lambda: None,
     )
 
-    replicas = Replicas(process, desk, fleet, stores.board, wall=time)
     drills = Drills(process, desk, seam, listeners, decisions, draw=source.random, wall=time)
     outlook = Outlook(
         process,
-        settings.store,
+        settings.ledger,
         fleet=fleet,
         decisions=decisions,
         metrics=metrics,
@@ -178,11 +159,12 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
         shared=stores.showcase,
         wall=time,
     )
+    workers = _workers(settings, process, decisions, lambda: measured(office, anyio.current_time()))
     office = Office(
         desk=desk,
         machinery=machinery,
-        replicas=replicas,
-        inquiries=Inquiries(decisions, stores.questions),
+        replicas=Replicas(process, desk, fleet, stores.board, wall=time),
+        inquiries=Inquiries(decisions, stores.questions, None if workers is None else workers.decision),
         drills=drills,
         outlook=outlook,
         rehearser=Rehearser(
@@ -192,13 +174,15 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
             fleet=fleet,
             recorder=recorder,
             outlook=outlook,
-            every_s=settings.rehearse_s if settings.decisions.most else 0,
+            # The first worker rehearses what all of them recorded.
+            every_s=settings.rehearse_s if settings.decisions.most and settings.worker == 1 else 0,
             wall=time,
         ),
         metrics=metrics,
         recorder=recorder,
         last_use=last_use,
         underway=Underway(time),
+        workers=workers,
         log_lines_dropped=lambda: writer.dropped,
         reports_dropped=lambda: push.dropped,
         ship_lag_s=stores.shipper.lag_s if stores.shipper is not None else None,
@@ -219,10 +203,10 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
             live.tell_left_out()
             stack.callback(tracer.shutdown)
             stack.callback(machinery.counting.close)
-            _open_books(stores, journal, recorder, stack)
+            open_books(settings, stores, journal, recorder, stack)
             stack.push_async_callback(desk.aclose)
             await desk.begin()
-            begin_counters(desk.now.book)
+            counters.begin(desk.now.book)
             stack.push_async_callback(seam.aclose)
             directory.refresh()
             stack.callback(directory.close)
@@ -232,7 +216,7 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
                 tasks,
                 directory.watch,
                 desk.watch,
-                replicas.run,
+                office.replicas.run,
                 probes.run,
                 push.run,
                 drills.run,
@@ -243,10 +227,11 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
                 last_use.run,
                 partial(_sweep, machinery),
                 partial(_watch_lag, metrics),
+                *(() if workers is None else (workers.run,)),
             )
-            await _join_fleet(stores, settings.store, journal.name, tasks, stack)
+            await join_fleet(stores, settings.ledger, journal.name, tasks, stack)
             _start(tasks, live.run, files.run, partial(_rest, counter), partial(anyio.to_thread.run_sync, check))
-            log.info("gateway.started", version=__version__, revision=desk.now.book.revision)
+            _tell_started(settings, desk.now.book.revision)
             yield
 
     public = Litestar(
@@ -282,79 +267,32 @@ def _start(tasks: TaskGroup, *runs: Callable[[], Coroutine[Any, Any, None]]) -> 
         tasks.start_soon(run)
 
 
-def _open_books(stores: "_Stores", journal: Journal, recorder: Recorder, stack: AsyncExitStack) -> None:
-    """Open the ledger, what goes by its name, and what lies beside it. Last rows are shipped once it is closed."""
-    if stores.shipper is not None:
-        stack.push_async_callback(stores.shipper.finish)
-    journal.open()
-    stack.push_async_callback(journal.close, _JOURNAL_CLOSE_S)
-    if stores.shared is not None:
-        stores.shared.open(anyio.current_time(), journal.name)
-        stack.push_async_callback(stores.shared.close)
-    recorder.start()
-    stack.push_async_callback(anyio.to_thread.run_sync, recorder.close)
+def _workers(
+    settings: Settings, process: str, decisions: Decisions, measured: Callable[[], list[Family]]
+) -> Workers | None:
+    """This gateway's processes, where there are several."""
+    if settings.group is None:
+        return None
+    return Workers(
+        settings.group,
+        worker=settings.worker,
+        workers=settings.workers,
+        process=process,
+        decisions=decisions,
+        measured=measured,
+    )
 
 
-async def _join_fleet(stores: "_Stores", journal: Path, ledger: str, tasks: TaskGroup, stack: AsyncExitStack) -> None:
-    """Begin to share limits and books with the other gateways, where there is a Redis to share them in."""
-    if stores.shipper is not None:
-        tasks.start_soon(stores.shipper.run, ledger)
-    if stores.remote is not None:
-        tasks.start_soon(stores.remote.run, ledger)
-        tasks.start_soon(fleet_size.remember, fleet_size.beside(journal), stores.remote)
-        stack.push_async_callback(stores.remote.leave, _LIMITS_CLOSE_S)
-        if isinstance(stores.limiter, SlicedLimiter):
-            stack.callback(lambda limiter: limiter.give_back(anyio.current_time()), stores.limiter)
-        if not await stores.remote.connected(_LIMITS_OPEN_S):
-            log.warning("limits.store_away", why=stores.remote.trouble())
-
-
-@dataclass(frozen=True, slots=True)
-class _Stores:
-    """Where things are kept: in this process and its files, or in the Redis of a fleet."""
-
-    limiter: Limiter
-    repeats: Repeats
-    log: LogStore
-    board: Board | None = None
-    showcase: Showcase | None = None
-    questions: Questions | None = None
-    remote: RedisLimiter | None = None
-    shared: SqliteLimiter | None = None
-    shipper: "Shipper | None" = None
-
-
-def _stores(settings: Settings, process: str) -> _Stores:
-    place = settings.limits
-    if place is None:
-        return _Stores(MemoryLimiter(lambda _now: time()), MemoryRepeats(), SqliteLog(settings.control_log))
-    if isinstance(place, Path):
-        limiter = SqliteLimiter(place, lambda _now: time())
-        return _Stores(limiter, MemoryRepeats(), SqliteLog(settings.control_log), shared=limiter)
-    from gateway.accounting.shipping import Shipper  # redis-py takes long to import, and few need it
-    from gateway.control.redis_log import RedisLog  # the same
-
-    lived = fleet_size.last_known(fleet_size.beside(settings.store))
-    remote = RedisLimiter(place, process=process, wall=lambda _now: time(), lived=lived)
-    repeats = RedisRepeats(remote.orders, process=process)
-    shared = RedisLog(place)
-    shipper = Shipper(place, settings.store, wall=time)
-    copied = MirroredLog(shared, SqliteLog(settings.control_copy))
-    return _Stores(SlicedLimiter(remote), repeats, copied, shared, shared, shared, remote, shipper=shipper)
+def _tell_started(settings: Settings, revision: str) -> None:
+    """A worker tells of itself alone: the gateway has started when all of them have."""
+    if settings.group is None:
+        log.info("gateway.started", version=__version__, revision=revision)
+    else:
+        log.info("worker.started", worker=settings.worker, pid=os.getpid(), revision=revision)
 
 
 def _stored(life: KeyLife) -> StoredKey:
     return StoredKey(api_key(life), life.created_at, life.revoked_at)
-
-
-def _begin_counters(  # noqa: PLR0917  # all but the book are given once
-    limiter: Limiter, shares: Shares, ledger: Path, begun: set[str], begun_shares: set[Key], book: PolicyBook
-) -> None:
-    """Begin the book's counters of budgets and shares where the ledger says, before the first request meets them."""
-    begin_shares(book, partial(statement.used, ledger), shares, begun_shares, wall=time(), now=anyio.current_time())
-    for begin in beginnings(book, partial(statement.paid, ledger), time(), begun):
-        limiter.seed(begin.key, begin.used, begin.ends_at)
-        begun.add(begin.key)
 
 
 def _told(office: Office) -> list[Family]:

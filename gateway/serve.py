@@ -15,6 +15,7 @@ from litestar import Litestar
 
 from gateway.api.edge import EdgeProtocol
 from gateway.api.machinery import Machinery
+from gateway.api.turnstile import Turnstile
 from gateway.app import create_app
 from gateway.config.policies import Sources
 from gateway.config.settings import HttpWay, Settings
@@ -39,11 +40,27 @@ def serve(settings: Settings, sources: Sources, *, drain_s: float = 30.0) -> Non
     when the ledger belongs to another process.
     """
     app = create_app(settings, sources)
-    listener = listen(settings.host, settings.port)
-    admin_listener = listen(settings.admin_host, settings.admin_port)
     server = make_server(app, drain_s=drain_s, http=settings.http)
+    with (
+        listen(settings.host, settings.port) as listener,
+        listen(settings.admin_host, settings.admin_port) as admin_listener,
+    ):
+        run(app, server, listener, admin_listener)
 
-    async def run() -> None:
+
+def run(
+    app: Litestar,
+    server: uvicorn.Server,
+    listener: socket.socket,
+    admin_listener: socket.socket | None,
+    opened: Callable[[], None] = lambda: None,
+) -> None:
+    """Serve the app in this process until a signal ends it; no admin API without its listener.
+
+    `opened` is called on the event loop once everything is open and a signal to stop is heeded. Raises as `serve` does.
+    """
+
+    async def serve_all() -> None:
         try:
             async with app.lifespan():
                 if hasattr(signal, "SIGHUP"):
@@ -52,7 +69,9 @@ def serve(settings: Settings, sources: Sources, *, drain_s: float = 30.0) -> Non
                 sys.setswitchinterval(0.0005)
                 async with anyio.create_task_group() as tasks:
                     admin = _AdminServer(_admin_config(app))
-                    tasks.start_soon(admin.serve, [admin_listener])
+                    if admin_listener is not None:
+                        tasks.start_soon(admin.serve, [admin_listener])
+                    opened()
                     await server.serve(sockets=[listener])
                     admin.should_exit = True
         except ExceptionGroup as group:
@@ -60,13 +79,8 @@ def serve(settings: Settings, sources: Sources, *, drain_s: float = 30.0) -> Non
 
     # uvicorn raises the signal again once everything is closed: that is how a stop is meant to end, not an error.
     signal.signal(signal.SIGTERM, lambda _signal, _frame: None)
-    with (
-        listener,
-        admin_listener,
-        asyncio.Runner(loop_factory=_loop_factory()) as runner,
-        contextlib.suppress(KeyboardInterrupt),
-    ):
-        runner.run(run())
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner, contextlib.suppress(KeyboardInterrupt):
+        runner.run(serve_all())
 
 
 def _collect_rarely() -> None:
@@ -80,8 +94,13 @@ def _collect_rarely() -> None:
     gc.set_threshold(_GC_ALLOCATIONS, 50, 100)
 
 
-def make_server(app: Litestar, *, drain_s: float, http: HttpWay = "edge") -> uvicorn.Server:
-    """The HTTP server for an app whose lifespan is open. Running requests have `drain_s` seconds after the signal."""
+def make_server(
+    app: Litestar, *, drain_s: float, http: HttpWay = "edge", turnstile: Turnstile | None = None
+) -> uvicorn.Server:
+    """The HTTP server for an app whose lifespan is open. Running requests have `drain_s` seconds after the signal.
+
+    With a `turnstile`, it takes the connections and not the event loop.
+    """
     config = uvicorn.Config(
         app,
         http=EdgeProtocol if http == "edge" else "httptools",
@@ -96,7 +115,7 @@ def make_server(app: Litestar, *, drain_s: float, http: HttpWay = "edge") -> uvi
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(drain_s + _LAST_RESORT_S),
     )
-    return _Server(config, app, drain_s)
+    return _Server(config, app, drain_s) if turnstile is None else _WorkerServer(config, app, drain_s, turnstile)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -167,6 +186,35 @@ class _Server(uvicorn.Server):
         machinery: Machinery = self._app.state.machinery
         for driver in tuple(machinery.live):
             driver.shutdown()
+
+
+class _WorkerServer(_Server):
+    """The server of a worker, which shares its listener with others."""
+
+    def __init__(self, config: uvicorn.Config, app: Litestar, drain_s: float, turnstile: Turnstile) -> None:
+        super().__init__(config, app, drain_s)
+        self._turnstile = turnstile
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        del sockets  # The turnstile has it.
+        await super().startup(sockets=[])
+        self._turnstile.open(self._protocol, lambda: len(self.server_state.connections))
+
+    async def on_tick(self, counter: int) -> bool:
+        self._turnstile.note()
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._turnstile.close()
+        await super().shutdown(sockets=sockets)
+
+    def _protocol(self) -> asyncio.Protocol:
+        """As uvicorn makes it for each connection."""
+        return self.config.http_protocol_class(
+            config=self.config,  # type: ignore[call-arg]  # uvicorn calls it so itself
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
 
 
 def _cause(group: ExceptionGroup[Exception]) -> Exception:

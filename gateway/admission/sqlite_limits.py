@@ -119,9 +119,9 @@ class SqliteLimiter:
         self._held.pop(reservation, None)
         self._do(lambda tally: tally.settle(reservation, used, now, dimensions))
 
-    def seed(self, key: str, used: int, ends_at: float) -> None:
-        """Begin a budget's counter; see `Limiter.seed`."""
-        self._do(lambda tally: tally.seed(key, used, ends_at))
+    def seed(self, key: str, used: int, ends_at: float, *, ledger: str | None = None) -> None:
+        """Begin a budget's counter; see `Limiter.seed`. `ledger` names one that is not this gateway's own."""
+        self._do(lambda tally: tally.seed(key, used, ends_at, ledger=ledger))
 
     def outstanding(self, now: float) -> int:
         """Live reservations made by this process."""
@@ -134,6 +134,14 @@ class SqliteLimiter:
     def counted(self) -> Mapping[str, int]:
         """Transactions, and how many of them failed."""
         return {"transactions": self._transactions, "failed_transactions": self._failures}
+
+    def transact(self, work: Work, failed: Callable[[], None] | None) -> None:
+        """Have this done with all else, for what is kept in the file besides limits.
+
+        `failed` is called on the event loop when the file cannot be used; with None the work is tried again until it
+        can be.
+        """
+        self._ask(_Job(work, failed))
 
     def _do(self, work: Callable[[SqliteTally], object]) -> None:
         def untold(tally: SqliteTally) -> None:

@@ -30,6 +30,10 @@ CREATE TABLE IF NOT EXISTS slot (key TEXT, reservation TEXT, PRIMARY KEY (key, r
 CREATE TABLE IF NOT EXISTS reservation (
     id TEXT PRIMARY KEY, state TEXT NOT NULL, ends_at REAL NOT NULL, dimensions BLOB NOT NULL, grown BLOB NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS once (
+    id BLOB PRIMARY KEY, fingerprint TEXT NOT NULL, token TEXT NOT NULL, state TEXT NOT NULL, body BLOB NOT NULL,
+    ends_at REAL NOT NULL
+) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS ending ON reservation (state, ends_at);
 """
 REMEMBERED_S: Final = 3600.0
@@ -48,31 +52,32 @@ class SqliteTally:
 
     def __init__(self, database: sqlite3.Connection, wall: Callable[[float], float], *, ledger: str) -> None:
         """`ledger` names that of this process: what it knows of a budget is counted once."""
-        self._sql = database.execute
+        self.sql: Final = database.execute
+        """For what else is kept in the file; see `sqlite_repeats`."""
         self._ledger = ledger
         self._wall = wall
 
     def restarted(self, now: float) -> bool:
         """Forget what is of a time before the machine started, when its clock began anew; whether there was any."""
-        (latest,) = self._sql("SELECT max(at) FROM bucket").fetchone()
+        (latest,) = self.sql("SELECT max(at) FROM bucket").fetchone()
         if latest is None or latest <= now + _APART_S:
             return False
-        for table in ("bucket", "slot", "reservation"):
-            self._sql(f"DELETE FROM {table}")  # noqa: S608  # one of the three
+        for table in ("bucket", "slot", "reservation", "once"):
+            self.sql(f"DELETE FROM {table}")  # noqa: S608  # one of the four
         return True
 
     def tidy(self, now: float) -> None:
         """Drop what nobody will ask for again: long closed reservations, periods that are over, old buckets."""
         before = now - REMEMBERED_S
-        self._sql("DELETE FROM reservation WHERE state <> 'live' AND ends_at < ?", (before,))
-        self._sql("DELETE FROM budget WHERE ends_at < ?", (self._wall(now) - REMEMBERED_S,))
-        self._sql("DELETE FROM told WHERE key NOT IN (SELECT key FROM budget)")
+        self.sql("DELETE FROM reservation WHERE state <> 'live' AND ends_at < ?", (before,))
+        self.sql("DELETE FROM budget WHERE ends_at < ?", (self._wall(now) - REMEMBERED_S,))
+        self.sql("DELETE FROM told WHERE key NOT IN (SELECT key FROM budget)")
 
     def reserve(self, reservation: str, dimensions: Sequence[Dimension], now: float, ttl_s: float) -> Granted | Denied:
         """Take all the costs, or none; see `Limiter.reserve`."""
         self._expire(now, _SWEEP)
         buckets = {each.key: self._bucket(each, now) for each in dimensions if each.refill_per_s}
-        if self._sql("SELECT 1 FROM reservation WHERE id = ?", (reservation,)).fetchone():
+        if self.sql("SELECT 1 FROM reservation WHERE id = ?", (reservation,)).fetchone():
             return Granted(reservation, self._levels(dimensions, buckets, now))
         longest_s, worst = 0.0, None
         for dimension in dimensions:
@@ -88,10 +93,10 @@ class SqliteTally:
                 bucket.level -= dimension.cost
                 self._keep(dimension.key, bucket)
             elif dimension.kind == "concurrency":
-                self._sql("INSERT INTO slot VALUES (?, ?)", (dimension.key, reservation))
+                self.sql("INSERT INTO slot VALUES (?, ?)", (dimension.key, reservation))
             else:
                 self._spend(dimension.key, dimension.cost)
-        self._sql(
+        self.sql(
             "INSERT INTO reservation VALUES (?, 'live', ?, ?, ?)",
             (reservation, now + ttl_s, _encode(tuple(dimensions)), _encode(NOTHING_USED)),
         )
@@ -99,7 +104,7 @@ class SqliteTally:
 
     def renew(self, reservation: str, now: float, ttl_s: float) -> None:
         """Move the end of the lease, if it is live."""
-        self._sql(
+        self.sql(
             "UPDATE reservation SET ends_at = max(ends_at, ?) WHERE id = ? AND state = 'live' AND ends_at > ?",
             (now + ttl_s, reservation, now),
         )
@@ -110,7 +115,7 @@ class SqliteTally:
         if held is None:
             return
         dimensions, before = held
-        self._sql("UPDATE reservation SET grown = ? WHERE id = ?", (_encode(more), reservation))
+        self.sql("UPDATE reservation SET grown = ? WHERE id = ?", (_encode(more), reservation))
         for dimension in dimensions:
             self._charge(dimension, amount_of(dimension.kind, more) - amount_of(dimension.kind, before), now)
 
@@ -127,9 +132,9 @@ class SqliteTally:
                     self._charge(dimension, amount_of(dimension.kind, used) - taken, now)
             return "settled"
         self._expire(now, -1)
-        row = self._sql("SELECT state, dimensions FROM reservation WHERE id = ?", (reservation,)).fetchone()
+        row = self.sql("SELECT state, dimensions FROM reservation WHERE id = ?", (reservation,)).fetchone()
         if row is None and dimensions is not None:
-            self._sql("INSERT INTO reservation VALUES (?, 'settled', ?, x'', x'')", (reservation, now))
+            self.sql("INSERT INTO reservation VALUES (?, 'settled', ?, x'', x'')", (reservation, now))
         elif row is not None and row[0] == "expired":
             dimensions = _dimensions.decode(row[1])
             self._close(reservation, "settled", now)
@@ -140,26 +145,26 @@ class SqliteTally:
                 self._spend(dimension.key, amount_of(dimension.kind, used))
         return "late"
 
-    def seed(self, key: str, used: int, ends_at: float) -> None:
-        """Add what this ledger knows to a budget's counter, unless it is in it already."""
-        if self._sql("INSERT OR IGNORE INTO told VALUES (?, ?)", (key, self._ledger)).rowcount:
-            self._sql("INSERT OR IGNORE INTO budget VALUES (?, 0, ?)", (key, ends_at))
+    def seed(self, key: str, used: int, ends_at: float, *, ledger: str | None = None) -> None:
+        """Add what this ledger, or the one of that name, knows to a budget's counter, unless it is in it already."""
+        if self.sql("INSERT OR IGNORE INTO told VALUES (?, ?)", (key, ledger or self._ledger)).rowcount:
+            self.sql("INSERT OR IGNORE INTO budget VALUES (?, 0, ?)", (key, ends_at))
             self._spend(key, used)
 
     def _live(self, reservation: str, now: float) -> tuple[tuple[Dimension, ...], Used] | None:
-        row = self._sql(
+        row = self.sql(
             "SELECT dimensions, grown FROM reservation WHERE id = ? AND state = 'live' AND ends_at > ?",
             (reservation, now),
         ).fetchone()
         return None if row is None else (_dimensions.decode(row[0]), _used.decode(row[1]))
 
     def _close(self, reservation: str, state: str, now: float) -> None:
-        self._sql("UPDATE reservation SET state = ?, ends_at = ? WHERE id = ?", (state, now, reservation))
-        self._sql("DELETE FROM slot WHERE reservation = ?", (reservation,))
+        self.sql("UPDATE reservation SET state = ?, ends_at = ? WHERE id = ?", (state, now, reservation))
+        self.sql("DELETE FROM slot WHERE reservation = ?", (reservation,))
 
     def _expire(self, now: float, at_most: int) -> None:
         """Close reservations whose lease has ended, and give back what they had of budgets; -1 for all of them."""
-        ended = self._sql(
+        ended = self.sql(
             "SELECT id, dimensions, grown FROM reservation WHERE state = 'live' AND ends_at <= ? LIMIT ?",
             (now, at_most),
         ).fetchall()
@@ -171,14 +176,14 @@ class SqliteTally:
 
     def _bucket(self, dimension: Dimension, now: float) -> Bucket:
         bucket = Bucket(dimension.limit, dimension.refill_per_s, now)
-        row = self._sql("SELECT level, at FROM bucket WHERE key = ?", (dimension.key,)).fetchone()
+        row = self.sql("SELECT level, at FROM bucket WHERE key = ?", (dimension.key,)).fetchone()
         if row is not None:
             bucket.level, bucket.at = row
             bucket.refill(now)
         return bucket
 
     def _keep(self, key: str, bucket: Bucket) -> None:
-        self._sql("INSERT OR REPLACE INTO bucket VALUES (?, ?, ?)", (key, bucket.level, bucket.at))
+        self.sql("INSERT OR REPLACE INTO bucket VALUES (?, ?, ?)", (key, bucket.level, bucket.at))
 
     def _charge(self, dimension: Dimension, amount: int, now: float) -> None:
         if dimension.refill_per_s:
@@ -190,7 +195,7 @@ class SqliteTally:
 
     def _spend(self, key: str, amount: int) -> None:
         """A counter that is missing is left to whoever seeds it."""
-        self._sql("UPDATE budget SET used = used + ? WHERE key = ?", (amount, key))
+        self.sql("UPDATE budget SET used = used + ? WHERE key = ?", (amount, key))
 
     def _wait_s(self, dimension: Dimension, buckets: dict[str, Bucket], now: float) -> float:
         """Seconds until the dimension can grant its cost; infinite when it never can."""
@@ -213,9 +218,9 @@ class SqliteTally:
     def _left(self, dimension: Dimension) -> int:
         """Free slots, or what is left of a budget."""
         if dimension.kind == "concurrency":
-            (taken,) = self._sql("SELECT count(*) FROM slot WHERE key = ?", (dimension.key,)).fetchone()
+            (taken,) = self.sql("SELECT count(*) FROM slot WHERE key = ?", (dimension.key,)).fetchone()
         else:
-            row = self._sql("SELECT used FROM budget WHERE key = ?", (dimension.key,)).fetchone()
+            row = self.sql("SELECT used FROM budget WHERE key = ?", (dimension.key,)).fetchone()
             taken = 0 if row is None else row[0]
         return dimension.limit - int(taken)
 

@@ -26,6 +26,8 @@ HttpWay = Literal["edge", "asgi"]
 
 _LAST_PORT: Final = 65535
 _REHEARSE_S: Final = 3600
+MOST_WORKERS: Final = 64
+"""Processes behind one port; a machine with more cores than that runs gateways side by side."""
 ADMIN_URL: Final = "GATEWAY_ADMIN_URL"
 ADMIN_KEY: Final = "GATEWAY_ADMIN_KEY"
 _ADMIN_ADDRESS: Final = re.compile(
@@ -94,6 +96,17 @@ class Settings:
     """How often outages are rehearsed with what was recorded, from GATEWAY_REHEARSE_S; 0 for never."""
     told_tenants: int = 0
     """How many tenants metrics name, from GATEWAY_METRICS_TENANTS; all others are one."""
+    workers: int = 1
+    """How many processes serve together, behind one port and as one gateway."""
+    worker: int = 1
+    """Which of them this is; the first one serves the admin API."""
+    group: Path | None = None
+    """The folder through which they know of one another, made anew for each run; None where there is one process."""
+
+    @property
+    def ledger(self) -> Path:
+        """The SQLite file that this process writes. Those of all workers are read together; see `of_workers`."""
+        return of_worker(self.store, self.worker)
 
     @property
     def key_store(self) -> Path:
@@ -103,7 +116,7 @@ class Settings:
     @property
     def decisions_file(self) -> Path:
         """The SQLite file of recorded decisions, next to the ledger."""
-        return decisions_beside(self.store)
+        return of_worker(decisions_beside(self.store), self.worker)
 
     @property
     def control_log(self) -> Path:
@@ -113,7 +126,7 @@ class Settings:
     @property
     def control_copy(self) -> Path:
         """The SQLite file with this gateway's copy of a fleet's changes, next to the ledger."""
-        return self.store.with_name(f"{self.store.stem}-control-copy{self.store.suffix}")
+        return of_worker(self.store.with_name(f"{self.store.stem}-control-copy{self.store.suffix}"), self.worker)
 
 
 def read(
@@ -128,11 +141,14 @@ def read(
     http: HttpWay = "edge",
     admin_host: str = "127.0.0.1",
     admin_port: int = 8081,
+    workers: int = 1,
 ) -> Settings:
     """What the command line says, else the environment, else the defaults; SettingsError when one of them is bad."""
     for given in (port, admin_port):
         if not 0 <= given <= _LAST_PORT:
             raise SettingsError(f"port {given} is not between 0 and {_LAST_PORT}")
+    if not 1 <= workers <= MOST_WORKERS:
+        raise SettingsError(f"{workers} workers are not between 1 and {MOST_WORKERS}")
     ledger, redis = places(store or environ.get("GATEWAY_STORE") or None, journal, environ)
     shared = limits or environ.get("GATEWAY_LIMITS") or None
     if shared is not None and redis is not None:
@@ -153,6 +169,7 @@ def read(
         peer_connections=_whole(environ, "GATEWAY_PEER_CONNECTIONS", 0, 1_000_000) or None,
         rehearse_s=_whole(environ, "GATEWAY_REHEARSE_S", _REHEARSE_S, 86_400),
         told_tenants=_whole(environ, "GATEWAY_METRICS_TENANTS", 0, 1000),
+        workers=workers,
     )
 
 
@@ -247,6 +264,18 @@ def key_store_beside(store: Path) -> Path:
 def decisions_beside(store: Path) -> Path:
     """`gateway.sqlite` → `gateway-decisions.sqlite` in the same folder."""
     return store.with_name(f"{store.stem}-decisions{store.suffix}")
+
+
+def of_worker(path: Path, number: int) -> Path:
+    """`gateway.sqlite` → `gateway-worker2.sqlite` in the same folder; the first worker's has the name itself."""
+    return path if number == 1 else path.with_name(f"{path.stem}-worker{number}{path.suffix}")
+
+
+def of_workers(path: Path) -> list[Path]:
+    """The file of that name, be it there or not, and those that further workers have beside it, in their order."""
+    name = re.compile(re.escape(path.stem) + r"-worker([1-9][0-9]?)" + re.escape(path.suffix))
+    found = [(int(match[1]), each) for each in path.parent.glob("*") if (match := name.fullmatch(each.name))]
+    return [path, *(each for number, each in sorted(found) if number > 1)]
 
 
 def _kept(environ: Mapping[str, str]) -> Kept:

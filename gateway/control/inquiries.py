@@ -6,7 +6,7 @@
 So an operator may ask any gateway about any request. Nothing of it is on a request's path.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
 import anyio
@@ -47,19 +47,28 @@ class Questions(Protocol):
 class Inquiries:
     """Of one gateway."""
 
-    def __init__(self, decisions: Decisions, shared: Questions | None) -> None:
+    def __init__(
+        self,
+        decisions: Decisions,
+        shared: Questions | None,
+        near: Callable[[str], Awaitable[bytes | None]] | None = None,
+    ) -> None:
+        """`near` asks this gateway's other workers, if there are any."""
         self._decisions = decisions
         self._shared = shared
+        self._near = near
         self._ours: set[str] = set()
         """What this gateway asks itself, and so does not know."""
 
     async def of(self, request_id: str) -> DecisionShown | None:
         """What this gateway knows of the request, else another one; None when nobody says anything in time."""
         found = self._decisions.of(request_id)
-        if found is not None or self._shared is None or len(request_id) > _LONGEST_ID:
+        if found is not None or len(request_id) > _LONGEST_ID:
             return found
         try:
-            return await self._elsewhere(self._shared, request_id)
+            if self._near is not None and (body := await self._near(request_id)) is not None:
+                return msgspec.json.decode(body, type=DecisionShown)
+            return None if self._shared is None else await self._elsewhere(self._shared, request_id)
         except (LogUnreachable, msgspec.DecodeError) as error:  # Of another version, perhaps.
             log.warning("decision.not_asked", reason=str(error))
             return None

@@ -95,11 +95,12 @@ def usd(nano_usd: int) -> str:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from gateway.accounting import statement
+    from gateway.accounting import books, statement
     from gateway.accounting.rows import SHOWN
+    from gateway.config.settings import of_workers
 
     with _readable():
-        found = statement.raw_rows(ledger_path(arguments), _filter(arguments, arguments.request_id))
+        found = books.rows(of_workers(ledger_path(arguments)), _filter(arguments, arguments.request_id))
         if arguments.format == "csv":
             writer = csv.writer(sys.stdout, lineterminator="\n")
             writer.writerow(SHOWN)
@@ -113,7 +114,8 @@ def _export(arguments: argparse.Namespace) -> int:
 def _totals(arguments: argparse.Namespace) -> int:
     import msgspec
 
-    from gateway.accounting import statement
+    from gateway.accounting import books
+    from gateway.config.settings import of_workers
 
     by: Sequence[By] = arguments.by
     path, fleet = places(arguments)
@@ -121,7 +123,7 @@ def _totals(arguments: argparse.Namespace) -> int:
         if arguments.fleet:
             found = _of_fleet(fleet, by, _filter(arguments))
         else:
-            found = list(statement.totals(path, by, _filter(arguments)))
+            found = books.totals(of_workers(path), by, _filter(arguments))
     if arguments.json:
         for total in found:
             named = dict(zip(by, total.by, strict=True)) | msgspec.structs.asdict(total)
@@ -133,26 +135,28 @@ def _totals(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from gateway.accounting import intents, statement
+    from gateway.accounting import books, intents, statement
     from gateway.accounting.audit import findings
+    from gateway.config.settings import of_workers
 
     path, fleet = places(arguments)
-    exchanges = attempts = wrong = 0
+    exchanges = attempts = wrong = open_ = 0
     with _readable():
-        for finding in statement.check_file(path):
-            print(f"{path}: {finding}")
-            wrong += 1
-        for rows in statement.exchanges(path):
-            exchanges += 1
-            attempts += len(rows)
-            for finding in findings(rows):
+        for ledger in of_workers(path):
+            for finding in statement.check_file(ledger):
+                print(f"{ledger}: {finding}")
+                wrong += 1
+            for rows in statement.exchanges(ledger):
+                exchanges += 1
+                attempts += len(rows)
+                for finding in findings(rows):
+                    print(finding)
+                    wrong += 1
+            for finding in _compared(fleet, ledger) if fleet is not None else ():
                 print(finding)
                 wrong += 1
-        for finding in _compared(fleet, path) if fleet is not None else ():
-            print(finding)
-            wrong += 1
-        (whole,) = statement.totals(path, [])
-        open_ = len(intents.read(path.with_name(path.name + intents.SUFFIX)))
+            open_ += len(intents.read(ledger.with_name(ledger.name + intents.SUFFIX)))
+        (whole,) = books.totals(of_workers(path), [])
     if open_:
         print(f"{open_} in flight, or left by a gateway that died: the next one closes them", file=sys.stderr)
     print(

@@ -7,6 +7,7 @@ within seconds. The file is for looking back only. What cannot be written, or co
 lost; serving never waits for it.
 """
 
+import heapq
 import os
 import sqlite3
 import threading
@@ -15,12 +16,14 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from operator import itemgetter
 from pathlib import Path
 from typing import Final
 
 import msgspec
 import structlog
 
+from gateway.config.settings import of_workers
 from gateway.control.recorded import Features, features_of
 from gateway.telemetry.record import RequestRecord
 
@@ -172,21 +175,29 @@ class Recorder:
 def recorded(path: Path, *, since: float = 0.0) -> Iterator[list[Features]]:
     """The requests from `since` on (seconds since the epoch), in batches, as they ended. None where there is no file.
 
-    Beside a gateway that writes: what comes meanwhile is not among them. Raises RecordUnusable.
+    Those of further workers, whose files lie beside it, are among them; what comes meanwhile is not. Raises
+    RecordUnusable.
     """
     return _batches(path, since)
 
 
 def _batches(path: Path, since: float, *, newest_first: bool = False) -> Iterator[list[Features]]:
-    query = f"SELECT packed FROM batches WHERE until >= ? ORDER BY seq{' DESC' * newest_first}"  # noqa: S608  # ours
+    """Those of the file, and of the files that further workers have beside it."""
+    of_each = [_of_file(each, since, newest_first=newest_first) for each in of_workers(path)]
+    return (batch for _, batch in heapq.merge(*of_each, key=itemgetter(0), reverse=newest_first))
+
+
+def _of_file(path: Path, since: float, *, newest_first: bool) -> Iterator[tuple[float, list[Features]]]:
+    """A file's batches, and when the last request of each ended."""
+    query = f"SELECT until, packed FROM batches WHERE until >= ? ORDER BY seq{' DESC' * newest_first}"  # noqa: S608
     if not path.exists():
         return
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_WAIT_S)) as connection:
             _check_format(connection, path)
-            for (packed,) in connection.execute(query, (since,)):
+            for until, packed in connection.execute(query, (since,)):
                 batch = _unpacking.decode(zlib.decompress(packed))
-                yield batch if batch[0].at >= since else [each for each in batch if each.at >= since]
+                yield until, batch if batch[0].at >= since else [each for each in batch if each.at >= since]
     except (sqlite3.Error, OSError, zlib.error, msgspec.DecodeError) as error:
         raise RecordUnusable(f"{path} cannot be read as recorded decisions ({error})") from error
 
@@ -206,7 +217,11 @@ def latest(path: Path, most: int, *, since: float = 0.0) -> list[list[Features]]
 
 
 def count(path: Path) -> int:
-    """How many requests the file holds. Raises RecordUnusable."""
+    """How many requests `recorded` knows. Raises RecordUnusable."""
+    return sum(map(_count, of_workers(path)))
+
+
+def _count(path: Path) -> int:
     if not path.exists():
         return 0
     try:

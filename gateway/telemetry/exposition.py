@@ -11,9 +11,13 @@ from prometheus_client import ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from gateway.telemetry.families import Family
+from gateway.telemetry.families import Family, Over, Point
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+
+_APART: Final[dict[str, Over]] = {"process_start_time_seconds": "min", "process_max_fds": "min"}
+"""What does not add up of several processes."""
 
 
 class _Collector(Collector):
@@ -25,11 +29,25 @@ class _Collector(Collector):
 
 
 def exposition(found: Sequence[Family]) -> bytes:
-    """All of it, as Prometheus reads it, and what the process takes: CPU, memory, descriptors."""
+    """All of it, as Prometheus reads it."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collector(found))
-    ProcessCollector(registry=registry)
     return generate_latest(registry)
+
+
+def of_process() -> list[Family]:
+    """What this process takes, under Prometheus' own names: CPU, memory, descriptors."""
+    return [
+        Family(
+            each.name,
+            "counter" if each.type == "counter" else "gauge",
+            each.documentation,
+            (),
+            [Point((), sample.value) for sample in each.samples],
+            over=_APART.get(each.name, "sum"),
+        )
+        for each in ProcessCollector(registry=None).collect()
+    ]
 
 
 def _metric(family: Family) -> Metric:

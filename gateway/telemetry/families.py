@@ -15,6 +15,10 @@ _NANO: Final = 1e-9
 _TRY: Final = (semconv.GEN_AI_OPERATION, semconv.GEN_AI_PROVIDER, semconv.GEN_AI_REQUEST_MODEL)
 
 
+Over = Literal["sum", "max", "min"]
+"""What the gauges of several workers are together."""
+
+
 class Gauge(NamedTuple):
     """How one thing stands now. Gauges of one name have the same labels."""
 
@@ -23,6 +27,7 @@ class Gauge(NamedTuple):
     labels: dict[str, str]
     value: float
     unit: str = ""
+    over: Over = "sum"
 
 
 class Point(NamedTuple):
@@ -47,6 +52,8 @@ class Family:
     unit: str = ""
     """As UCUM has it; `s` for seconds. Empty where the name says it."""
     bounds: Sequence[float] = ()
+    over: Over = "sum"
+    """Of a gauge; counters and histograms always add up."""
 
 
 def families(metrics: Metrics, gauges: Iterable[Gauge]) -> list[Family]:
@@ -167,4 +174,4 @@ def _gauges(gauges: Iterable[Gauge]) -> Iterable[Family]:
         _, points = found.setdefault(gauge.name, (gauge, []))
         points.append(Point(tuple(gauge.labels.values()), gauge.value))
     for first, points in found.values():
-        yield Family(first.name, "gauge", first.meaning, tuple(first.labels), points, first.unit)
+        yield Family(first.name, "gauge", first.meaning, tuple(first.labels), points, first.unit, over=first.over)

@@ -6,6 +6,7 @@ count is logged once there is room. Every string goes through `clean`. Exception
 their texts may quote a prompt.
 """
 
+import contextlib
 import datetime as dt
 import logging
 import sys
@@ -98,7 +99,20 @@ class LogWriter:
                 self.dropped += len(lines)
 
 
-def configure_logging(writer: LogWriter, *, level: int = logging.INFO) -> None:
+class DirectWriter:
+    """Writes each event at once, from the thread that tells it: for a process that has few, and forks."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def put(self, event: dict[str, Any]) -> None:
+        """Write one event. One that cannot be written is lost."""
+        with contextlib.suppress(OSError, ValueError):  # as in `LogWriter`
+            self._stream.write(_line(event))
+            self._stream.flush()
+
+
+def configure_logging(writer: LogWriter | DirectWriter, *, level: int = logging.INFO) -> None:
     """Send structlog and the standard library's logging, for the whole process, to `writer`.
 
     Start uvicorn with `log_config=None` and Litestar with `logging_config=None`, else they install handlers again.
@@ -125,7 +139,7 @@ class _WriterLogger:
 
     __slots__ = ("_writer",)
 
-    def __init__(self, writer: LogWriter) -> None:
+    def __init__(self, writer: LogWriter | DirectWriter) -> None:
         self._writer = writer
 
     def msg(self, **event: Any) -> None:
@@ -137,7 +151,7 @@ class _WriterLogger:
 class _WriterHandler(logging.Handler):
     """The standard library's records as events of the same shape."""
 
-    def __init__(self, writer: LogWriter) -> None:
+    def __init__(self, writer: LogWriter | DirectWriter) -> None:
         super().__init__()
         self._writer = writer
 

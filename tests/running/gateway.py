@@ -23,8 +23,9 @@ from typing import Any
 
 import httpx
 
-from gateway.accounting import statement
-from gateway.config.settings import HttpWay, key_store_beside
+from gateway.accounting import books, statement
+from gateway.accounting.rows import entry_of
+from gateway.config.settings import HttpWay, key_store_beside, of_workers
 from gateway.control.keys import NewKey, create
 from gateway.domain.ledger import LedgerEntry
 from tests.running.configuration import Tree
@@ -114,8 +115,8 @@ class RunningGateway:
 
     def ledger(self, request_id: str | None = None, *, tenant: str | None = None) -> list[LedgerEntry]:
         """The committed rows, those of one request in the order of its attempts."""
-        rows = statement.rows(self.store, request_id=request_id, tenant=tenant)
-        return sorted(rows, key=lambda row: (row.at, row.attempt))
+        rows = books.rows(of_workers(self.store), statement.Filter(request_id=request_id, tenant=tenant))
+        return sorted(map(entry_of, rows), key=lambda row: (row.at, row.attempt))
 
     def log(self) -> list[dict[str, Any]]:
         """The log's lines so far. Lines of a process that is still running may come a little later."""
@@ -161,6 +162,7 @@ def gateway(
     redis: str | None = None,
     limits: Path | None = None,
     admin_key: str | None = None,
+    workers: int = 1,
 ) -> Iterator[RunningGateway]:
     """Run a gateway until the block is left. `folder` may hold the store of an earlier one.
 
@@ -177,6 +179,7 @@ def gateway(
         redis=redis,
         limits=limits,
         admin_key=admin_key,
+        workers=workers,
     )
     try:
         wait_until(lambda: answers(f"{running.url}/healthz"), START_S, running, "answer /healthz")
@@ -206,6 +209,7 @@ def start(
     redis: str | None = None,
     limits: Path | None = None,
     admin_key: str | None = None,
+    workers: int = 1,
 ) -> RunningGateway:
     """Start the process; returns before it answers. Whoever calls this ends it."""
     config = folder / "gateway.yaml"
@@ -224,6 +228,7 @@ def start(
         ("--store", f"sqlite:///{store}") if redis is None else ("--store", redis, "--journal", store)
     )
     where += () if limits is None else ("--limits", f"sqlite://{limits}")
+    where += () if workers == 1 else ("--workers", workers)
     process = serve("--config", config, "--port", port, "--admin-port", admin_port, *where, "--drain", drain_s,
                     stderr=stderr, environ=environ, patience=patience)  # fmt: skip
     return RunningGateway(

@@ -19,6 +19,7 @@ from gateway.control.recorder import Recorder
 from gateway.control.rehearser import Rehearser
 from gateway.control.replicas import Replicas
 from gateway.control.underway import Underway
+from gateway.control.workers import Workers
 from gateway.domain.store import RedisPlace
 from gateway.telemetry.metrics import Metrics
 
@@ -42,13 +43,15 @@ class Office:
     recorder: Recorder
     last_use: LastUse
     underway: Underway
+    workers: Workers | None
+    """The gateway's processes; None where this one is all of it."""
     log_lines_dropped: Callable[[], int]
     reports_dropped: Callable[[], int]
     """Of metrics to a collector."""
     ship_lag_s: Callable[[], float] | None
     """Since when the fleet's totals lack rows of ours, in seconds; None where there is no fleet."""
     ledger: Path
-    """The ledger's file, read beside its writer."""
+    """The ledger's file, read beside its writer. Those of further workers lie beside it."""
     shared: RedisPlace | None
     """The Redis that the fleet shares; None where there is no fleet."""
     wall: Callable[[], float]

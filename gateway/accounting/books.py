@@ -1,0 +1,78 @@
+"""The ledgers of one gateway's workers, read as one, and made one where a worker is not to come again.
+
+Each worker writes a file of its own, so none waits for another's commits. An exchange's rows are all in one file: what
+rows add up to in each of them adds up to the whole. Which files there are is for others to know.
+"""
+
+import heapq
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from operator import itemgetter
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from gateway.accounting import statement
+from gateway.accounting.database import INSERT, JournalUnusable, connect, lock
+from gateway.accounting.intents import SUFFIX, Intents, IntentsUnreadable
+from gateway.accounting.rows import COLUMNS, Row, row_of
+from gateway.accounting.statement import ALL, SUMMED, By, Filter, Total
+from gateway.domain.ledger import LedgerEntry
+
+_COUNTED: Final = ("requests", "attempts", *SUMMED)
+_AT: Final = COLUMNS.index("at")
+_COLUMNS: Final = ", ".join(COLUMNS)
+_TAKE: Final = f"""
+    INSERT INTO ledger ({_COLUMNS}) SELECT {_COLUMNS} FROM gone.ledger WHERE true ORDER BY seq
+    ON CONFLICT (exchange, attempt) DO NOTHING
+"""  # noqa: S608  # our own constants
+
+
+def rows(ledgers: Sequence[Path], wanted: Filter = ALL) -> Iterator[Row]:
+    """The rows of all by the time they ended; blocks and raises as `statement.rows` does."""
+    return heapq.merge(*(statement.raw_rows(each, wanted) for each in ledgers), key=itemgetter(_AT))
+
+
+def totals(ledgers: Sequence[Path], by: Sequence[By], wanted: Filter = ALL) -> list[Total]:
+    """As `statement.totals`, of all of them together."""
+    found: dict[tuple[str, ...], Total] = {}
+    for ledger in ledgers:
+        for total in statement.totals(ledger, by, wanted):
+            known = found.get(total.by)
+            found[total.by] = total if known is None else _sum(known, total)
+    return [found[group] for group in sorted(found)]
+
+
+def _sum(one: Total, other: Total) -> Total:
+    return msgspec.structs.replace(one, **{name: getattr(one, name) + getattr(other, name) for name in _COUNTED})
+
+
+def absorb(ledger: Path, gone: Path) -> int:
+    """Take over the rows of a ledger that nobody writes any more, and what its worker left in flight; how many.
+
+    The file is then deleted. May be cut short and done again. Blocks, for seconds where there are millions of rows.
+    Whoever calls this holds `ledger`'s lock. Raises `JournalUnusable`, also while somebody writes `gone`.
+    """
+    held = lock(gone)
+    intents = Intents(gone.with_name(gone.name + SUFFIX))
+    try:
+        left: list[LedgerEntry] = intents.open()
+        connect(gone, "full").close()  # What an older gateway wrote is brought up to date.
+        with closing(connect(ledger, "full")) as connection:
+            connection.execute("ATTACH DATABASE ? AS gone", (str(gone),))
+            connection.execute("BEGIN IMMEDIATE")
+            taken = connection.execute(_TAKE).rowcount
+            connection.executemany(INSERT, map(row_of, left))
+            connection.execute("COMMIT")
+            connection.execute("DETACH DATABASE gone")
+        for suffix in ("", "-wal", "-shm", SUFFIX, ".lock"):
+            gone.with_name(gone.name + suffix).unlink(missing_ok=True)
+    except (OSError, sqlite3.Error, IntentsUnreadable) as error:
+        raise JournalUnusable(f"cannot take the rows of {gone} into {ledger}: {error}") from error
+    finally:
+        intents.close()
+        os.close(held)
+    return taken + len(left)
