@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from tests.telemetry.otlp_receiver import OtlpReceiver
+from tests.workers.trainium.asking import CHAT, chat, streaming
 from tests.workers.trainium.process import WorkerProcess, events_of, eventually
-from tests.workers.trainium.test_worker_http import CHAT, chat, streaming
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
