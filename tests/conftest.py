@@ -1,10 +1,13 @@
 """What every test can ask for."""
 
+from collections.abc import AsyncIterator
 from itertools import zip_longest
 
 import pytest
 from hypothesis import settings
 
+from tests.backends.openai_backend import openai_backend
+from tests.backends.scripted import ScriptedBackend
 from tests.running import gateway
 
 # No test asserts how long something takes: machines are shared. Seeds are printed, so that a failure can be had again.
@@ -53,7 +56,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: place[item.path])
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def anyio_backend() -> str:
-    """The event loop that async tests run on."""
+    """The event loop that async tests run on; one for a whole file where something async lives as long as that."""
     return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def backends() -> AsyncIterator[list[ScriptedBackend]]:
+    """Two backends in the event loop of the file's tests."""
+    async with openai_backend() as first, openai_backend() as second:
+        yield [first, second]

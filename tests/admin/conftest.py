@@ -14,12 +14,6 @@ OWNER = "an-owners-key"
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    """The same event loop for all tests of a file: the backend lives in it."""
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def backend() -> AsyncIterator[ScriptedBackend]:
     """A backend that lives as long as the file's tests."""
     async with openai_backend() as running:

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from tests.admin.conftest import OWNER, admin, ask
 from tests.backends.openai_backend import chat_reply, error_reply, openai_backend
@@ -17,12 +16,6 @@ LONG = {"gateway.routing.health.OPEN_S": 200.0}
 """A breaker stays open for longer than the test takes."""
 TOLD_S = 20.0
 """By when a word that is said once a second is heard, also on a machine that has other things to do."""
-
-
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    """The same event loop for the whole session."""
-    return "asyncio"
 
 
 async def test_what_one_gateway_finds_out_the_other_heeds(tmp_path: Path) -> None:

@@ -33,12 +33,6 @@ TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": 
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    """The same event loop for all tests of this file: the providers live in it."""
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def providers() -> AsyncIterator[dict[str, ScriptedBackend]]:
     """Three, by name."""
     async with openai_backend() as cheap, openai_backend() as fair, openai_backend() as dear:

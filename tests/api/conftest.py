@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Iterator
 import httpx
 import pytest
 
-from tests.backends.openai_backend import openai_backend
 from tests.backends.scripted import ScriptedBackend, black_hole
 from tests.running.client import client_of
 from tests.running.configuration import PATIENT, Terms, Tree, configuration
@@ -22,19 +21,6 @@ TENANTS: dict[str, Terms] = {
     "hasty": {"timeouts": PATIENT | {"connect": 0.3, "first_token": 0.5, "idle": 0.5}},
     "brief": {"timeouts": PATIENT | {"total": 0.5}},
 }
-
-
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    """The same event loop for all tests of a file: its backends live in it."""
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
-async def backends() -> AsyncIterator[list[ScriptedBackend]]:
-    """Two backends."""
-    async with openai_backend() as one, openai_backend() as another:
-        yield [one, another]
 
 
 @pytest.fixture(scope="module")

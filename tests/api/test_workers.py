@@ -38,12 +38,6 @@ REPLY = chat_reply(usage=(9, 8))
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    """The same event loop for all tests: the backend lives in it."""
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def only() -> AsyncIterator[ScriptedBackend]:
     async with openai_backend() as backend:
         backend.default = REPLY

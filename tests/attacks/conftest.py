@@ -1,26 +1,12 @@
 """A gateway with two backends, for all attacks."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import pytest
 
-from tests.backends.openai_backend import openai_backend
 from tests.backends.scripted import ScriptedBackend
 from tests.running.configuration import Tree, configuration
 from tests.running.gateway import FORGETFUL, RunningGateway, gateway
-
-
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    """One event loop for all: the backends live in it."""
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
-async def backends() -> AsyncIterator[list[ScriptedBackend]]:
-    """Two, the second of which is never needed."""
-    async with openai_backend() as first, openai_backend() as second:
-        yield [first, second]
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,6 @@ ONCE: Terms = {"limits": {"requests_per_minute": 1}}
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    """The same event loop for all tests of a file: the backend lives in it."""
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def the_backend() -> AsyncIterator[ScriptedBackend]:
     """A backend that lives as long as the file's tests."""
     async with openai_backend() as running:

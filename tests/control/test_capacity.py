@@ -1,50 +1,30 @@
 """What would be left without a failure domain, against what is usually asked for."""
 
-import json
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.config.policies import PolicyBook, load
+from gateway.config.policies import PolicyBook
 from gateway.control.capacity import ALL, Measure, Remaining, quantile, remaining
 from gateway.control.standby import Place
+from tests.control.domains import domains_book
 
-BACKENDS = {
-    "openai": ({"provider": "openai", "cloud": "azure"}, {"tokens_per_minute": 6_000, "concurrency": 10}),
-    "claude": ({"provider": "anthropic", "cloud": "aws"}, {"tokens_per_minute": 3_000}),
-    "worker": ({"provider": "in-house", "cloud": "aws"}, {"tokens_per_minute": 1_000}),
+DOMAINS = {
+    "openai": {"provider": "openai", "cloud": "azure"},
+    "claude": {"provider": "anthropic", "cloud": "aws"},
+    "worker": {"provider": "in-house", "cloud": "aws"},
+}
+LIMITS = {
+    "openai": {"tokens_per_minute": 6_000, "concurrency": 10},
+    "claude": {"tokens_per_minute": 3_000},
+    "worker": {"tokens_per_minute": 1_000},
 }
 
 
 @pytest.fixture(scope="module")
-def book(tmp_path_factory: pytest.TempPathFactory) -> PolicyBook:
+def book() -> PolicyBook:
     """One model at three providers on two clouds, and one that nobody else serves."""
-    tree = {
-        "version": 1,
-        "backends": {
-            name: {
-                "dialect": "openai",
-                "base_url": f"https://{name}.example/v1",
-                "models": {"m": {}},
-                "domains": domains,
-                "limits": limits,
-            }
-            for name, (domains, limits) in BACKENDS.items()
-        },
-        "policies": {
-            "standard": {
-                "models": {
-                    "assistant": {"targets": [{"backend": name, "model": "m"} for name in BACKENDS]},
-                    "lonely": {"targets": [{"backend": "worker", "model": "m"}], "single_provider_ack": True},
-                }
-            }
-        },
-        "tenants": {"acme": {"policy": "standard"}},
-    }
-    file = tmp_path_factory.mktemp("book") / "gateway.yaml"
-    file.write_text(json.dumps(tree), "utf-8")
-    return load([file])
+    return domains_book(DOMAINS, {"assistant": [*DOMAINS], "lonely": ["worker"]}, limits=LIMITS)
 
 
 def told(

@@ -1,15 +1,14 @@
 """Shares and concentration: what sums of the ledger say about who everything hangs on."""
 
-import json
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.config.policies import PolicyBook, load
+from gateway.config.policies import PolicyBook
 from gateway.control.independence import UNLABELLED, Concentration, Spent, concentrations, report
+from tests.control.domains import Labels, domains_book
 
-DOMAINS = {
+DOMAINS: dict[str, Labels] = {
     "openai": {"provider": "openai", "cloud": "openai"},
     "azure": {"provider": "openai", "cloud": "azure"},
     "bedrock": {"provider": "anthropic", "cloud": "aws"},
@@ -19,33 +18,9 @@ DOMAINS = {
 
 
 @pytest.fixture(scope="module")
-def book(tmp_path_factory: pytest.TempPathFactory) -> PolicyBook:
+def book() -> PolicyBook:
     """Backends in several failure domains; a model with alternatives, and one without."""
-    models = {"assistant": ["openai", "azure", "worker"], "lonely": ["openai", "azure"]}
-    tree = {
-        "version": 1,
-        "backends": {
-            name: {
-                "dialect": "openai",
-                "base_url": f"https://{name}.example/v1",
-                "models": {"m": {}},
-                "domains": domains,
-            }
-            for name, domains in DOMAINS.items()
-        },
-        "policies": {
-            "standard": {
-                "models": {
-                    model: {"targets": [{"backend": backend, "model": "m"} for backend in backends]}
-                    for model, backends in models.items()
-                }
-            }
-        },
-        "tenants": {"acme": {"policy": "standard"}},
-    }
-    file = tmp_path_factory.mktemp("book") / "gateway.yaml"
-    file.write_text(json.dumps(tree), "utf-8")
-    return load([file])
+    return domains_book(DOMAINS, {"assistant": ["openai", "azure", "worker"], "lonely": ["openai", "azure"]})
 
 
 def spent(backend: str, tokens: int, *, model: str = "assistant", cost: int = 0) -> Spent:

@@ -13,12 +13,6 @@ from tests.running.gateway import command, gateway
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    """The same event loop for all tests of the file: the backend lives in it."""
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def backend() -> AsyncIterator[ScriptedBackend]:
     """A backend that answers."""
     async with openai_backend() as running:

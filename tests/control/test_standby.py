@@ -1,43 +1,28 @@
 """Whether what stands by works today, and what is asked to find out."""
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 
 import pytest
 
-from gateway.config.policies import PolicyBook, load
+from gateway.config.policies import PolicyBook
+from gateway.config.yaml_file import Tree
 from gateway.control.standby import Errand, Place, Standby, Success, errands, latest, standbys
 from gateway.domain.tenant import PROBER
+from tests.control.domains import Labels, domains_book
 
 NOW = 1_000_000.0
 
 
-def book(folder: Path, probes: Mapping[str, object] | None = MappingProxyType({"after": "15m"})) -> PolicyBook:
+PROVIDERS: dict[str, Labels] = {"first": {}, "second": {}, "idle": {}}
+
+
+def book(probes: Mapping[str, Tree] | None = MappingProxyType({"after": "15m"})) -> PolicyBook:
     """Three providers, two of them for the tenant's model."""
-    tree = {
-        "version": 1,
-        "backends": {
-            name: {
-                "dialect": "openai",
-                "base_url": f"https://{name}.example/v1",
-                "models": {"m": {}},
-                "limits": {"concurrency": 5},
-            }
-            for name in ("first", "second", "idle")
-        },
-        "policies": {
-            "careful": {
-                "models": {"assistant": {"targets": [{"backend": name, "model": "m"} for name in ("first", "second")]}},
-                "independence": {} if probes is None else {"probes": dict(probes)},
-            }
-        },
-        "tenants": {"acme": {"policy": "careful"}},
-    }
-    file = folder / "gateway.yaml"
-    file.write_text(json.dumps(tree), "utf-8")
-    return load([file])
+    independence: Tree = {} if probes is None else {"probes": dict(probes)}
+    limits = {name: {"concurrency": 5} for name in PROVIDERS}
+    models = {"assistant": ["first", "second"]}
+    return domains_book(PROVIDERS, models, limits=limits, policy="careful", independence=independence)
 
 
 def told(made: PolicyBook, *successes: Success, places: Mapping[str, list[Place]] | None = None) -> dict[str, Standby]:
@@ -55,21 +40,19 @@ def told(made: PolicyBook, *successes: Success, places: Mapping[str, list[Place]
         (Success("acme", "idle", NOW), "never", None),
     ],
 )
-def test_a_provider_is_ready_when_it_lately_answered(
-    tmp_path: Path, success: Success | None, state: str, by: str | None
-) -> None:
+def test_a_provider_is_ready_when_it_lately_answered(success: Success | None, state: str, by: str | None) -> None:
     """The tenant, or the gateway itself; not somebody else, and nobody that the tenant has no way to."""
-    found = told(book(tmp_path), *([] if success is None else [success]))
+    found = told(book(), *([] if success is None else [success]))
     assert [*found] == ["first", "second"]
     assert (found["second"].state, found["second"].by) == (state, by)
     assert found["first"].state == "never"
 
 
-def test_what_may_not_be_tried_is_out_however_well_it_was(tmp_path: Path) -> None:
+def test_what_may_not_be_tried_is_out_however_well_it_was() -> None:
     """On all gateways; where one of them may, it is not. Room is what all of them leave."""
     success = Success("acme", "first", NOW - 1, 250.0, 40.0)
     out, well = Place("first/m", 1, 4.0, is_out=True), Place("first/m", 2, 3.0, is_out=False)
-    made = book(tmp_path)
+    made = book()
     assert told(made, success, places={"first/m": [out]})["first"].state == "out"
     found = told(made, success, places={"first/m": [out, well]})["first"]
     assert (found.state, found.took_ms, found.ttft_ms) == ("ready", 250.0, 40.0)
@@ -90,13 +73,13 @@ def due(made: PolicyBook, *successes: Success, tried: float | None = None, spent
     return [each.target.name for each in found]
 
 
-def test_what_traffic_does_not_reach_is_asked(tmp_path: Path) -> None:
+def test_what_traffic_does_not_reach_is_asked() -> None:
     """When nobody's request had a good answer for so long, and it was not asked meanwhile; never beyond the budget."""
-    made = book(tmp_path, {"after": "15m", "usd_per_day": 0.5})
+    made = book({"after": "15m", "usd_per_day": 0.5})
     assert due(made) == ["first/m", "second/m"]
     assert due(made, Success("zeta", "first", NOW - 800)) == ["second/m"]
     assert due(made, Success("zeta", "first", NOW - 901)) == ["first/m", "second/m"]
     assert due(made, tried=NOW - 60) == []
     assert due(made, spent=499_999_999) == ["first/m", "second/m"]
     assert due(made, spent=500_000_000) == []
-    assert due(book(tmp_path, None)) == []
+    assert due(book(None)) == []

@@ -29,12 +29,6 @@ FILTERS = re.compile(r"\$(?:instance|route|backend)")
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    """The same event loop for all tests of this file."""
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     """Every sample's name and labels that a gateway tells after answers, a failover, a refusal and a rehearsal."""
     async with openai_backend() as first, openai_backend() as second:

@@ -22,12 +22,6 @@ EFFORTS: dict[str, Any] = {"efforts": ["low", "medium", "high"]}
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    """One event loop for the whole matrix: the backends live in it."""
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def backends() -> AsyncIterator[dict[str, ScriptedBackend]]:
     async with AsyncExitStack() as stack:
         yield {dialect.name: await stack.enter_async_context(dialect.open()) for dialect in DIALECTS}
