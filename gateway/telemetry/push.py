@@ -19,7 +19,6 @@ import structlog
 from gateway.telemetry import semconv
 from gateway.telemetry.environment import is_on, positive
 from gateway.telemetry.families import Family
-from gateway.telemetry.resource import resource_of
 
 if TYPE_CHECKING:  # dear to import, and few need it
     from opentelemetry.sdk.metrics.export import Gauge, Histogram, MetricsData, Sum
@@ -122,6 +121,8 @@ def metrics_data(found: Sequence[Family], began_ns: int, at_ns: int, *, version:
     """As the SDK would have gathered it: sums since `began_ns`, and what was at `at_ns`."""
     from opentelemetry.sdk.metrics.export import Metric, MetricsData, ResourceMetrics, ScopeMetrics
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+    from gateway.telemetry.resource import resource_of
 
     metrics = [
         Metric(name=each.name, description=each.meaning, unit=each.unit, data=_data(each, began_ns, at_ns))
