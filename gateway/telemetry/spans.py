@@ -37,7 +37,7 @@ class Span:
     attributes: Attributes
     is_error: bool = False
     span_id: int | None = None
-    """Planned beforehand; None leaves the choice to the SDK."""
+    """Planned beforehand; None leaves the choice to whoever sends it."""
     events: tuple[tuple[str, float], ...] = ()
     """Names and times."""
 
@@ -53,6 +53,14 @@ def spans_of(record: RequestRecord, *, latest_semconv: bool = False) -> list[Spa
     if record.settlement is not None:
         spans.append(_reconcile(record.settlement))
     return spans
+
+
+def count_of(record: RequestRecord) -> int:
+    """How many spans it has, before any is made."""
+    count = 1 + len(record.attempts)
+    for part in (record.routing, record.reservation, record.settlement):
+        count += part is not None
+    return count
 
 
 def _root(record: RequestRecord) -> Span:
@@ -209,7 +217,7 @@ def _put_usage(attributes: Attributes, attempt: AttemptRecord, *, latest_semconv
 
 
 def _put(attributes: Attributes, name: str, value: Value | None) -> None:
-    """Set what is known: an absent attribute says "unknown", a None would be refused by the SDK."""
+    """Set what is known: an absent attribute says "unknown", a None would be no value."""
     if value is not None:
         attributes[name] = value
 

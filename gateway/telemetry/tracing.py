@@ -1,12 +1,13 @@
-"""Traces: plans ids while a request runs, has its spans made once it is over.
+"""Traces: plans ids while a request runs, has its spans made and sent once it is over.
 
-On the way in a request costs a decision and two random numbers; `sending` and with it the OpenTelemetry SDK are not
-called before the end, and then only for sampled requests; where nothing is traced they are not even imported. The ids
-are planned at the start, so the span that a backend made meanwhile is already the child of the attempt that `report`
-makes later.
+On the way in a request costs a decision and two random numbers; afterwards an append, and that only for sampled ones.
+The ids are planned at the start, so the span that a backend made meanwhile is already the child of the attempt that
+`report` tells of later. Reads OpenTelemetry's variables; what happens to spans is the `outbox`'s business, which with
+the SDK's exporter is not even imported where nothing is traced.
 """
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Mapping
 from random import Random
@@ -109,31 +110,31 @@ class Tracing:
     def __init__(self, settings: TracingSettings | None, *, random: Random, version: str) -> None:
         self._random = random
         self._settings = settings
+        self.content_bytes = settings.content_bytes if settings is not None else None
+        """How much of what is asked and answered spans show; None for nothing."""
         if settings is None:
             return
-        from gateway.telemetry.sending import Sending  # 8 MiB, and not everybody traces
-
         self._sampler = Sampler(settings.sampling)
-        longest = MAX_CHARS if settings.content_bytes is None else GROWTH * settings.content_bytes
-        self._sending = Sending(
-            settings.endpoint,
-            random=random,
-            version=version,
-            most_chars=longest,  # Content was cut before: cut again, it would be no JSON any more.
-            max_queue_spans=settings.max_queue_spans,
-            max_batch_spans=settings.max_batch_spans,
-            interval_s=settings.interval_s,
-        )
+        # 8 MiB, and not everybody traces.
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-    @property
-    def content_bytes(self) -> int | None:
-        """How much of what is asked and answered spans show; None for nothing."""
-        return self._settings.content_bytes if self._settings is not None else None
+        from gateway.telemetry.outbox import Outbox
+
+        self._outbox = Outbox(
+            OTLPSpanExporter(endpoint=settings.endpoint),
+            functools.partial(spans_of, latest_semconv=settings.latest_semconv),
+            version=version,
+            new_span_id=self.child_span_id,
+            most=settings.max_queue_spans,
+            batch=settings.max_batch_spans,
+            interval_s=settings.interval_s,
+            longest=_longest(settings),
+        )
 
     @property
     def dropped(self) -> int:
         """Spans lost so far: refused because the queue was full, or not taken by the collector."""
-        return self._sending.lost if self._settings is not None else 0
+        return self._outbox.dropped if self._settings is not None else 0
 
     def begin(self, traceparent: bytes | None) -> TraceContext | None:
         """The request's place in a trace: the caller's, when its `traceparent` is valid, else a new one.
@@ -157,20 +158,22 @@ class Tracing:
         return format_traceparent(context, span_id)
 
     def report(self, record: RequestRecord) -> None:
-        """Make the request's spans and queue them for export. Does nothing for an unsampled request."""
-        context, settings = record.trace, self._settings
-        if context is None or not context.sampled or settings is None:
-            return
-        self._sending.send(context, spans_of(record, latest_semconv=settings.latest_semconv), record)
+        """Queue the request's spans for export. Does nothing for an unsampled request."""
+        if record.trace is not None and record.trace.sampled and self._settings is not None:
+            self._outbox.put(record)
 
     def shutdown(self, deadline_s: float = 2.0) -> None:
         """Send what is queued, but return within `deadline_s`: what a dead collector did not take by then is lost.
 
         Blocks; call it in a thread when the loop still runs. No other method may be called afterwards.
         """
-        if self._settings is None:
-            return
-        self._sending.shutdown(deadline_s)
+        if self._settings is not None:
+            self._outbox.close(deadline_s)
 
     def _new_id(self, bits: int) -> int:
         return self._random.getrandbits(bits) or 1  # 0 means "no id"
+
+
+def _longest(settings: TracingSettings) -> int:
+    """The longest attribute. Content was cut before: cut again, it would be no JSON any more."""
+    return MAX_CHARS if settings.content_bytes is None else GROWTH * settings.content_bytes
