@@ -36,14 +36,20 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     since: float | None = None
     """Inclusive."""
     before: float | None = None
+    after: int | None = None
+    """The number of a row; it is left out."""
+    up_to: int | None = None
 
     def where(self) -> tuple[str, list[object]]:
         """As SQL, and its values."""
+        at = "at" if self.after is None else "+at"  # Rows are looked up by their number then, for those are fewer.
         wanted = [
             ("tenant = ?", self.tenant),
             ("request_id = ?", self.request_id),
-            ("at >= ?", self.since),
-            ("at < ?", self.before),
+            (f"{at} >= ?", self.since),
+            (f"{at} < ?", self.before),
+            ("seq > ?", self.after),
+            ("seq <= ?", self.up_to),
         ]
         given = [(condition, value) for condition, value in wanted if value is not None]
         text = " WHERE " + " AND ".join(condition for condition, _ in given) if given else ""

@@ -8,7 +8,7 @@ after it is gone. Without Redis there is one part, this gateway's. Nothing here 
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -117,7 +117,7 @@ class Outlook:
         now = self._wall()
         self._look_at_decisions(now)
         try:
-            self._take(await anyio.to_thread.run_sync(self._read_ledger, self._row, now), now)
+            self._take(await anyio.to_thread.run_sync(self._read_ledger, self._row, dict(self._slots), now), now)
         except JournalUnusable as error:
             log.warning("outlook.ledger", reason=str(error))
         if self._others is not None:
@@ -226,27 +226,38 @@ class Outlook:
             newest = newest or record.request_id
             if record.request_id == self._seen:
                 break
+            if record.outcome != "ok" or not record.tenant:
+                continue
             for each in record.attempts:
-                if each.fault is None and each.ended is not None and record.outcome == "ok" and record.tenant:
-                    ttft_s = None if each.first_content_at is None else each.first_content_at - each.started
-                    success = Success(
-                        record.tenant,
-                        each.backend,
-                        min(now, record.wall_started + each.ended - record.started),
-                        round((each.ended - each.started) * 1000, 1),
-                        round(ttft_s * 1000, 1) if ttft_s is not None and record.stream else None,
-                    )
-                    found.setdefault((record.tenant, each.backend), success)
+                who = record.tenant, each.backend
+                if each.fault is not None or each.ended is None or who in found:
+                    continue  # The first that is found is the last good one.
+                ttft_s = None if each.first_content_at is None else each.first_content_at - each.started
+                found[who] = Success(
+                    record.tenant,
+                    each.backend,
+                    min(now, record.wall_started + each.ended - record.started),
+                    round((each.ended - each.started) * 1000, 1),
+                    round(ttft_s * 1000, 1) if ttft_s is not None and record.stream else None,
+                )
         self._seen = newest or self._seen
         self._successes.update(found)
 
-    def _read_ledger(self, after: int, now: float) -> "_Read":
-        """What is new in the ledger behind the row of that number. Blocks, so it runs in a thread; changes nothing."""
+    def _read_ledger(self, after: int, known: Mapping[int, bytes], now: float) -> "_Read":
+        """What is new in the ledger behind the row of that number, up to which the slots are known.
+
+        Blocks, so it runs in a thread; changes nothing.
+        """
         last = statement.last_row(self._ledger)
         changed = slots.changed(self._ledger, after=after, up_to=last, since=now - KEPT_S)
-        made = {number: slots.packed(slots.slot_of(self._ledger, number)) for number in changed}
+        made = {number: slots.packed(self._slot(number, known.get(number), after, last)) for number in changed}
         found = statement.successes(self._ledger, after, now - _KNOWN_S) if last > after else ()
         return _Read(last, made, [Success(*each) for each in found])
+
+    def _slot(self, number: int, known: bytes | None, after: int, last: int) -> slots.Slot:
+        if known is None:
+            return slots.slot_of(self._ledger, number, up_to=last)
+        return slots.together(slots.unpacked(known), slots.slot_of(self._ledger, number, after=after, up_to=last))
 
     def _take(self, read: "_Read", now: float) -> None:
         self._row = read.last

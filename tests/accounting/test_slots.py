@@ -42,7 +42,7 @@ def write(ledger: Path, *entries: LedgerEntry) -> None:
 def test_a_slot_has_its_rows_by_who_and_by_minute(ledger: Path) -> None:
     """What it is packed to is what it was; anything else is no slot."""
     write(ledger, ROWS[3])
-    slot = slots.slot_of(ledger, BEGIN // SLOT_S)
+    slot = slots.slot_of(ledger, BEGIN // SLOT_S, up_to=4)
     assert slot.sums == (
         Sum("acme", "assistant", "other", 0, 7, 5),
         Sum("acme", "assistant", "worker", 2, 10, 5),
@@ -68,6 +68,18 @@ def test_only_slots_with_new_rows_are_made_anew(ledger: Path) -> None:
         ("acme", "worker", BEGIN - 1.0),
         ("zeta", "worker", float(BEGIN + SLOT_S)),
     }
+
+
+def test_a_slot_grows_by_what_new_rows_come_to(ledger: Path) -> None:
+    """It is then what all of its rows come to at once, and rows that come later are in neither."""
+    number = BEGIN // SLOT_S
+    known = slots.slot_of(ledger, number, up_to=3)
+    for name, tenant in (("d", "acme"), ("e", "zeta"), ("later", "acme")):
+        write(ledger, entry(name, at=BEGIN + 70.0, tenant=tenant, cost_nano_usd=5))
+    write(ledger, *ROWS[3:])
+    new = slots.slot_of(ledger, number, after=3, up_to=5)
+    assert slots.together(known, new) == slots.slot_of(ledger, number, up_to=5)
+    assert sum(each.requests for each in new.sums) == 2
 
 
 def test_what_policies_used_lately_is_told_in_its_order(ledger: Path) -> None:
