@@ -23,13 +23,15 @@ _PARENT_IS_OURS: Final = b"\x85\x01" + struct.pack("<I", 0x100)
 _PARENT_IS_REMOTE: Final = b"\x85\x01" + struct.pack("<I", 0x300)
 _TIMES: Final = struct.Struct("<cQcQ")
 _TIME: Final = struct.Struct("<cQ")
-_DOUBLE: Final = struct.Struct("<cd")
+_DOUBLE: Final = struct.Struct("<d")
 _SINGLE: Final = frozenset(
     {semconv.REQUEST_ID, semconv.DECISION_ID, semconv.RESERVATION_ID, semconv.GEN_AI_RESPONSE_ID, semconv.USER_AGENT}
 )
 """Attributes whose texts hardly come again."""
 _LONGEST_KNOWN: Final = 128
 """Characters of a text that is worth being known, or texts of such a list."""
+_MOST_KNOWN: Final = 1024
+"""A number below is worth being known."""
 _NANO: Final = 1_000_000_000
 _BYTES: Final = tuple(bytes((number,)) for number in range(0x80))
 
@@ -106,36 +108,50 @@ def encoded(found: Sequence[Span], span_ids: Sequence[int], place: Place, *, lon
 
 def _attribute(name: str, value: Value, longest: int) -> bytes:
     if isinstance(value, str):
-        if len(value) <= _LONGEST_KNOWN and name not in _SINGLE:
+        if name not in _SINGLE and len(value) <= _LONGEST_KNOWN:
             return _known(name, value)
-        return _field(b"\x4a", _pair(name, _any(value[:longest])))
+        text = _utf8(value[:longest])
+        return _before_text(name, len(text)) + text
     if isinstance(value, bool):
         return _known(name, value)
-    if isinstance(value, int | float):
-        return _field(b"\x4a", _pair(name, _any(value)))
+    if isinstance(value, int):
+        return _known_number(name, value) if 0 <= value < _MOST_KNOWN else _attribute_of(name, value)
+    if isinstance(value, float):
+        return _before_double(name) + _DOUBLE.pack(value)
     texts = tuple([each[:longest] for each in value])
-    return _known(name, texts) if len(texts) <= _LONGEST_KNOWN else _field(b"\x4a", _pair(name, _any(texts)))
+    return _known(name, texts) if len(texts) <= _LONGEST_KNOWN else _attribute_of(name, texts)
+
+
+def _attribute_of(name: str, value: object) -> bytes:
+    return _field(b"\x4a", _pair(name, _any(value)))
+
+
+_known = functools.lru_cache(maxsize=4096)(_attribute_of)
+"""Of texts, lists of them, and booleans."""
+_known_number = functools.lru_cache(maxsize=4096)(_attribute_of)
+"""Of numbers, which a cache would take for booleans: it has 1 for True."""
 
 
 @functools.lru_cache(maxsize=4096)
-def _known(name: str, value: Value) -> bytes:
-    """An attribute. Only of texts, lists of them, and booleans: the cache would take a 1 for a 1.0."""
-    return _field(b"\x4a", _pair(name, _any(value)))
+def _before_text(name: str, length: int) -> bytes:
+    """An attribute as far as its text, which has so many bytes."""
+    whole = _attribute_of(name, "x" * length)
+    return whole[: len(whole) - length]
+
+
+@functools.lru_cache(maxsize=512)
+def _before_double(name: str) -> bytes:
+    return _attribute_of(name, 0.0)[: -_DOUBLE.size]
 
 
 @functools.lru_cache(maxsize=1024)
 def _named(name: str) -> bytes:
-    return _field(b"\x2a", name.encode("utf-8", "replace"))
+    return _field(b"\x2a", _utf8(name))
 
 
 def _pair(name: str, value: bytes) -> bytes:
     """A `KeyValue`."""
-    return _key(name) + _field(b"\x12", value)
-
-
-@functools.lru_cache(maxsize=512)
-def _key(name: str) -> bytes:
-    return _field(b"\x0a", name.encode())
+    return _field(b"\x0a", _utf8(name)) + _field(b"\x12", value)
 
 
 def _any(value: object) -> bytes:
@@ -145,16 +161,20 @@ def _any(value: object) -> bytes:
     if isinstance(value, int):
         return b"\x18" + _varint(value & 0xFFFF_FFFF_FFFF_FFFF)
     if isinstance(value, float):
-        return _DOUBLE.pack(b"\x21", value)
+        return b"\x21" + _DOUBLE.pack(value)
     if isinstance(value, Sequence) and not isinstance(value, str):
         return _field(b"\x2a", b"".join([_field(b"\x0a", _any(each)) for each in value]))
-    # A lone surrogate, which is no text to others, must not cost the whole batch.
-    return _field(b"\x0a", str(value).encode("utf-8", "replace"))
+    return _field(b"\x0a", _utf8(str(value)))
+
+
+def _utf8(text: str) -> bytes:
+    """Half a surrogate pair, which is no text to others, must not cost the whole batch."""
+    return text.encode("utf-8", "replace")
 
 
 def _field(tag: bytes, value: bytes) -> bytes:
     length = len(value)
-    return tag + (_BYTES[length] if length < len(_BYTES) else _varint(length)) + value
+    return tag + (_BYTES[length] if length < 0x80 else _varint(length)) + value  # noqa: PLR2004  # as in `_varint`
 
 
 def _varint(number: int) -> bytes:
