@@ -21,6 +21,7 @@ from litestar.exceptions import HTTPException
 
 from gateway import __version__
 from gateway.accounting.journal import Journal
+from gateway.admission.cells import Slab
 from gateway.admission.counting import REST_S, TokenCounter, check
 from gateway.admission.counting_pool import CountingPool
 from gateway.admission.fairness import Lobby
@@ -82,14 +83,15 @@ _REFUSALS = {
 log = structlog.get_logger()
 
 
-def create_app(settings: Settings, sources: Sources) -> Litestar:
+def create_app(settings: Settings, sources: Sources, slab: Slab | None = None) -> Litestar:
     """The gateway as an ASGI application; its state has the admin API's, `admin`.
 
-    Nothing is opened before the server starts it. Raises ConfigurationError.
+    Workers that serve together have their limits in `slab`. Nothing is opened before the server starts it. Raises
+    ConfigurationError.
     """
     source = random.Random(secrets.token_bytes(32))  # noqa: S311  # for ids and jitter: to differ, not to be secret
     process = f"{source.getrandbits(64):016x}"
-    stores = stores_of(settings, process)
+    stores = stores_of(settings, process, slab)
     desk = Desk(sources, stores.log, wall=time)
     directory = Directory(desk.now.book.keys, store=KeyStoreReader(settings.key_store))
     decisions = Decisions(time, most=settings.decisions.explained, age_s=settings.decisions.explained_s)
@@ -206,7 +208,7 @@ def create_app(settings: Settings, sources: Sources) -> Litestar:
             open_books(settings, stores, journal, recorder, stack)
             stack.push_async_callback(desk.aclose)
             await desk.begin()
-            counters.begin(desk.now.book)
+            counters.begin(desk.now.book, journal.reaped)
             stack.push_async_callback(seam.aclose)
             directory.refresh()
             stack.callback(directory.close)

@@ -21,11 +21,13 @@ from anyio.abc import TaskGroup
 from gateway.accounting import books, statement
 from gateway.accounting.journal import Journal
 from gateway.admission import fleet_size
+from gateway.admission.cells import Slab
 from gateway.admission.limits import Limiter
 from gateway.admission.memory import MemoryLimiter
 from gateway.admission.redis_limits import RedisLimiter
 from gateway.admission.redis_repeats import RedisRepeats
 from gateway.admission.repeats import MemoryRepeats, Repeats
+from gateway.admission.shared_limits import SharedLimiter
 from gateway.admission.slices import SlicedLimiter
 from gateway.admission.sqlite_limits import SqliteLimiter
 from gateway.admission.sqlite_repeats import SqliteRepeats
@@ -41,7 +43,7 @@ from gateway.control.store import LogStore, SqliteLog
 from gateway.domain.ledger import LedgerEntry
 from gateway.domain.store import RedisPlace
 from gateway.pipeline import bill
-from gateway.pipeline.beginnings import Beginning, begin_shares, beginnings
+from gateway.pipeline.beginnings import Beginning, Paid, begin_shares, beginnings
 from gateway.routing.shares import Key, Shares
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ _JOURNAL_CLOSE_S: Final = 3.0
 _LIMITS_OPEN_S: Final = 1.0
 """How long a start waits for the store of limits; without it the gateway serves its share."""
 _LIMITS_CLOSE_S: Final = 1.0
+_LOOK_S: Final = 1.0
 
 log = structlog.get_logger()
 
@@ -67,14 +70,20 @@ class Stores:
     questions: Questions | None = None
     remote: RedisLimiter | None = None
     shared: SqliteLimiter | None = None
+    """The file of limits, or of answers alone."""
+    memory: SharedLimiter | None = None
     shipper: "Shipper | None" = None
 
 
-def stores_of(settings: Settings, process: str) -> Stores:
-    """What the settings say; `process` names this run. Opens nothing."""
-    place, board = settings.limits, None
-    if settings.group is not None:
-        place, board = place or settings.group / "limits.sqlite", LocalBoard(settings.group / "board.sqlite")
+def stores_of(settings: Settings, process: str, slab: Slab | None) -> Stores:
+    """What the settings say; `process` names this run, `slab` is what workers share. Opens nothing."""
+    place, group = settings.limits, settings.group
+    board = None if group is None else LocalBoard(group / "board.sqlite")
+    if place is None and group is not None and slab is not None:
+        limits = SharedLimiter(slab, settings.worker, group / "limits.lock", lambda _now: time())
+        file = SqliteLimiter(group / "answers.sqlite", lambda _now: time())
+        repeats = SqliteRepeats(file, process=process)
+        return Stores(limits, repeats, SqliteLog(settings.control_log), board, board, shared=file, memory=limits)
     if place is None:
         return Stores(MemoryLimiter(lambda _now: time()), MemoryRepeats(), SqliteLog(settings.control_log))
     if isinstance(place, Path):
@@ -105,6 +114,9 @@ def open_books(settings: Settings, stores: Stores, journal: Journal, recorder: R
         stores.shared.open(anyio.current_time(), journal.name)
         stack.push_async_callback(stores.shared.close)
         _settle_reaped(stores.shared, journal.reaped)
+    if stores.memory is not None:
+        stores.memory.open()
+        stack.callback(stores.memory.close)
     recorder.start()
     stack.push_async_callback(anyio.to_thread.run_sync, recorder.close)
 
@@ -145,6 +157,8 @@ async def join_fleet(stores: Stores, journal: Path, ledger: str, tasks: TaskGrou
     """Begin to share limits and books with the other gateways, where there is a Redis to share them in."""
     if stores.shipper is not None:
         tasks.start_soon(stores.shipper.run, ledger)
+    if stores.memory is not None:
+        tasks.start_soon(_look_after, stores.memory)
     if stores.remote is not None:
         tasks.start_soon(stores.remote.run, ledger)
         tasks.start_soon(fleet_size.remember, fleet_size.beside(journal), stores.remote)
@@ -155,6 +169,12 @@ async def join_fleet(stores: Stores, journal: Path, ledger: str, tasks: TaskGrou
             log.warning("limits.store_away", why=stores.remote.trouble())
 
 
+async def _look_after(limiter: SharedLimiter) -> None:
+    while True:
+        await anyio.sleep(_LOOK_S)
+        limiter.sweep(anyio.current_time())
+
+
 class Counters:
     """Lets the counters of budgets and shares begin where the ledger says, before the first request meets them."""
 
@@ -163,26 +183,41 @@ class Counters:
         self._shares = shares
         self._own = settings.ledger
         # The first worker begins those of all, so that nobody is served while another's part is not told yet.
-        self._others = _ledgers(settings)[1:] if stores.shared is not None and settings.worker == 1 else []
+        self._others = list(enumerate(_ledgers(settings), 1))[1:] if settings.worker == 1 else []
         self._begun: dict[Path, set[str]] = {}
         self._begun_shares: set[Key] = set()
 
-    def begin(self, book: PolicyBook) -> None:
-        """Begin those of this book that have not begun."""
+    def begin(self, book: PolicyBook, reaped: Sequence[LedgerEntry] = ()) -> None:
+        """Begin those of this book that have not begun.
+
+        `reaped` is what a worker that was killed left, and this one has just written: budgets that its siblings began
+        do not know it.
+        """
         wall, now = time(), anyio.current_time()
+        if self._stores.memory is not None and reaped:
+            for begin in beginnings(book, partial(_paid, reaped), wall):
+                self._stores.memory.charge(begin.key, begin.used)
         begin_shares(book, partial(statement.used, self._own), self._shares, self._begun_shares, wall=wall, now=now)
         for begin in self._new(self._own, book, wall):
             self._stores.limiter.seed(begin.key, begin.used, begin.ends_at)
-        if self._stores.shared is None:
-            return
-        for ledger in self._others:
+        for number, ledger in self._others:
             if ledger.exists():
                 name = statement.name_of(ledger)
                 for begin in self._new(ledger, book, wall):
-                    self._stores.shared.seed(begin.key, begin.used, begin.ends_at, ledger=name)
+                    if self._stores.memory is not None:
+                        self._stores.memory.seed(begin.key, begin.used, begin.ends_at, worker=number)
+                    elif self._stores.shared is not None:
+                        self._stores.shared.seed(begin.key, begin.used, begin.ends_at, ledger=name)
 
     def _new(self, ledger: Path, book: PolicyBook, wall: float) -> Iterator[Beginning]:
         begun = self._begun.setdefault(ledger, set())
         for begin in beginnings(book, partial(statement.paid, ledger), wall, begun):
             begun.add(begin.key)
             yield begin
+
+
+def _paid(entries: Sequence[LedgerEntry], since: float, before: float) -> Iterator[Paid]:
+    """What tenants paid in that time, as `statement.paid` tells it of a ledger."""
+    for each in entries:
+        if since <= each.at < before and each.charge_nano_usd:
+            yield each.tenant, each.key, each.model, each.usage.total_tokens, each.charge_nano_usd

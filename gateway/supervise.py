@@ -31,6 +31,7 @@ import structlog
 
 from gateway import __version__
 from gateway.accounting.database import JournalUnusable
+from gateway.admission.cells import Slab
 from gateway.admission.limits import LimitsUnusable
 from gateway.api.turnstile import Loads, Turnstile
 from gateway.app import create_app
@@ -112,6 +113,7 @@ class _Group:
         self._admin_listener = admin_listener
         self._drain_s = drain_s
         self._loads = Loads(settings.workers)
+        self._limits = Slab(settings.workers)
         self._workers = [_Worker(number) for number in range(1, settings.workers + 1)]
         self._life = os.pipe()
         self._signals = socket.socketpair()
@@ -311,7 +313,7 @@ class _Group:
             os.close(tells)
 
         try:
-            app = create_app(settings, self._sources)
+            app = create_app(settings, self._sources, self._limits)
             turnstile = Turnstile(self._loads, number, self._listener)
             server = make_server(app, drain_s=self._drain_s, http=settings.http, turnstile=turnstile)
             run(app, server, self._listener, self._admin_listener if number == 1 else None, opened)

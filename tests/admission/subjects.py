@@ -8,9 +8,11 @@ from typing import Any, Protocol, TypeVar
 
 import uvloop
 
+from gateway.admission.cells import Slab
 from gateway.admission.limits import Answer, Dimension, Used
 from gateway.admission.memory import MemoryLimiter
 from gateway.admission.redis_limits import RedisLimiter
+from gateway.admission.shared_limits import SharedLimiter
 from gateway.admission.sqlite_limits import SqliteLimiter
 from gateway.domain.store import redis_place
 from tests.running.redis import redis_cluster, redis_server
@@ -74,6 +76,48 @@ class MemorySubject:
     def seed(self, key: str, used: int, ends_at: float) -> None:
         """Begin a budget."""
         self._limiter.seed(key, used, ends_at)
+
+
+class SharedSubject:
+    """The limiters of two workers, each of whom has some of the reservations."""
+
+    def __init__(self, folder: Path) -> None:
+        self._lock = folder / "lock"
+        self.again()
+
+    def again(self) -> None:
+        """New workers."""
+        memory = Slab(2)
+        self._limiters = [SharedLimiter(memory, worker, self._lock) for worker in (1, 2)]
+
+    def reserve(self, reservation: str, dimensions: Sequence[Dimension], now: float, ttl_s: float) -> Answer:
+        """As the limiter answers."""
+        for limiter in self._limiters:
+            limiter.sweep(now)
+        answers: list[Answer] = []
+        self._of(reservation).reserve(reservation, dimensions, now, ttl_s, answers.append)
+        (answer,) = answers
+        return answer
+
+    def renew(self, reservation: str, now: float, ttl_s: float) -> None:
+        """Move the end of the lease."""
+        self._of(reservation).renew(reservation, now, ttl_s)
+
+    def grow(self, reservation: str, more: Used, now: float) -> None:
+        """Charge more."""
+        self._of(reservation).grow(reservation, more, now)
+
+    def settle(self, reservation: str, used: Used, now: float, dimensions: Sequence[Dimension] | None = None) -> None:
+        """Close the reservation."""
+        self._of(reservation).settle(reservation, used, now, dimensions)
+
+    def seed(self, key: str, used: int, ends_at: float) -> None:
+        """Begin a budget. The reference knows one ledger, whose part is in every budget that has begun."""
+        if self._limiters[0]._cells.find(key) is None:
+            self._of(key).seed(key, used, ends_at)
+
+    def _of(self, name: str) -> SharedLimiter:
+        return self._limiters[ord(name[-1]) % 2]
 
 
 class RedisSubject:
@@ -203,6 +247,9 @@ def subject(kind: str, folder: Path) -> Iterator[Subject]:
     with ExitStack() as stack:
         if kind == "memory":
             yield MemorySubject()
+            return
+        if kind == "shared":
+            yield SharedSubject(folder)
             return
         if kind == "sqlite":
             file = SqliteSubject(folder / "limits.sqlite")

@@ -29,7 +29,7 @@ commands = st.lists(
 )
 
 
-@pytest.fixture(scope="module", params=["memory", "sqlite", "redis", "cluster"])
+@pytest.fixture(scope="module", params=["memory", "shared", "sqlite", "redis", "cluster"])
 def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subject]:
     """A store of each kind, for all examples."""
     folder: Path = tmp_path_factory.mktemp(request.param)
