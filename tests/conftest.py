@@ -1,9 +1,12 @@
 """What every test can ask for."""
 
 from collections.abc import AsyncIterator
+from functools import cache
 from itertools import zip_longest
 
+import httpx
 import pytest
+from httpx._transports import default as transports
 from hypothesis import settings
 
 from tests.backends.openai_backend import openai_backend
@@ -37,8 +40,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Tell it to all that start gateways."""
+    """Tell it to all that start gateways; and let clients share what TLS needs."""
     gateway.HTTP = config.getoption("--http")
+    # Each client would read the certificates of all the world anew, for 17 ms, longer than most tests take.
+    transports.create_ssl_context = cache(httpx.create_ssl_context)  # type: ignore[attr-defined]  # its own name
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
