@@ -1,6 +1,7 @@
 """The file of recorded decisions: `Recorder` writes it in a thread of its own, `recorded` reads it beside that.
 
-    event loop:  note(record) ──deque──▶ writer thread, every 2 s:  features · pack · a row for each batch · forget
+    event loop:  note(record) ──deque──▶ writer thread, every 256:  features
+                                                        every 2 s:  pack · a row for each batch · forget
 
 A row holds up to `BATCH` requests as compressed MessagePack: written with one statement, and a million of them are read
 within seconds. The file is for looking back only. What cannot be written, or comes while too many wait, is counted and
@@ -31,11 +32,13 @@ BATCH: Final = 1_000
 EVERY_S: Final = 2.0
 FORGET_EVERY_S: Final = 60.0
 MOST_WAITING: Final = 20_000
-"""Requests that may wait for the writer; some 40 MB."""
+"""Requests that may wait for the writer, or to be written; some 40 MB."""
 FORMAT: Final = 1
 """SQLite's `user_version` of the file. One of another version is begun anew: nothing else depends on it."""
-_TURN: Final = 64
-"""Requests, a fraction of a millisecond's work, after which the interpreter is offered to others."""
+_TURN: Final = 256
+"""Requests, a fraction of a millisecond's work, that are taken at once. A record that was just made is read from the
+processor's cache; seconds later it comes from memory, and costs three times as much.
+"""
 _WAIT_S: Final = 1.0
 _CLOSE_S: Final = 3.0
 _LEVEL: Final = 1
@@ -66,6 +69,7 @@ class Recorder:
         "_most",
         "_path",
         "_room",
+        "_taken",
         "_thread",
         "_waiting",
         "_wake",
@@ -80,6 +84,8 @@ class Recorder:
         self._age_s = age_s
         self._wall = wall
         self._waiting: deque[RequestRecord] = deque()
+        self._taken: list[Features] = []
+        """What is to be written; the writer's own."""
         self._wake = threading.Event()
         self._asked: deque[threading.Event] = deque()
         """Of those who wait until all that was noted is in the file."""
@@ -99,8 +105,11 @@ class Recorder:
 
     def note(self, record: RequestRecord) -> None:
         """Keep a finished request. Never blocks, costs one append."""
-        if len(self._waiting) < self._room:
+        waiting = len(self._waiting)
+        if waiting < self._room:
             self._waiting.append(record)
+            if waiting % _TURN == _TURN - 1:
+                self._wake.set()
         elif self._most:
             self.lost += 1
 
@@ -125,33 +134,33 @@ class Recorder:
 
     def _run(self) -> None:
         is_over = False
+        write_at = time.monotonic() + EVERY_S
         while not is_over:
-            self._wake.wait(EVERY_S)
+            self._wake.wait(max(0.0, write_at - time.monotonic()))
             self._wake.clear()
             is_over = self._is_ending
             asked = [self._asked.popleft() for _ in range(len(self._asked))]
-            rows = list(self._rows())
-            if rows:
-                self._write(rows)
+            self._take()
+            if is_over or asked or time.monotonic() >= write_at or len(self._taken) >= MOST_WAITING:
+                self._write_taken()
+                write_at = time.monotonic() + EVERY_S
             for each in asked:
                 each.set()
 
-    def _rows(self) -> Iterator[_Row]:
-        """All that waits by now. What comes meanwhile has its turn: else it would be taken in ever smaller batches."""
-        left = len(self._waiting)
-        while left:
-            taken = min(left, BATCH)
-            left -= taken
-            if batch := list(self._taken(taken)):
-                yield max(each.at for each in batch), len(batch), zlib.compress(_packing.encode(batch), _LEVEL)
-
-    def _taken(self, most: int) -> Iterator[Features]:
-        for taken in range(most):
-            if taken % _TURN == 0:
-                time.sleep(0)  # The event loop's turn: it would wait 5 ms for a thread that only computes.
+    def _take(self) -> None:
+        """All that waits by now. What comes meanwhile has its turn: else it would be taken in ever smaller parts."""
+        for taken in range(len(self._waiting)):
+            if taken % _TURN == _TURN - 1:
+                time.sleep(0)  # The event loop's turn: it would wait for a thread that only computes.
             features = features_of(self._waiting.popleft())
             if features is not None:
-                yield features
+                self._taken.append(features)
+
+    def _write_taken(self) -> None:
+        taken, self._taken = self._taken, []
+        batches = [taken[begin : begin + BATCH] for begin in range(0, len(taken), BATCH)]
+        if batches:
+            self._write([(max(each.at for each in batch), len(batch), _packed(batch)) for batch in batches])
 
     def _write(self, rows: list[_Row]) -> None:
         try:
@@ -170,6 +179,10 @@ class Recorder:
                 log.warning("decisions.failed", path=str(self._path), reason=str(error))
         else:
             self._is_failing = False
+
+
+def _packed(batch: list[Features]) -> bytes:
+    return zlib.compress(_packing.encode(batch), _LEVEL)
 
 
 def recorded(path: Path, *, since: float = 0.0) -> Iterator[list[Features]]:
