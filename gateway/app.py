@@ -3,6 +3,7 @@
 import os
 import random
 import secrets
+import select
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -102,7 +103,7 @@ def create_app(settings: Settings, sources: Sources, slab: Slab | None = None) -
     metrics = Metrics(tenants=settings.told_tenants)
     counter = TokenCounter()
     journal = Journal(settings.ledger)
-    writer = LogWriter(sys.stderr.buffer)
+    writer = LogWriter(sys.stderr.buffer, whole_bytes=None if settings.group is None else select.PIPE_BUF)
     tracer = Tracing(settings.tracing, random=source, version=__version__)
     seam = Seam(Transport())
     fleet = Fleet({}, draw=source.random)

@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 import anyio
 import uvicorn
@@ -188,6 +189,18 @@ class _Server(uvicorn.Server):
             driver.shutdown()
 
 
+class _Connections(set[Any]):
+    """uvicorn's connections, of which the other workers hear when one has left."""
+
+    def __init__(self, left: Callable[[], None]) -> None:
+        super().__init__()
+        self._left = left
+
+    def discard(self, connection: object) -> None:
+        super().discard(connection)
+        self._left()
+
+
 class _WorkerServer(_Server):
     """The server of a worker, which shares its listener with others."""
 
@@ -198,6 +211,7 @@ class _WorkerServer(_Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         del sockets  # The turnstile has it.
         await super().startup(sockets=[])
+        self.server_state.connections = _Connections(self._turnstile.note)
         self._turnstile.open(self._protocol, lambda: len(self.server_state.connections))
 
     async def on_tick(self, counter: int) -> bool:

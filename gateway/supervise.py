@@ -50,8 +50,7 @@ _LOOK_S: Final = 1.0
 _CLOSE_S: Final = 15.0
 """What a worker may take beyond the time for running requests, until its books are closed."""
 _LONGEST_FOLDER: Final = 80
-"""Bytes: the name of a socket in it has to fit into 108."""
-_PREFIX: Final = ".workers-"
+"""Bytes, without what makes it the only one of that name: that of a socket in it has to fit into 108."""
 _READY: Final = b"\0"
 _STOPS: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -164,6 +163,7 @@ class _Group:
                         )
         if self._stops == 0:
             log.info("gateway.started", version=__version__, workers=len(self._workers))
+            _clear_up(self._settings)
 
     def _turn(self) -> None:
         """Wait for what comes next, and do what it asks for."""
@@ -333,12 +333,20 @@ def _heed(_signal: int, _frame: FrameType | None) -> None:
     """Signals are read from the wakeup descriptor."""
 
 
+def _clear_up(settings: Settings) -> None:
+    """Remove what parents that were killed have left. The ledgers are ours, so theirs are not there any more."""
+    for left in settings.store.parent.glob(f".{settings.store.name}-workers-*"):
+        if left != settings.group:
+            shutil.rmtree(left, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def _folder(store: Path) -> Iterator[Path]:
     """The workers' own, beside the ledger if its name is not too long for sockets; gone with them."""
     store.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    beside = store.parent if len(os.fsencode(store.parent)) <= _LONGEST_FOLDER else None
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=beside))
+    prefix = f".{store.name}-workers-"
+    beside = store.parent if len(os.fsencode(store.parent / prefix)) <= _LONGEST_FOLDER else None
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=beside))
     try:
         yield folder
     finally:

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from types import TracebackType
 from typing import Any, BinaryIO, Final
 
@@ -36,11 +36,20 @@ _encode = msgspec.json.Encoder().encode
 class LogWriter:
     """Takes events from any thread, writes them as JSON lines from its own. Made, started and closed by the app.
 
-    `stream` is written to by this writer alone. Events put before `start` wait in the queue.
+    Of its process, this writer alone writes to `stream`. Events put before `start` wait in the queue.
     """
 
-    def __init__(self, stream: BinaryIO, *, capacity: int = 16_384, interval_s: float = 0.05) -> None:
+    def __init__(
+        self,
+        stream: BinaryIO,
+        *,
+        capacity: int = 16_384,
+        interval_s: float = 0.05,
+        whole_bytes: int | None = None,
+    ) -> None:
+        """`whole_bytes` is what one write may have where other processes write too, so that no line is torn."""
         self._stream = stream
+        self._whole_bytes = whole_bytes
         self._capacity = capacity
         self._interval_s = interval_s
         self._queue: deque[RequestRecord | dict[str, Any]] = deque()
@@ -93,10 +102,25 @@ class LogWriter:
                 lines.append(_line(_event("warning", "log.dropped", lines=dropped - self._told)))
                 self._told = dropped
             try:
-                self._stream.write(b"".join(lines))
-                self._stream.flush()
+                for part in _parts(lines, self._whole_bytes):
+                    self._stream.write(part)
+                    self._stream.flush()
             except (OSError, ValueError):  # broken pipe, full disk; ValueError: the stream was closed under us
                 self.dropped += len(lines)
+
+
+def _parts(lines: Sequence[bytes], most: int | None) -> Iterator[bytes]:
+    """The lines together, or in parts of so many bytes at most, each of whole lines; a longer line is one by itself."""
+    if most is None:
+        yield b"".join(lines)
+        return
+    part = b""
+    for line in lines:
+        if part and len(part) + len(line) > most:
+            yield part
+            part = b""
+        part += line
+    yield part
 
 
 class DirectWriter:

@@ -88,6 +88,12 @@ def test_a_message_begins_by_forgetting_what_the_edge_has_kept() -> None:
     }  # fmt: skip
 
 
+def test_a_connection_that_is_lost_leaves_the_servers_set() -> None:
+    """A worker tells the others then that it has one less."""
+    assert "self.connections.discard(self)" in inspect.getsource(HttpToolsProtocol.connection_lost)
+    assert "server_state.connections" in inspect.getsource(HttpToolsProtocol.__init__)
+
+
 def test_the_server_asks_of_a_connection_only_to_shut_down() -> None:
     source = inspect.getsource(uvicorn.server.Server.shutdown)
     assert "connection.shutdown()" in source

@@ -1,5 +1,6 @@
 """What a process is told when it starts, and how secrets are resolved."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -178,3 +179,19 @@ def test_how_much_of_decisions_is_kept_comes_from_the_environment() -> None:
     assert read(told).decisions == Kept(most=0, days=30, explained=20_000, explained_hours=24)
     with pytest.raises(SettingsError, match="GATEWAY_DECISIONS_DAYS"):
         read(told | {"GATEWAY_DECISIONS_DAYS": "a week"})
+
+
+@pytest.mark.parametrize("workers", [0, -1, 65])
+def test_there_is_at_least_one_worker_and_no_crowd(workers: int) -> None:
+    with pytest.raises(SettingsError, match=f"{workers} workers are not between 1 and 64"):
+        read({"GATEWAY_STORE": "sqlite:///tmp/g.sqlite"}, workers=workers)
+
+
+def test_each_worker_has_files_of_its_own_but_for_what_all_share() -> None:
+    """The first one's have the names that those of a gateway alone have."""
+    told = read({"GATEWAY_STORE": "sqlite:///tmp/g.sqlite"}, workers=3)
+    second = replace(told, worker=2)
+    assert (told.ledger, told.decisions_file.name) == (told.store, "g-decisions.sqlite")
+    assert (second.ledger.name, second.decisions_file.name) == ("g-worker2.sqlite", "g-decisions-worker2.sqlite")
+    assert second.control_copy.name == "g-control-copy-worker2.sqlite"
+    assert (second.key_store, second.control_log) == (told.key_store, told.control_log)

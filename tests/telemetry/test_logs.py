@@ -4,7 +4,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import pytest
@@ -219,6 +219,26 @@ def test_a_full_queue_drops_new_lines_and_says_how_many(stream: io.BytesIO) -> N
     told = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert [line["event"] for line in told] == ["0", "1", "2", "log.dropped"]
     assert told[-1]["lines"] == writer.dropped == 2
+
+
+def test_what_others_write_too_is_written_in_parts_that_no_pipe_tears() -> None:
+    """Whole lines, as many as fit; a longer one is by itself."""
+
+    class Pipe(io.BytesIO):
+        parts: ClassVar[list[bytes]] = []
+
+        def write(self, part: Any, /) -> int:
+            self.parts.append(part)
+            return len(part)
+
+    stream = Pipe()
+    writer = LogWriter(stream, whole_bytes=100)
+    for event in ("a" * 30, "b" * 30, "c" * 30, "d" * 200, "e"):
+        writer.put({"event": event})
+    writer.close()
+    assert [[json.loads(line)["event"][0] for line in part.splitlines()] for part in stream.parts] == [
+        ["a", "b"], ["c"], ["d"], ["e"]
+    ]  # fmt: skip
 
 
 def test_the_writers_own_thread_writes_without_being_closed() -> None:
