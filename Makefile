@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SECONDS ?= 1800
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check chaos matrix limits kills attacks audit overload soak trace chart format bench schema lock clean
+.PHONY: help demo test check chaos matrix limits kills attacks audit overload soak trace chart format bench profile schema lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -45,6 +45,9 @@ format: $(VENV)/.dev  ## rewrite the sources as `check` wants them
 
 bench: $(VENV)/.dev  ## CPU per request against nginx and others, memory, start, tracing, Redis
 	$(BIN)/python -m tests.bench
+
+profile: $(VENV)/.dev  ## where a request's microseconds go in the gateway, by layer
+	$(BIN)/python -m tests.bench.layers
 
 attacks: $(VENV)/.dev  ## what someone who wishes us harm sends, one table: row, inputs, harm done
 	$(BIN)/python -m tests.attacks

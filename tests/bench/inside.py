@@ -16,9 +16,9 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast, get_args
 
 import uvicorn
 import uvloop
@@ -32,7 +32,7 @@ from gateway.config import policies, settings
 from gateway.domain.tenant import ApiKey
 from tests.bench.load import Address, request_bytes
 from tests.bench.processes import CONFIGURATION
-from tests.bench.upstream import PLAIN
+from tests.bench.upstream import BURST, PIECES, PLAIN
 
 PROMPT_BYTES: Final = 1200
 _KEY: Final = mint(bytes(range(32)))
@@ -40,6 +40,14 @@ _ROUNDS: Final = 60
 _REQUESTS: Final = 320
 _PORT: Final = 65_000
 """Nothing is ever sent there."""
+Kind = Literal["plain", "burst", "paced"]
+"""What a chat is answered with: JSON, a stream in one piece, or a stream whose pieces come one after another."""
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+_REQUEST: Final = {
+    kind: request_bytes(Address(port=_PORT, key=_KEY), kind=kind, prompt_bytes=PROMPT_BYTES) for kind in KINDS
+}
+_LAST: Final = b"0\r\n\r\n"
+"""The end of a stream."""
 
 
 class Ask:
@@ -51,29 +59,41 @@ class Ask:
 
     async def small_chats(self, requests: int, *, connections: int) -> None:
         """So many small chats, one after another on each connection."""
+        await self.chats("plain", requests, connections=connections)
+
+    async def chats(self, kind: Kind, requests: int, *, connections: int) -> None:
+        """So many chats of that kind, each connection's one after another. Raises AssertionError."""
+        connections = min(connections, requests)
         while len(self._clients) < connections:
             self._clients.append(_Client(self._connect))
         share, rest = divmod(requests, connections)
-        waits = [client.work(share + (number < rest)) for number, client in enumerate(self._clients[:connections])]
+        clients = self._clients[:connections]
+        waits = [client.work(kind, share + (number < rest)) for number, client in enumerate(clients)]
         await asyncio.gather(*waits)
 
 
 class _Client:
     def __init__(self, connect: Callable[[asyncio.Transport], asyncio.Protocol]) -> None:
         self._protocol = connect(_Pipe(self._answered))
-        self._request = request_bytes(Address(port=_PORT, key=_KEY), kind="plain", prompt_bytes=PROMPT_BYTES)
         self._loop = asyncio.get_running_loop()
         self._left = 0
 
-    def work(self, requests: int) -> asyncio.Future[None]:
+    def work(self, kind: Kind, requests: int) -> asyncio.Future[None]:
+        self._request = _REQUEST[kind]
+        self._is_stream = kind != "plain"
         self._left = requests
         self._done = self._loop.create_future()
         self._loop.call_soon(self._protocol.data_received, self._request)
         return self._done
 
     def _answered(self, data: bytes) -> None:
-        if not data.startswith(b"HTTP/1.1 200 "):
+        if self._is_stream and not data.startswith(b"HTTP/1.1"):
+            if not data.endswith(_LAST):
+                return
+        elif not data.startswith(b"HTTP/1.1 200 "):
             self._done.set_exception(AssertionError(data.decode()))
+            return
+        elif self._is_stream and not data.endswith(_LAST):
             return
         self._left -= 1
         if self._left:
@@ -114,8 +134,19 @@ class _Loop(uvloop.Loop):
     async def create_connection(self, protocol_factory: Any, *_place: Any, **_options: Any) -> Any:
         protocol = protocol_factory()
 
-        def answer(_request: bytes) -> None:
-            self.call_soon(protocol.data_received, PLAIN)
+        def answer(request: bytes) -> None:
+            if b'-plain"' in request:
+                self.call_soon(protocol.data_received, PLAIN)
+            elif b'-burst"' in request:
+                self.call_soon(protocol.data_received, BURST)
+            else:
+                send(iter(PIECES))
+
+        def send(pieces: Iterator[bytes]) -> None:
+            piece = next(pieces, None)
+            if piece is not None:
+                protocol.data_received(piece)
+                self.call_soon(send, pieces)
 
         transport = _Pipe(answer)
         protocol.connection_made(transport)

@@ -109,6 +109,8 @@ _STREAM_TAIL = (
     _event(_choice({}, "stop")) + _event([], usage=_USAGE) + _framed(b"data: [DONE]\n\n") + b"0\r\n\r\n"
 )  # The last write of a stream goes out with its last chunk.
 _PACED = [*_STREAM_CHUNKS[:-1], _STREAM_CHUNKS[-1] + _STREAM_TAIL]
+PIECES = [_STREAM_HEAD, *_PACED]
+"""A stream in the pieces in which a model's pace brings it."""
 BURST = _STREAM_HEAD + b"".join(_STREAM_CHUNKS) + _STREAM_TAIL
 _ASKED_BEFORE = frozenset(
     {b"/health", b"/v1/models", b"/get_server_info", b"/server_info", b"/get_model_info", b"/model_info"}
