@@ -93,6 +93,7 @@ def _collect_rarely() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_GC_ALLOCATIONS, 50, 100)
+    gc.enable()
 
 
 def make_server(

@@ -129,6 +129,7 @@ class _Group:
         for number in (*_STOPS, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, _heed)
         gc.collect()
+        gc.enable()
         gc.freeze()  # What is here by now is shared by all, as long as nobody's collector touches it.
         try:
             self._start_all()

@@ -254,7 +254,7 @@ def serve(
     if patience is not None:
         full = {name if "." in name else f"gateway.api.stream.{name}": value for name, value in patience.items()}
         changes = "".join(f"import {name.rpartition('.')[0]}\n{name} = {value}\n" for name, value in full.items())
-        begin = ["-c", f"{changes}from gateway.__main__ import main\nraise SystemExit(main())"]
+        begin = ["-c", f"import gc\ngc.disable()\n{changes}from gateway.__main__ import main\nraise SystemExit(main())"]
     with stderr.open("ab") as file:
         return subprocess.Popen(
             [sys.executable, *begin, "serve", "--http", HTTP, *map(str, arguments)],
