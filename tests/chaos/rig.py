@@ -243,11 +243,14 @@ async def rig(
             "Transport": functools.partial(
                 Transport, connections_per_backend=connections, resolver=resolver, ssl_context=ssl_context
             ),
-            "MemoryLimiter": _Limiter,
             "TokenCounter": counter,
         }
         # The composition root has no arguments for these: nobody but a test brings its own network and authorities.
-        with patch.multiple("gateway.app", **made), contextlib.redirect_stderr(io.TextIOWrapper(log)) as stderr:
+        with (
+            patch.multiple("gateway.app", **made),
+            patch("gateway.stores.MemoryLimiter", _Limiter),
+            contextlib.redirect_stderr(io.TextIOWrapper(log)) as stderr,
+        ):
             app = create_app(settings, policies.read([folder / "gateway.yaml"]))
         stack.enter_context(_own_logging())
         problems: list[str] = []
