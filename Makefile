@@ -2,11 +2,13 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+COMPILED := build/compiled
+CODE   := gateway workers tests policies deploy docs requirements .ci
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SECONDS ?= 1800
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check chaos matrix limits kills attacks audit overload soak trace chart format bench profile schema lock clean
+.PHONY: help demo test check compiled chaos matrix limits kills attacks audit overload soak trace chart format bench profile schema lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -14,9 +16,10 @@ help:  ## list the targets
 demo: $(VENV)/.worker  ## worker and gateway on this machine, with a ready key (Ctrl-C stops both)
 	@exec $(BIN)/gateway demo
 
-test: $(VENV)/.dev  ## every test, in parallel
+test: $(COMPILED)/.done  ## every test, in parallel; those of the hot path compiled, too, and without the edge
 	$(BIN)/pytest -q
-	$(BIN)/pytest -q tests/api --http asgi
+	cd $(COMPILED) && $(CURDIR)/$(BIN)/python -m pytest -q tests/pipeline tests/contract tests/accounting
+	cd $(COMPILED) && $(CURDIR)/$(BIN)/python -m pytest -q tests/api --http asgi
 	$(BIN)/python -m tests.bench.gate
 
 check: $(VENV)/.dev  ## format, lint, types, import contracts, schema freshness
@@ -43,8 +46,10 @@ format: $(VENV)/.dev  ## rewrite the sources as `check` wants them
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.dev  ## CPU per request against nginx and others, memory, start, tracing, Redis
-	$(BIN)/python -m tests.bench
+bench: $(COMPILED)/.done  ## CPU per request of the compiled gateway against nginx, one table
+	cd $(COMPILED) && $(CURDIR)/$(BIN)/python -m tests.bench
+
+compiled: $(COMPILED)/.done  ## the same sources with their hot modules compiled, in build/compiled (needs a C compiler)
 
 profile: $(VENV)/.dev  ## where a request's microseconds go in the gateway, by layer
 	$(BIN)/python -m tests.bench.layers
@@ -73,6 +78,7 @@ schema: $(VENV)/.dev  ## rewrite policies/policy.schema.json
 
 lock:  ## resolve the dependencies anew (needs uv); no index address is written
 	uv pip compile --quiet --universal --no-strip-extras --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header requirements/build.in -o requirements/build.txt
+	uv pip compile --quiet --universal --no-strip-extras --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header requirements/compiler.in -o requirements/compiler.txt
 	uv pip compile --quiet --universal --no-strip-extras --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header requirements/audit.in -o requirements/audit.txt
 	uv pip compile --quiet --universal --no-strip-extras --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header pyproject.toml -o requirements/base.txt
 	uv pip compile --quiet --universal --no-strip-extras --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header pyproject.toml --extra aws --extra azure --extra google --extra oci -o requirements/clouds.txt
@@ -90,6 +96,16 @@ $(VENV)/.worker: requirements/worker.txt requirements/build.txt pyproject.toml |
 	@echo "installing the locked dependencies into $(VENV) (about a minute the first time)"
 	$(PIP) install --require-hashes --only-binary :all: -r requirements/build.txt -r requirements/worker.txt
 	$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# Apart from the sources: a compiled module would be imported in place of a source that was changed after it.
+$(COMPILED)/.done: $(VENV)/.dev setup.py pyproject.toml $(shell find $(CODE) -type f -not -path '*/node_modules/*' -not -name '*.pyc')
+	@echo "compiling the hot modules into $(COMPILED) (about a minute)"
+	@mkdir -p $(COMPILED) && find $(COMPILED) -mindepth 1 -maxdepth 1 -not -name .mypy_cache -exec rm -rf {} +
+	@tar -c --exclude __pycache__ --exclude node_modules $(CODE) Makefile setup.py *.toml *.md | tar -x -C $(COMPILED)
+	@if [ -d tests/contract/node/node_modules ]; then ln -s $(CURDIR)/tests/contract/node/node_modules $(COMPILED)/tests/contract/node/; fi
+	@cd $(COMPILED) && GATEWAY_COMPILED=1 $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace --parallel 2 > build.log 2>&1 \
+	|| { grep -i error build.log || tail -20 build.log; exit 1; }
 	@touch $@
 
 $(VENV)-audit/.done: requirements/audit.txt

@@ -12,14 +12,17 @@ RUN case "$BASE" in *@sha256:*) ;; *) echo "BASE=$BASE is not pinned: add its @s
 # `clouds` brings the credentials of AWS, Azure, Google and Oracle along; `base` is enough for API keys.
 ARG REQUIREMENTS=clouds
 WORKDIR /src
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 COPY requirements/ requirements/
 RUN python -m venv /opt/llm-gateway \
  && /opt/llm-gateway/bin/pip install --no-cache-dir --require-hashes --only-binary :all: \
-      -r requirements/build.txt -r "requirements/$REQUIREMENTS.txt"
-COPY pyproject.toml README.md ./
+      -r requirements/compiler.txt -r "requirements/$REQUIREMENTS.txt"
+COPY pyproject.toml setup.py README.md ./
 COPY gateway/ gateway/
-RUN /opt/llm-gateway/bin/pip install --no-cache-dir --no-deps --no-build-isolation . \
- && /opt/llm-gateway/bin/pip uninstall --yes setuptools pip
+# The hot modules are compiled, from the same sources. What compiles them stays in this stage.
+RUN GATEWAY_COMPILED=1 /opt/llm-gateway/bin/pip install --no-cache-dir --no-deps --no-build-isolation . \
+ && /opt/llm-gateway/bin/pip uninstall --yes \
+      ast-serialize librt mypy mypy-extensions pathspec setuptools types-pyyaml pip
 
 FROM ${BASE}
 ARG VERSION=unknown

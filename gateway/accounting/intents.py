@@ -33,7 +33,7 @@ SUFFIX: Final = ".intents"
 """The file's name is the ledger's with this behind it."""
 _MAGIC: Final = b"gateway intents 1\n"
 _SLOT: Final = 1024
-_FIRST_SLOTS: Final = 1024
+_FIRST_SLOTS = 1024
 _HEAD: Final = struct.Struct("<QQII")
 _NUMBERS: Final = struct.Struct("<QQI")
 _SIZE: Final = struct.Struct("<I")

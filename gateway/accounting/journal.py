@@ -92,7 +92,7 @@ class Journal:
         self._closing = threading.Event()
         self._give_up_at = math.inf  # time.monotonic
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
+        self._writer: threading.Thread | None = None
         self._is_running = False  # asking the thread itself takes a lock, on every request
         self._lock: int | None = None
         self._intents = Intents(path.with_name(path.name + SUFFIX))
@@ -104,7 +104,7 @@ class Journal:
         """Transactions committed since `open`."""
 
     def __repr__(self) -> str:
-        state = "healthy" if self.healthy else "failing" if self._thread is not None else "closed"
+        state = "healthy" if self.healthy else "failing" if self._writer is not None else "closed"
         return f"Journal({self._path}, {self.queued} queued, {state})"
 
     @property
@@ -142,9 +142,9 @@ class Journal:
             self._release()
             raise
         # A daemon: a disk that hangs for ever must not keep the process from ending after `close` gave up.
-        self._thread = threading.Thread(target=self._run, args=(connection,), name="journal", daemon=True)
+        self._writer = threading.Thread(target=self._run, args=(connection,), name="journal", daemon=True)
         self._is_running = True
-        self._thread.start()
+        self._writer.start()
 
     def intend(self, intent: Intent, *, after: tuple[int, Usage] | None = None) -> None:
         """Note an attempt that is about to be sent; `after` is the one that failed before it, and what it has used.
@@ -198,7 +198,7 @@ class Journal:
 
         What is given up is logged as `journal.lost`. Does nothing when the journal is not open.
         """
-        thread = self._thread
+        thread = self._writer
         if thread is None:
             return
         self._give_up_at = time.monotonic() + deadline_s
@@ -208,7 +208,7 @@ class Journal:
         await anyio.to_thread.run_sync(thread.join, deadline_s + _LAST_TRY_S)
         if self.queued:
             _log.error("journal.lost", path=str(self._path), rows=self.queued)
-        self._thread = None
+        self._writer = None
         if not thread.is_alive():  # else the disk hangs, and no second writer may meet this one when it wakes
             self._release()
 

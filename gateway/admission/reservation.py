@@ -19,6 +19,7 @@ from gateway.domain.limits import BACKEND_BURST_S, BURST_S, NO_LIMITS, Budget, L
 from gateway.domain.periods import Per, period_at, zone_of
 from gateway.domain.tenant import ApiKey, Tenant
 from gateway.domain.usage import NANO_PER_USD, Estimate
+from gateway.domain.value import Leaf, Value
 
 Scope = Literal["tenant", "key", "model", "backend"]
 """Whose limit it is."""
@@ -42,7 +43,7 @@ _OWNERS: Final[dict[Scope, str]] = {
 }
 
 
-class Hold(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+class Hold(Leaf, frozen=True, gc=False, kw_only=True):
     """One limit or budget that requests are held against."""
 
     scope: Scope
@@ -115,7 +116,7 @@ class Hold(msgspec.Struct, frozen=True, gc=False, kw_only=True):
                 return min(whole, max(self.capacity, price(estimate.prompt_tokens, 0)))
 
 
-class Claim(msgspec.Struct, frozen=True):
+class Claim(Value, frozen=True):
     """What one request is held against."""
 
     holds: tuple[Hold, ...]

@@ -8,8 +8,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
-import msgspec
-
 from gateway.admission.limits import (
     MOST_DEBT_S,
     NOTHING_USED,
@@ -46,7 +44,7 @@ class Bucket:
     def __init__(self, limit: int, refill_per_s: float, now: float) -> None:
         self.limit = limit
         self.refill_per_s = refill_per_s
-        self.level: float = limit
+        self.level: float = float(limit)
         self.at = now
 
     def refill(self, now: float) -> None:
@@ -77,10 +75,13 @@ class _Counter:
         self.ends_at = ends_at
 
 
-class _Held(msgspec.Struct, gc=False):
-    dimensions: Sequence[Dimension]
-    expires_at: float
-    grown: Used = NOTHING_USED
+class _Held:
+    __slots__ = ("dimensions", "expires_at", "grown")
+
+    def __init__(self, dimensions: Sequence[Dimension], expires_at: float) -> None:
+        self.dimensions = dimensions
+        self.expires_at = expires_at
+        self.grown = NOTHING_USED
 
     def taken(self, dimension: Dimension) -> int:
         """What it has been charged with so far."""

@@ -251,7 +251,7 @@ class EdgeProtocol(HttpToolsProtocol):
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
         self.url = url
-        self.headers += headers
+        self.headers.extend(headers)
         self.expect_100_continue = expects
         self._is_uvicorns = True
         super().on_headers_complete()

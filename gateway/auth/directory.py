@@ -6,7 +6,7 @@ revoked by another process counts everywhere within `POLL_S` plus the time of on
 
 import hmac
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NoReturn
+from typing import NoReturn
 
 import anyio
 import anyio.to_thread
@@ -16,7 +16,7 @@ from gateway.auth.keys import digest, unauthenticated
 from gateway.auth.store import KeyStoreReader, KeyStoreUnreadable, StoredKey
 from gateway.domain.tenant import ApiKey
 
-POLL_S: Final = 1.0
+POLL_S = 1.0
 
 log = structlog.get_logger()
 

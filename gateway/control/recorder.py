@@ -28,10 +28,10 @@ from gateway.config.settings import of_workers
 from gateway.control.recorded import Features, features_of
 from gateway.telemetry.record import RequestRecord
 
-BATCH: Final = 1_000
+BATCH = 1_000
 EVERY_S: Final = 2.0
-FORGET_EVERY_S: Final = 60.0
-MOST_WAITING: Final = 20_000
+FORGET_EVERY_S = 60.0
+MOST_WAITING = 20_000
 """Requests that may wait for the writer, or to be written; some 40 MB."""
 FORMAT: Final = 1
 """SQLite's `user_version` of the file. One of another version is begun anew: nothing else depends on it."""
@@ -70,10 +70,10 @@ class Recorder:
         "_path",
         "_room",
         "_taken",
-        "_thread",
         "_waiting",
         "_wake",
         "_wall",
+        "_writer",
         "lost",
     )
 
@@ -91,7 +91,7 @@ class Recorder:
         """Of those who wait until all that was noted is in the file."""
         self._is_ending = False
         self._forget_at = 0.0
-        self._thread: threading.Thread | None = None
+        self._writer: threading.Thread | None = None
         self._is_failing = False
         self.lost = 0
         """Requests that were not kept."""
@@ -100,8 +100,8 @@ class Recorder:
         """Begin to write, where anything is to be kept."""
         if not self._most:
             return
-        self._thread = threading.Thread(target=self._run, name="decisions", daemon=True)
-        self._thread.start()
+        self._writer = threading.Thread(target=self._run, name="decisions", daemon=True)
+        self._writer.start()
 
     def note(self, record: RequestRecord) -> None:
         """Keep a finished request. Never blocks, costs one append."""
@@ -115,15 +115,15 @@ class Recorder:
 
     def close(self) -> None:
         """Write what waits; within a few seconds, whatever the disk does."""
-        if self._thread is not None:
+        if self._writer is not None:
             self._is_ending = True
             self._wake.set()
-            self._thread.join(_CLOSE_S)
-            self._thread = None
+            self._writer.join(_CLOSE_S)
+            self._writer = None
 
     def flush(self, most_s: float) -> None:
         """Return when what was noted before is in the file, or after so many seconds. Blocks; not for the loop."""
-        if self._thread is None:
+        if self._writer is None:
             return
         written = threading.Event()
         self._asked.append(written)

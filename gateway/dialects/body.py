@@ -12,7 +12,7 @@ Fields = dict[str, msgspec.Raw]
 """The top-level fields, their values as the client wrote them. Each name occurs once."""
 
 _MAX_MODEL_NAME: Final = 128
-MOST_PARTS: Final = 100_000
+MOST_PARTS = 100_000
 """Objects and lists in one body. Translating takes a microsecond or two for each, and nobody is served meanwhile."""
 MOST_TEXTS: Final = 200_000
 """Strings in a body that has many brackets: the longest that are real have a tenth."""

@@ -2,8 +2,6 @@
 
 from typing import TYPE_CHECKING, Literal
 
-import msgspec
-
 from gateway.admission.reservation import Claim
 from gateway.dialects.protocols import StreamDecoder
 from gateway.domain.fault import Fault, Phase
@@ -11,6 +9,7 @@ from gateway.domain.ledger import Outcome
 from gateway.domain.plan import Target
 from gateway.domain.policy import Timeouts
 from gateway.domain.usage import Usage
+from gateway.domain.value import Value
 from gateway.domain.wire import Headers
 from gateway.pipeline.actions import Dispatch
 
@@ -25,7 +24,7 @@ MAX_FAULT_BYTES = 64 << 10
 """What is read of an error's body."""
 
 
-class Gate(msgspec.Struct, frozen=True):
+class Gate(Value, frozen=True):
     """A try that its backend's limits must let pass."""
 
     claim: Claim

@@ -3,8 +3,6 @@
 import dataclasses
 from collections.abc import Callable
 
-import msgspec
-
 from gateway.admission.counting import TokenCounter
 from gateway.admission.fairness import Lobby
 from gateway.auth.directory import Directory
@@ -18,6 +16,7 @@ from gateway.domain.plan import Decision, Plan
 from gateway.domain.policy import SPARE
 from gateway.domain.tenant import ApiKey, Door, Tenant
 from gateway.domain.usage import Estimate
+from gateway.domain.value import Value
 from gateway.domain.wire import Headers
 from gateway.pipeline.reckoning import Reckoned, Reckoner
 from gateway.routing.budget import RetryBudgets
@@ -32,7 +31,7 @@ _SHED_LEAST_S = 1.0
 _SHED_SPREAD_S = 2.0
 
 
-class RequestHead(msgspec.Struct, frozen=True):
+class RequestHead(Value, frozen=True):
     """What is known before the body."""
 
     headers: Headers
@@ -75,7 +74,7 @@ class Collaborators:
     """32 hex digits: the time in milliseconds, then 80 random bits. In order of time the ledger's index stays small."""
 
 
-class Caller(msgspec.Struct, frozen=True):
+class Caller(Value, frozen=True):
     """Who asks, and what holds for them."""
 
     key: ApiKey
@@ -83,7 +82,7 @@ class Caller(msgspec.Struct, frozen=True):
     policy: PolicySnapshot
 
 
-class Job(msgspec.Struct, frozen=True):
+class Job(Value, frozen=True):
     """A request that is ready to be reserved and tried."""
 
     caller: Caller
@@ -103,7 +102,7 @@ class Job(msgspec.Struct, frozen=True):
     """Models that were asked for and could not be had within the limits, the client's own first."""
 
 
-class Unroutable(msgspec.Struct, frozen=True):
+class Unroutable(Value, frozen=True):
     """A request that no target can take."""
 
     request: ChatRequest

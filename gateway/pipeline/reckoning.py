@@ -17,13 +17,14 @@ from gateway.dialects.protocols import Endpoint
 from gateway.domain.chat import ChatRequest
 from gateway.domain.plan import Route
 from gateway.domain.usage import Estimate, Usage, UsageSource
+from gateway.domain.value import Value
 
 COUNT_UP_TO_BYTES: Final = 16 << 10
 """A prompt up to this size is counted on the event loop where it must be; a longer one beside it, or not at all."""
 _NOT_TEXT: Final = frozenset({"vision", "audio"})
 
 
-class Reckoned(msgspec.Struct, frozen=True):
+class Reckoned(Value, frozen=True):
     """What a request is expected to take, and how that is known."""
 
     estimate: Estimate

@@ -5,12 +5,10 @@ reserve keeps the rare request of a quiet tenant from going without. A try at a 
 burdens nobody who suffers. State without a clock: the time is an argument.
 """
 
-from typing import Final
-
 from gateway.routing.hedging import Hedging
 from gateway.routing.window import WINDOW_S, Window
 
-RESERVE_PER_S: Final = 1.0
+RESERVE_PER_S = 1.0
 """Tries a second that nobody has to deposit for."""
 
 

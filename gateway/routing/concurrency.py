@@ -23,7 +23,7 @@ START: Final = 1024.0
 """As many as our own pool of connections allows: until a backend says so, we know of no reason to hold back."""
 LEAST: Final = 4.0
 MOST: Final = 4096.0
-BACKOFF: Final = 0.7
+BACKOFF = 0.7
 TELLING: Final = 8
 """Of tries in flight: with fewer a refusal says little of how many would be too many, and only the limit is cut."""
 QUICK: Final = 1 / 8

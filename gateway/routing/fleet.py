@@ -10,13 +10,12 @@ from heapq import nlargest
 from operator import attrgetter
 from typing import Final
 
-import msgspec
-
 from gateway.domain.fault import Fault, FaultKind, Recourse
 from gateway.domain.ledger import Outcome
 from gateway.domain.limits import Headroom, WorkerLoad
 from gateway.domain.plan import Target
 from gateway.domain.policy import Timeouts
+from gateway.domain.value import Leaf
 from gateway.routing.concurrency import MOST, TELLING, Limit, is_ours
 from gateway.routing.headroom import Ebb
 from gateway.routing.health import WELL_FAILED, Draw, Ejection, State
@@ -37,7 +36,7 @@ EXPECTED_PREFILL_PER_S: Final = 8000.0
 """Prompt tokens a second. Only relations between backends matter: this makes long and short prompts comparable."""
 
 
-class Sight(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+class Sight(Leaf, frozen=True, gc=False, kw_only=True):
     """One target, for those who look on."""
 
     backend: str
@@ -53,7 +52,7 @@ class Sight(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Whether it gets little because another gateway keeps requests from it."""
 
 
-class FleetView(msgspec.Struct, frozen=True, gc=False):
+class FleetView(Leaf, frozen=True, gc=False):
     """The targets of one decision, as they are at its moment."""
 
     now: float

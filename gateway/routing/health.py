@@ -20,14 +20,14 @@ from typing import Final, Literal
 
 from gateway.routing.window import Window
 
-FAILURES_IN_ROW: Final = 5
-LOCAL_IN_ROW: Final = 3
+FAILURES_IN_ROW = 5
+LOCAL_IN_ROW = 3
 SUSPECT_IN_ROW: Final = 2
 """Of a target that another gateway has found to fail."""
-WINDOW_TRIES: Final = 20
+WINDOW_TRIES = 20
 """Tries in the window from which on their share of failures counts."""
 WINDOW_FAILED: Final = 0.5
-OPEN_S: Final = 5.0
+OPEN_S = 5.0
 OPEN_MOST_S: Final = 300.0
 SOUND_S: Final = 300.0
 """Closed for so long, a breaker opens as if for the first time."""
@@ -37,13 +37,13 @@ PROBES: Final = 3
 """Successes in a row that close a half-open breaker."""
 RAMP_S: Final = 30.0
 RAMP_LEAST: Final = 0.1
-COOL_LEAST_S: Final = 1.0
-COOL_MOST_S: Final = 300.0
+COOL_LEAST_S = 1.0
+COOL_MOST_S = 300.0
 """The longest wait that we believe a backend."""
-COOL_UNTOLD_LEAST_S: Final = 1.0
-COOL_UNTOLD_MOST_S: Final = 60.0
+COOL_UNTOLD_LEAST_S = 1.0
+COOL_UNTOLD_MOST_S = 60.0
 """Between these a wait doubles that no backend has told us."""
-EJECTED_S: Final = 900.0
+EJECTED_S = 900.0
 """Then one request finds out whether somebody has acted."""
 
 _COUNTED: Final = -1

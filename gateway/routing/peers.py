@@ -11,7 +11,7 @@ from gateway.routing.window import WINDOW_S, Window
 
 OVER_S: Final = 60.0
 """What counts happened within this time; then a target that got nothing is looked at again."""
-ENOUGH: Final = 50
+ENOUGH = 50
 """Tries below which nothing is concluded."""
 MARGIN: Final = 0.2
 """How much larger than its peers' a part of failures must be."""

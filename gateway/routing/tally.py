@@ -6,9 +6,8 @@ State with a lifetime and without a clock. The fleet has one for each target and
 import math
 from typing import Final
 
-import msgspec
-
 from gateway.domain.backend import Backend
+from gateway.domain.value import Leaf
 from gateway.routing.concurrency import START, Limit
 from gateway.routing.headroom import Ebb
 from gateway.routing.health import RAMP_LEAST, Breaker, Cooldown, Ejection
@@ -22,7 +21,7 @@ LATENCY_DECAY_S: Final = 10.0
 """Finagle's decay of its peak-EWMA."""
 
 
-class Standing(msgspec.Struct, frozen=True, gc=False):
+class Standing(Leaf, frozen=True, gc=False):
     """One target at one moment."""
 
     barred: str | None

@@ -54,22 +54,22 @@ class LogWriter:
         self._interval_s = interval_s
         self._queue: deque[RequestRecord | dict[str, Any]] = deque()
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
+        self._writer = threading.Thread(target=self._run, name="log-writer", daemon=True)
         self._told = 0
         self.dropped = 0
         """Lines lost so far, because the queue was full or the stream broke."""
 
     def start(self) -> None:
         """Start writing. Call it in the process that serves, after any fork."""
-        self._thread.start()
+        self._writer.start()
 
     def close(self, deadline_s: float = 2.0) -> None:
         """Write what is queued and stop, within `deadline_s`: a stream that takes nothing must not delay the exit."""
         self._closing.set()
-        if self._thread.ident is None:
+        if self._writer.ident is None:
             self._drain()
         else:
-            self._thread.join(deadline_s)
+            self._writer.join(deadline_s)
 
     def put(self, event: dict[str, Any]) -> None:
         """Queue one event; the writer owns the dictionary from here on."""

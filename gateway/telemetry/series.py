@@ -21,7 +21,7 @@ class Sum:
     __slots__ = ("amount",)
 
     def __init__(self) -> None:
-        self.amount: float = 0
+        self.amount: float = 0.0
 
 
 class Counter:

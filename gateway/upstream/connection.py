@@ -29,6 +29,7 @@ _SWITCHING_PROTOCOLS = 101
 class PoolCall:
     """One request on its way, as its sender holds it (a `domain.wire.Call`)."""
 
+    __deletable__ = ("receiver",)  # told to the compiler
     __slots__ = ("connection", "lane", "over", "paused", "payload", "receiver", "task", "whole")
 
     def __init__(self, lane: "Lane", receiver: Receiver, payload: bytes) -> None:
@@ -91,6 +92,7 @@ class PoolCall:
 class Connection(asyncio.Protocol):
     """A connection and the answer it is reading. Serves one call at a time."""
 
+    __deletable__ = ("_parser",)  # as above
     __slots__ = (
         "_barren",
         "_call",

@@ -237,7 +237,7 @@ EFFORTS: list[tuple[dict[str, Any], str | None]] = [
 def test_thinking_is_an_effort_of_models_that_reason(fields: dict[str, Any], effort: str | None) -> None:
     """The nearest that the model knows. Others are not asked for it, and the client is told so."""
     THEIRS.validate_python({"model": "m", "max_tokens": 9, "messages": HI, **fields})
-    assert told(asked(**fields), efforts=["low", "medium", "high"]).get("reasoning_effort") == effort
+    assert told(asked(**fields), efforts=("low", "medium", "high")).get("reasoning_effort") == effort
     plain = OPENAI.encode_request(asked(**fields), target("openai"))
     assert "reasoning_effort" not in json.loads(plain.body)
     assert plain.dropped == (() if effort is None else ("reasoning_effort",))

@@ -8,7 +8,7 @@ import msgspec
 
 from gateway.dialects.body import FLAG, LIMIT, fields_of, model_of, read, taken_preferences
 from gateway.dialects.openai.errors import error_body, error_event
-from gateway.dialects.openai.wire import is_given, messages_decoder
+from gateway.dialects.openai.wire import Form, StreamOptions, is_given, messages_decoder
 from gateway.dialects.protocols import StreamEncoder
 from gateway.domain.backend import Capability
 from gateway.domain.chat import ChatReply, ChatRequest, Chunk, EndpointName
@@ -19,19 +19,11 @@ from gateway.domain.wire import Headers
 _TOKENS_PER_MESSAGE = 3
 
 
-class _Form(msgspec.Struct):
-    type: str | None = None
-
-
-class _StreamOptions(msgspec.Struct):
-    include_usage: bool | None = None
-
-
 _CHOICES: Final = msgspec.json.Decoder(Annotated[int, msgspec.Meta(ge=1, le=128)] | None)
 _LIMIT: Final = msgspec.json.Decoder(Annotated[int, msgspec.Meta(ge=0, le=100_000_000)] | None)
 """Of a completion, which may be none: who asks for `echo` and `logprobs` wants the prompt's."""
-_FORM: Final = msgspec.json.Decoder(_Form | None)
-_STREAM_OPTIONS: Final = msgspec.json.Decoder(_StreamOptions | None)
+_FORM: Final = msgspec.json.Decoder(Form | None)
+_STREAM_OPTIONS: Final = msgspec.json.Decoder(StreamOptions | None)
 _INPUT: Final = msgspec.json.Decoder(str | list[str | int | list[int]])
 _EMBEDDINGS: Final[frozenset[Capability]] = frozenset({"embeddings"})
 _TEXTS: Final = frozenset({"input", "prompt"})

@@ -15,6 +15,18 @@ _MOST_TOKENS = 1_000_000_000
 """A report of more is nonsense, and its price might fit no column of the ledger."""
 
 
+class Form(msgspec.Struct):
+    """A request's `response_format`."""
+
+    type: str | None = None
+
+
+class StreamOptions(msgspec.Struct):
+    """A request's `stream_options`."""
+
+    include_usage: bool | None = None
+
+
 class PromptTokensDetails(msgspec.Struct, gc=False):
     """A part of `usage`."""
 
