@@ -72,11 +72,19 @@ class _Worker:
     reports: int = -1
     """The descriptor on which the process tells that it serves, or why it cannot; -1 when it has."""
     said: bytearray = field(default_factory=bytearray)
+    code: int | None = None
+    """How the last one ended, below 0 by which signal."""
     is_ready: bool = False
+    """Whether one of them has ever served."""
     wants_reload: bool = False
     wait_s: float = 0.0
     again_at: float = 0.0
     """When the next one is to start."""
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether another one is to take the place of one that has ended: not if it could not even begin."""
+        return self.is_ready or (self.code or 0) < 0
 
 
 def serve(settings: Settings, sources: Sources, *, drain_s: float) -> int:
@@ -158,10 +166,9 @@ class _Group:
             while self._stops == 0 and not all(worker.is_ready for worker in some):
                 self._turn()
                 for worker in some:
-                    if not worker.pid and self._stops == 0:
-                        raise StartFailed(
-                            worker.said.decode(errors="replace") or f"worker {worker.number} died at once"
-                        )
+                    if worker.code is not None and not worker.is_wanted and self._stops == 0:
+                        reason = worker.said.decode(errors="replace")
+                        raise StartFailed(reason or f"worker {worker.number} cannot start")
         if self._stops == 0:
             log.info("gateway.started", version=__version__, workers=len(self._workers))
             _clear_up(self._settings)
@@ -177,7 +184,7 @@ class _Group:
         self._bury()
         now = time.monotonic()
         for worker in self._workers:
-            if self._stops == 0 and not worker.pid and worker.is_ready and now >= worker.again_at:
+            if self._stops == 0 and worker.code is not None and worker.is_wanted and now >= worker.again_at:
                 self._start(worker)
             elif worker.pid and (now >= self._kill_at or self._hangs(worker, now)):
                 log.error("worker.killed", worker=worker.number, pid=worker.pid)
@@ -186,7 +193,7 @@ class _Group:
                 self._send(worker, signal.SIGTERM)  # Again: one that was just starting did not heed the first.
 
     def _wait_s(self) -> float:
-        due = [worker.again_at for worker in self._workers if not worker.pid and worker.is_ready and not self._stops]
+        due = [worker.again_at for worker in self._workers if worker.code is not None and not self._stops]
         return max(0.0, min([_LOOK_S, *(at - time.monotonic() for at in due)]))
 
     def _hangs(self, worker: _Worker, now: float) -> bool:
@@ -252,7 +259,7 @@ class _Group:
             if pid == 0:
                 continue
             code, now = os.waitstatus_to_exitcode(status), time.monotonic()
-            worker.pid = 0
+            worker.pid, worker.code = 0, code
             self._loads.leave(worker.number)
             while worker.reports >= 0:
                 self._hear(worker)
@@ -262,12 +269,12 @@ class _Group:
             has_lived = now - worker.started_at >= _LONG_S
             worker.wait_s = 0.0 if has_lived else min(max(2 * worker.wait_s, _FIRST_WAIT_S), _MOST_WAIT_S)
             worker.again_at = now + worker.wait_s
-            if worker.is_ready:
+            if worker.is_wanted:
                 reason = worker.said.removeprefix(_READY).decode(errors="replace")
                 log.error("worker.ended", worker=worker.number, code=code, again_s=worker.wait_s, reason=reason or None)
 
     def _start(self, worker: _Worker) -> None:
-        worker.started_at = time.monotonic()
+        worker.started_at, worker.code = time.monotonic(), None
         worker.said.clear()
         worker.reports, tells = os.pipe()
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, (*_STOPS, signal.SIGHUP, signal.SIGCHLD))

@@ -6,7 +6,8 @@
 Made before the workers are forked; nothing of it is on a disk. A cell's first words are the limit's own, the others say
 what each worker holds of it, so that what a killed one held can be given back. New keys go to the end; when there is no
 room, cells that say nothing are thrown out and all others move, which the epoch tells. The lock is a file's: the kernel
-opens it when its holder dies. It is held for some microseconds, so nobody waits for it longer than `LOCK_S`.
+opens it when its holder dies. It is held for some microseconds, by one that is not given a core for longer: who waits
+can do nothing better meanwhile, but not for ever.
 """
 
 import fcntl
@@ -17,7 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-LOCK_S: Final = 0.05
+LOCK_S: Final = 0.25
+_NO_MORE_S: Final = 0.005
+"""How long it is waited for by who has waited in vain: its holder is stopped, perhaps, and others are to be served."""
 MOST_CELLS: Final = 1 << 19
 _KEY_BYTES: Final = 96
 """Room for each key, on average."""
@@ -46,7 +49,19 @@ class Slab:
 class Cells:
     """The cells as one worker sees them. All but `locked` and `unlock` are for who holds the lock."""
 
-    __slots__ = ("_epoch", "_known", "_lock", "_memory", "_places", "_read", "_size", "mine", "reals", "words")
+    __slots__ = (
+        "_epoch",
+        "_known",
+        "_lock",
+        "_memory",
+        "_patience_s",
+        "_places",
+        "_read",
+        "_size",
+        "mine",
+        "reals",
+        "words",
+    )
 
     def __init__(self, memory: Slab, worker: int, lock: Path) -> None:
         """`lock` is a file that all of them open."""
@@ -60,6 +75,7 @@ class Cells:
         """Behind a cell's beginning: what this worker holds."""
         self._places: dict[str, int] = {}
         self._epoch = self._known = self._read = 0
+        self._patience_s = LOCK_S
 
     def close(self) -> None:
         """Let go of the lock's file. The memory stays for the others."""
@@ -73,11 +89,13 @@ class Cells:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 now = time.monotonic()
-                deadline = deadline or now + LOCK_S
+                deadline = deadline or now + self._patience_s
                 if now > deadline:
+                    self._patience_s = _NO_MORE_S
                     return False
                 time.sleep(_PAUSE_S)
             else:
+                self._patience_s = LOCK_S
                 return True
 
     def unlock(self) -> None:

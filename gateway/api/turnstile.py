@@ -18,7 +18,7 @@ import structlog
 
 _LOOK_S: Final = 0.001
 """When a connection is looked at again that was left to others."""
-_PATIENCE: Final = 20
+_PATIENCE: Final = 50
 """Looks after which it is taken by whoever sees it."""
 _NO_DESCRIPTORS_S: Final = 0.1
 _PLACE: Final = struct.Struct("<qd")

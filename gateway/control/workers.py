@@ -51,6 +51,11 @@ class Workers:
         }
         self._siblings = Siblings(folder, worker, workers, answers)
 
+    @property
+    def is_first(self) -> bool:
+        """Whether this worker tells what all of them know alike."""
+        return self._worker == 1
+
     async def run(self) -> None:
         """Answer the others, until cancelled."""
         await self._siblings.run()

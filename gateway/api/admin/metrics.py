@@ -55,6 +55,8 @@ def gauges(made: Office, now: float) -> Iterator[Gauge]:
         over="min",
     )
     for name, value in machinery.limiter.counted().items():
+        if name == "gateways" and made.workers is not None and not made.workers.is_first:
+            continue  # All see the same ones.
         meaning = "What happened between this gateway and the store of limits."
         yield Gauge("gateway.limits.events", meaning, {"event": name}, value)
     yield Gauge("gateway.reservations", "Reservations that are not settled.", {}, machinery.limiter.outstanding(now))
