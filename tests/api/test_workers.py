@@ -19,9 +19,9 @@ from gateway.accounting.books import totals
 from gateway.config.settings import of_worker, of_workers
 from gateway.domain.ledger import Outcome
 from tests.admin.conftest import OWNER, admin
-from tests.backends.openai_backend import chat_reply, openai_backend
+from tests.backends.openai_backend import chat_reply, chat_stream, openai_backend
 from tests.backends.scripted import ScriptedBackend
-from tests.running.client import CHAT, chat, client_of
+from tests.running.client import CHAT, DONE, chat, client_of
 from tests.running.configuration import Terms, charge, configuration
 from tests.running.gateway import RunningGateway, answers, command, free_port, gateway
 from tests.running.polling import eventually
@@ -231,6 +231,24 @@ def test_who_cannot_start_says_so_once_and_ends(both: RunningGateway) -> None:
     assert len(said) == 1
     assert said[0].startswith(f"gateway: the journal {both.store} is in use by another gateway")
     assert answers(f"{both.url}/healthz")
+
+
+async def test_one_signal_lets_both_finish_what_they_stream(both: RunningGateway, only: ScriptedBackend) -> None:
+    """And takes nothing new. That they then end well is seen when the gateway is left."""
+    only.script(*[chat_stream(["word "] * 5, usage=(9, 5), gap_s=0.1)] * 2)
+    async with AsyncExitStack() as stack:
+        clients = await connected(stack, both, "acme", 2)
+        streams = [
+            await stack.enter_async_context(client.stream("POST", CHAT, json=chat(stream=True))) for client in clients
+        ]
+        lines = [stream.aiter_lines() for stream in streams]
+        for each in lines:
+            assert (await anext(each)).startswith("data: "), "it has begun"
+        both.terminate()
+        ends = [[line async for line in each if line][-1] for each in lines]
+    assert ends == [DONE.decode()] * 2
+    assert both.wait() == 0
+    assert not answers(f"{both.url}/healthz")
 
 
 async def test_workers_end_with_their_parent_and_one_alone_goes_on_with_their_books(
