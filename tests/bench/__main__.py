@@ -25,7 +25,7 @@ measures every case at each of them in turn, so that drift of the machine hits a
 microseconds, between machines or days.
 """
 _CASES = "cases:\n" + "\n".join(f"  {case.name:<11} {case.what}" for case in CASES)
-_FULL = Size(rounds=5, seconds=0.5, warm_s=0.2)
+_FULL = Size(rounds=5, seconds=0.4, warm_s=0.2)
 _QUICK = Size(rounds=1, seconds=0.5, warm_s=0.1, starts=1)
 
 

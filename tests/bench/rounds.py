@@ -132,6 +132,10 @@ class Exports:
     posts: int
     bytes: int
     spans: int
+    requests: int
+    """Of which there were spans."""
+    asked: int = 0
+    """Requests of which there could have been."""
 
 
 @dataclass(slots=True)
@@ -192,9 +196,32 @@ def run(
             process, port = stack.enter_context(peers.peer(of, binary, folder, upstream=upstream))
             results.servers.append(Server(of.name, Address(port=port, key=of.key), process, settle_s=0.05))
         _warm(results, {of.name for of, _ in others}, tell)
+        time.sleep(_EXPORT_S * size.settles)
+        before = {name: _taken(collector) for name, collector in collectors.items()}
         _rounds(results, tell)
-        results.exports = {name: _taken(collector) for name, collector in collectors.items()}
+        time.sleep(_EXPORT_S * size.settles)
+        for name, collector in collectors.items():
+            results.exports[name] = _during(_taken(collector), before[name], _asked(results, name))
     return results
+
+
+def _asked(results: Results, server: str) -> int:
+    """Requests in all rounds, with those that a measurement begins with on each connection."""
+    return sum(
+        sample.requests + case.concurrency
+        for case in results.cases
+        for sample in results.samples.get((case.name, server), ())
+    )
+
+
+def _during(after: Exports, before: Exports, asked: int) -> Exports:
+    return Exports(
+        posts=after.posts - before.posts,
+        bytes=after.bytes - before.bytes,
+        spans=after.spans - before.spans,
+        requests=after.requests - before.requests,
+        asked=asked,
+    )
 
 
 def _proxies(stack: contextlib.ExitStack, folder: Path, upstream: int, *, with_nginx: bool) -> list[Server]:

@@ -131,15 +131,22 @@ class Exports:
         self.bytes = 0
         self.bodies: list[bytes] = []
 
-    def spans(self) -> int:
-        """In all of them. Read when somebody asks, so that receiving costs the run nothing."""
-        from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+    def traced(self) -> tuple[int, int]:
+        """Spans in all of them, and requests, each of which has one span of a server's.
 
-        found = 0
-        for body in self.bodies:
-            for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-                found += sum(len(scope.spans) for scope in resource.scope_spans)
-        return found
+        Read when somebody asks, so that receiving costs the run nothing.
+        """
+        from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+        from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+        kinds = [
+            span.kind
+            for body in self.bodies
+            for resource in ExportTraceServiceRequest.FromString(body).resource_spans
+            for scope in resource.scope_spans
+            for span in scope.spans
+        ]
+        return len(kinds), kinds.count(Span.SPAN_KIND_SERVER)
 
 
 class Connection(asyncio.Protocol):
@@ -191,7 +198,8 @@ class Connection(asyncio.Protocol):
             self._transport.write(_ACCEPTED)
         elif url == b"/taken":
             exports = self._exports
-            taken = {"posts": exports.posts, "bytes": exports.bytes, "spans": exports.spans()}
+            spans, requests = exports.traced()
+            taken = {"posts": exports.posts, "bytes": exports.bytes, "spans": spans, "requests": requests}
             self._transport.write(_whole(b"application/json", _dumps(taken)))
         elif url in _ASKED_BEFORE:
             self._transport.write(_KNOWN)
