@@ -196,13 +196,13 @@ class Driver:
         """
         if self._client is None:
             return
-        now = self._loop.time()
-        if self.exchange.state is not DONE:  # The client's side was stopped from outside.
-            self.exchange.shutdown(now)
+        now, exchange, machinery = self._loop.time(), self.exchange, self._machinery
+        if exchange.state is not DONE:  # The client's side was stopped from outside.
+            exchange.shutdown(now)
             self._perform(now)
         self._client = None
         if self._once is not None:  # As after `shutdown`: whatever comes of it now, nobody takes note of it.
-            self._machinery.repeats.conclude(self._once, None, now)
+            machinery.repeats.conclude(self._once, None, now)
             self._once = None
         if self._timer is not None:
             self._timer.cancel()
@@ -211,20 +211,19 @@ class Driver:
             if not line.over:
                 self._loop.call_later(_LINGER_S, call.abort)
         self._calls.clear()
-        error = self.exchange.error
+        error = exchange.error
         if error is not None:
             error.__traceback__ = error.__context__ = None  # They know the frames in which it was raised.
-        self._machinery.live.discard(self)
-        self._machinery.report(
-            record_of(
-                self.exchange,
-                route=self._route,
-                operation=self._endpoint.operation,
-                status=self._status,
-                now=now,
-                content_bytes=self._machinery.house.tracing.content_bytes,
-            )
+        machinery.live.discard(self)
+        record = record_of(
+            exchange,
+            route=self._route,
+            operation=self._endpoint.operation,
+            status=self._status,
+            now=now,
+            content_bytes=machinery.house.tracing.content_bytes,
         )
+        machinery.report(record)
 
     # What the process calls.
 

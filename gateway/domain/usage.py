@@ -48,7 +48,9 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def total_tokens(self) -> int:
         """What a tokens-per-minute limit counts."""
-        return self.prompt_tokens + self.completion_tokens
+        # Not by the two above, which each request would pay for.
+        prompt = self.input_tokens + self.cached_input_tokens + self.cache_write_tokens
+        return prompt + self.output_tokens + self.reasoning_tokens
 
 
 NO_USAGE = Usage(source=UsageSource.ESTIMATED)

@@ -144,14 +144,17 @@ class Tracing:
         """
         if self._settings is None:
             return None
+        bits = self._random.getrandbits
         parent = None if traceparent is None else parse_traceparent(traceparent)
-        trace_id = self._new_id(128) if parent is None else parent.trace_id
-        sampled = self._sampler.keeps(trace_id, parent)
-        return TraceContext(trace_id, self._new_id(64), None if parent is None else parent.span_id, sampled)
+        if parent is None:
+            trace_id, parent_span_id = bits(128) or 1, None  # 0 means "no id".
+        else:
+            trace_id, parent_span_id = parent.trace_id, parent.span_id
+        return TraceContext(trace_id, bits(64) or 1, parent_span_id, self._sampler.keeps(trace_id, parent))
 
     def child_span_id(self) -> int:
         """A new span id, for an attempt that is about to be sent."""
-        return self._new_id(64)
+        return self._random.getrandbits(64) or 1
 
     def traceparent_for(self, context: TraceContext, span_id: int) -> bytes:
         """The header for our own worker and for self-hosted backends; third-party providers get none."""
@@ -169,9 +172,6 @@ class Tracing:
         """
         if self._settings is not None:
             self._outbox.close(deadline_s)
-
-    def _new_id(self, bits: int) -> int:
-        return self._random.getrandbits(bits) or 1  # 0 means "no id"
 
 
 def _longest(settings: TracingSettings) -> int:
