@@ -113,7 +113,8 @@ def open_books(settings: Settings, stores: Stores, journal: Journal, recorder: R
     if stores.shared is not None:
         stores.shared.open(anyio.current_time(), journal.name)
         stack.push_async_callback(stores.shared.close)
-        _settle_reaped(stores.shared, journal.reaped)
+        if stores.limiter is stores.shared:
+            _settle_reaped(stores.shared, journal.reaped)
     if stores.memory is not None:
         stores.memory.open()
         stack.callback(stores.memory.close)

@@ -252,26 +252,29 @@ class _Group:
 
     def _bury(self) -> None:
         """Take leave of those that have ended, and say when others take their place."""
-        for worker in self._workers:
-            if not worker.pid:
-                continue
-            pid, status = os.waitpid(worker.pid, os.WNOHANG)
+        by_pid = {worker.pid: worker for worker in self._workers if worker.pid}
+        while by_pid:
+            pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
-                continue
-            code, now = os.waitstatus_to_exitcode(status), time.monotonic()
-            worker.pid, worker.code = 0, code
-            self._loads.leave(worker.number)
-            while worker.reports >= 0:
-                self._hear(worker)
-            if self._stops:
-                self._code |= code not in {0, -signal.SIGTERM}
-                continue
-            has_lived = now - worker.started_at >= _LONG_S
-            worker.wait_s = 0.0 if has_lived else min(max(2 * worker.wait_s, _FIRST_WAIT_S), _MOST_WAIT_S)
-            worker.again_at = now + worker.wait_s
-            if worker.is_wanted:
-                reason = worker.said.removeprefix(_READY).decode(errors="replace")
-                log.error("worker.ended", worker=worker.number, code=code, again_s=worker.wait_s, reason=reason or None)
+                return
+            # As the first process of a container this one is given the children of dead workers, too.
+            if (worker := by_pid.pop(pid, None)) is not None:
+                self._lost(worker, os.waitstatus_to_exitcode(status), time.monotonic())
+
+    def _lost(self, worker: _Worker, code: int, now: float) -> None:
+        worker.pid, worker.code = 0, code
+        self._loads.leave(worker.number)
+        while worker.reports >= 0:
+            self._hear(worker)
+        if self._stops:
+            self._code |= code not in {0, -signal.SIGTERM}
+            return
+        has_lived = now - worker.started_at >= _LONG_S
+        worker.wait_s = 0.0 if has_lived else min(max(2 * worker.wait_s, _FIRST_WAIT_S), _MOST_WAIT_S)
+        worker.again_at = now + worker.wait_s
+        if worker.is_wanted:
+            reason = worker.said.removeprefix(_READY).decode(errors="replace")
+            log.error("worker.ended", worker=worker.number, code=code, again_s=worker.wait_s, reason=reason or None)
 
     def _start(self, worker: _Worker) -> None:
         worker.started_at, worker.code = time.monotonic(), None

@@ -179,13 +179,14 @@ def gateway(
     collector: int | None = None,
     traced: float = 0.1,
     redis: int | None = None,
+    workers: int = 1,
     python: tuple[str, ...] = (sys.executable,),
 ) -> Iterator[tuple[Process, int, str]]:
     """Our gateway with a store of its own, its port and a key.
 
     It traces that part of requests to the port `collector`, and has its limits in the Redis at the port `redis`, where
-    there are such. `python` is what runs the module `gateway`: another interpreter of the same version, or one under a
-    profiler.
+    there are such. It is so many `workers`. `python` is what runs the module `gateway`: another interpreter of the same
+    version, or one under a profiler.
     """
     folder.mkdir()
     config = folder / "bench.yaml"
@@ -211,6 +212,8 @@ def gateway(
     if redis is not None:
         store = f"redis://127.0.0.1:{redis}"
         told = ("--config", str(config), "--store", store, "--journal", f"{folder}/gateway.sqlite")
+    if workers > 1:
+        told += ("--workers", str(workers))
     port = free_port()
     command = [*python, "-m", "gateway", "serve", *told, "--port", str(port), "--admin-port", "0", "--drain", "5"]
     with running(command, folder, "gateway", environ=environ) as process:

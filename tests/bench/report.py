@@ -9,7 +9,20 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tests.bench.processes import ROOT, nginx_binary
-from tests.bench.rounds import DIRECT, GATEWAY, NGINX, OURS, REDIS, SMALL, TRACED, TRACED_ALL, Case, Results, Sample
+from tests.bench.rounds import (
+    DIRECT,
+    GATEWAY,
+    NGINX,
+    OURS,
+    REDIS,
+    SMALL,
+    TRACED,
+    TRACED_ALL,
+    WORKERS,
+    Case,
+    Results,
+    Sample,
+)
 
 _HEADERS = (
     "case",
@@ -50,6 +63,9 @@ def facts(results: Results) -> str:
             if case.name == SMALL and (added := _more(results, case, server)):
                 what = server.removeprefix("gateway, ")
                 rows.append((f"{what}, {case.name}: CPU it adds, µs/request", _spread(added), ""))
+        if served := _faster(results, case, WORKERS):
+            what = f"2 workers, {case.name}: requests a second, x one process (the load's processes share the cores)"
+            rows.append((what, _spread(served, 2), ""))
     process = results.footprint
     rows += [
         ("start, spawn to first 200 from /healthz, s", _spread(process.starts_s, 2), ""),
@@ -148,6 +164,12 @@ def _more(results: Results, case: Case, server: str) -> list[float]:
     """µs of CPU that a request costs that gateway more than the plain one, round by round."""
     pairs = zip(results.samples.get((case.name, server), ()), results.samples[case.name, GATEWAY], strict=False)
     return [mine.cpu_us - plain.cpu_us for mine, plain in pairs if mine.cpu_us is not None and plain.cpu_us is not None]
+
+
+def _faster(results: Results, case: Case, server: str) -> list[float]:
+    """How many times the plain one's requests that gateway answers in the same time, round by round."""
+    pairs = zip(results.samples.get((case.name, server), ()), results.samples[case.name, GATEWAY], strict=False)
+    return [mine.per_s / plain.per_s for mine, plain in pairs]
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> str:

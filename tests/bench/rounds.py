@@ -69,7 +69,8 @@ CASES = (
 SMALL = "small-c32"
 DIRECT, NGINX, GATEWAY = "direct", "nginx", "gateway"
 TRACED, TRACED_ALL, REDIS = "gateway, 10 % traced", "gateway, 100 % traced", "gateway, Redis"
-OURS = frozenset({GATEWAY, TRACED, TRACED_ALL, REDIS})
+WORKERS = "gateway, 2 workers"
+OURS = frozenset({GATEWAY, TRACED, TRACED_ALL, REDIS, WORKERS})
 _LOG_S, _EXPORT_S = 0.15, 1.2
 """How long the gateway works on after the last answer: the log's thread looks every 50 ms, the exporter's and whoever
 ships the ledger to a Redis once a second; all are its defaults."""
@@ -237,7 +238,9 @@ def _gateways(
     """Start our own, each with what it needs. Gives the collectors of those that trace, by their names."""
     collectors: dict[str, int] = {}
 
-    def start(name: str, *, collector: int | None = None, traced: float = 0.0, redis: int | None = None) -> Server:
+    def start(
+        name: str, *, collector: int | None = None, traced: float = 0.0, redis: int | None = None, workers: int = 1
+    ) -> Server:
         process, port, key = stack.enter_context(
             processes.gateway(
                 folder / f"gateway-{len(servers)}",
@@ -245,6 +248,7 @@ def _gateways(
                 collector=collector,
                 traced=traced,
                 redis=redis,
+                workers=workers,
                 python=(python,),
             )
         )
@@ -257,6 +261,7 @@ def _gateways(
         _, collectors[name] = stack.enter_context(processes.fake_upstream(folder, f"collector-{traced:g}"))
         start(name, collector=collectors[name], traced=traced)
     servers[-1].only = frozenset({SMALL})
+    start(WORKERS, workers=2).only = frozenset({SMALL})
     if (store := stack.enter_context(processes.redis(folder))) is not None:
         shared = start(REDIS, redis=store[1])
         shared.beside, shared.only = store[0], frozenset({SMALL, "small-c1"})
