@@ -183,6 +183,8 @@ def gateway(
     )
     try:
         wait_until(lambda: answers(f"{running.url}/healthz"), START_S, running, "answer /healthz")
+        if workers > 1:  # The first one serves before the others do.
+            wait_until(lambda: b'"gateway.started"' in running.stderr.read_bytes(), START_S, running, "start all")
         yield running
     except BaseException:
         running.process.kill()
