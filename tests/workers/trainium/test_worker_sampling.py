@@ -13,6 +13,8 @@ from workers.trainium.model.sampling import sample, steer
 from workers.trainium.steering import Penalties, RowSteering
 
 SIZES = (1, 97, 128, 512, 1000)
+LEAST = 64
+"""Rows of a batch: fewer are filled up, for each number of them would be compiled by itself."""
 _sample = jax.jit(sample)
 
 Logits = npt.NDArray[np.float32]
@@ -28,11 +30,13 @@ def draw(
     min_p: float = 0.0,
 ) -> list[int]:
     """One token per uniform number, all from the same logits (v,)."""
-    count = len(uniforms)
+    wanted = len(uniforms)
+    count = max(wanted, LEAST)
+    uniforms = np.resize(uniforms, count)
     rows = [np.full(count, temperature), np.full(count, top_p), uniforms, np.full(count, top_k), np.full(count, min_p)]
     controls = np.stack(rows).astype(np.float32)
     table = np.repeat(logits[:, None], count, axis=1)
-    return [int(token) for token in np.asarray(_sample(jnp.asarray(table), jnp.asarray(controls)))]
+    return [int(token) for token in np.asarray(_sample(jnp.asarray(table), jnp.asarray(controls)))[:wanted]]
 
 
 def probabilities(logits: Logits, temperature: float, top_p: float) -> npt.NDArray[np.float64]:
