@@ -112,7 +112,7 @@ def create_app(settings: Settings, sources: Sources, slab: Slab | None = None) -
     probes = Probes(seam, live.by_name, suspects=fleet.suspects, reached=fleet.reached)
     listeners = Listeners(tracer.report, writer.request_log, decisions.note, metrics.note, recorder.note, last_use.note)
     shares = Shares()
-    counters = Counters(settings, stores, shares)
+    counters = Counters(settings, stores, shares, journal)
 
     def adopt(now: Snapshot) -> None:
         if journal.name:  # Before it is open nobody is served.

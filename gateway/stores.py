@@ -54,6 +54,8 @@ _LIMITS_OPEN_S: Final = 1.0
 """How long a start waits for the store of limits; without it the gateway serves its share."""
 _LIMITS_CLOSE_S: Final = 1.0
 _LOOK_S: Final = 1.0
+_WRITTEN_WITHIN_S: Final = 0.1
+"""How long another configuration waits for rows that a ledger does not have yet; it holds up everybody."""
 
 log = structlog.get_logger()
 
@@ -179,7 +181,8 @@ async def _look_after(limiter: SharedLimiter) -> None:
 class Counters:
     """Lets the counters of budgets and shares begin where the ledger says, before the first request meets them."""
 
-    def __init__(self, settings: Settings, stores: Stores, shares: Shares) -> None:
+    def __init__(self, settings: Settings, stores: Stores, shares: Shares, journal: Journal) -> None:
+        self._journal = journal
         self._stores = stores
         self._shares = shares
         self._own = settings.ledger
@@ -194,6 +197,7 @@ class Counters:
         `reaped` is what a worker that was killed left, and this one has just written: budgets that its siblings began
         do not know it.
         """
+        self._journal.flush(_WRITTEN_WITHIN_S)
         wall, now = time(), anyio.current_time()
         if self._stores.memory is not None and reaped:
             for begin in beginnings(book, partial(_paid, reaped), wall):
@@ -203,6 +207,7 @@ class Counters:
             self._stores.limiter.seed(begin.key, begin.used, begin.ends_at)
         for number, ledger in self._others:
             if ledger.exists():
+                books.written([ledger], _WRITTEN_WITHIN_S)
                 name = statement.name_of(ledger)
                 for begin in self._new(ledger, book, wall):
                     if self._stores.memory is not None:

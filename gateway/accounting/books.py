@@ -4,11 +4,12 @@ Each worker writes a file of its own, so none waits for another's commits. An ex
 rows add up to in each of them adds up to the whole. Which files there are is for others to know.
 """
 
+import contextlib
 import heapq
 import os
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from operator import itemgetter
 from pathlib import Path
 from typing import Final
@@ -16,12 +17,14 @@ from typing import Final
 import msgspec
 
 from gateway.accounting import statement
-from gateway.accounting.database import INSERT, JournalUnusable, connect, lock
-from gateway.accounting.intents import SUFFIX, Intents, IntentsUnreadable
+from gateway.accounting.database import JournalUnusable, connect, insert, lock
+from gateway.accounting.intents import SUFFIX, Intents, IntentsUnreadable, settled
 from gateway.accounting.rows import COLUMNS, Row, row_of
 from gateway.accounting.statement import ALL, SUMMED, By, Filter, Total
 from gateway.domain.ledger import LedgerEntry
 
+_WRITTEN_WITHIN_S: Final = 0.25
+_LOOK_S: Final = 0.002
 _COUNTED: Final = ("requests", "attempts", *SUMMED)
 _AT: Final = COLUMNS.index("at")
 _COLUMNS: Final = ", ".join(COLUMNS)
@@ -29,6 +32,27 @@ _TAKE: Final = f"""
     INSERT INTO ledger ({_COLUMNS}) SELECT {_COLUMNS} FROM gone.ledger WHERE true ORDER BY seq
     ON CONFLICT (exchange, attempt) DO NOTHING
 """  # noqa: S608  # our own constants
+
+
+def written(ledgers: Sequence[Path], most_s: float = _WRITTEN_WITHIN_S) -> Sequence[Path]:
+    """The same ledgers, once each has the rows of what its worker had settled by now, or after so many seconds. Blocks.
+
+    A living worker's rows come some milliseconds after its clients have their answers; those of one that was killed,
+    with the next.
+    """
+    by = time.monotonic() + most_s
+    for ledger in ledgers:
+        waiting = _waiting(ledger)
+        while waiting and time.monotonic() < by:
+            time.sleep(_LOOK_S)
+            waiting &= _waiting(ledger)
+    return ledgers
+
+
+def _waiting(ledger: Path) -> set[tuple[str, int]]:
+    with contextlib.suppress(OSError, IntentsUnreadable):  # Whoever opens the ledger will be told.
+        return {(row.exchange, row.attempt) for row in settled(ledger.with_name(ledger.name + SUFFIX))}
+    return set()
 
 
 def rows(ledgers: Sequence[Path], wanted: Filter = ALL) -> Iterator[Row]:
@@ -61,11 +85,11 @@ def absorb(ledger: Path, gone: Path) -> int:
     try:
         left: list[LedgerEntry] = intents.open()
         connect(gone, "full").close()  # What an older gateway wrote is brought up to date.
-        with closing(connect(ledger, "full")) as connection:
+        with contextlib.closing(connect(ledger, "full")) as connection:
             connection.execute("ATTACH DATABASE ? AS gone", (str(gone),))
             connection.execute("BEGIN IMMEDIATE")
             taken = connection.execute(_TAKE).rowcount
-            connection.executemany(INSERT, map(row_of, left))
+            insert(connection, [value for each in left for value in row_of(each)])
             connection.execute("COMMIT")
             connection.execute("DETACH DATABASE gone")
         for suffix in ("", "-wal", "-shm", SUFFIX, ".lock"):

@@ -13,11 +13,18 @@ Durability = Literal["normal", "full"]
 """What a commit survives. `normal`: the death of the process. `full`: also the loss of power, at one fsync a commit."""
 
 SCHEMA_VERSION: Final = 2
-INSERT: Final = (
-    f"INSERT INTO ledger ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) "  # noqa: S608  # our own
+MOST_AT_ONCE: Final = 128
+"""Rows that one statement writes; a power of two."""
+_WIDTH: Final = len(COLUMNS)
+_MOST_VALUES: Final = MOST_AT_ONCE * _WIDTH
+_ROW: Final = f"({', '.join('?' * _WIDTH)})"
+_INSERTS: Final = tuple(
+    f"INSERT INTO ledger ({', '.join(COLUMNS)}) VALUES {', '.join([_ROW] * (1 << power))} "  # noqa: S608  # our own
     # Not INSERT OR IGNORE, which would swallow every other broken constraint too.
     "ON CONFLICT (exchange, attempt) DO NOTHING"
+    for power in range(MOST_AT_ONCE.bit_length())
 )
+"""For 1, 2, 4, 8… rows."""
 
 _LOCKED_WAIT_S = 1.0
 """How long one write waits when somebody else, such as the sqlite3 shell, holds the file's write lock."""
@@ -88,7 +95,13 @@ def connect(path: Path, durability: Durability) -> sqlite3.Connection:
     connection: sqlite3.Connection | None = None
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite's -wal and -shm files take its mode
-        connection = sqlite3.connect(path, timeout=_LOCKED_WAIT_S, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(
+            path,
+            timeout=_LOCKED_WAIT_S,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=len(_INSERTS) + 8,
+        )
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {durability}")
         version = _prepare(connection)
@@ -105,6 +118,43 @@ def connect(path: Path, durability: Durability) -> sqlite3.Connection:
             "use the gateway that wrote it, or give another path"
         )
     return connection
+
+
+def insert(connection: sqlite3.Connection, values: list[object]) -> None:
+    """Write rows, all or none, but for those that are there already: their values, one row behind the other.
+
+    In one statement, which is a transaction by itself, as long as there are no more than `MOST_AT_ONCE`; in the
+    caller's transaction where there is one. Each statement
+    and each row of an `executemany` lets go of the interpreter's lock, and beside a busy event loop the waits for it
+    cost both threads more than the rows do. Raises sqlite3.Error, and OverflowError or UnicodeEncodeError for a value
+    that fits no column.
+    """
+    if connection.in_transaction or len(values) <= _MOST_VALUES:
+        _insert_all(connection, values)
+        return
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        _insert_all(connection, values)
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.rollback()
+        raise
+
+
+def _insert_all(connection: sqlite3.Connection, values: list[object]) -> None:
+    for begin in range(0, len(values), _MOST_VALUES):
+        _insert(connection, values if len(values) <= _MOST_VALUES else values[begin : begin + _MOST_VALUES])
+
+
+def _insert(connection: sqlite3.Connection, values: list[object]) -> None:
+    """By a statement for a power of two of rows: these few stay prepared. It is filled up with the last row.
+
+    A row that is there already changes nothing, and costs a tenth of what it takes to prepare a statement.
+    """
+    rows = len(values) // _WIDTH
+    power = (rows - 1).bit_length()
+    filling = (1 << power) - rows
+    connection.execute(_INSERTS[power], values + values[-_WIDTH:] * filling if filling else values)
 
 
 def _prepare(connection: sqlite3.Connection) -> int:

@@ -1,16 +1,17 @@
-"""The intents: attempts that were sent and are not settled, in a file that is mapped into this process's memory.
+"""The intents: attempts that have no row in the ledger yet, in a file that is mapped into this process's memory.
 
-A note there costs no system call and waits for nothing, so it is made before the first byte goes out. What a process
-has written stays when the process dies, however it dies: the kernel has it. Only the machine's own death may take the
-last notes, as it may take the last commits. Whoever opens the ledger next is told what was left.
+A note there costs no system call and waits for nothing, so it is made before the first byte goes out; and the row that
+settles an attempt is noted there before its client hears of it, so that nobody waits for the ledger. What a process has
+written stays when the process dies, however it dies: the kernel has it. Only the machine's own death may take the last
+notes, as it may take the last commits. Whoever opens the ledger next is told what was left.
 
-    file := header · slot*      each 1 KiB; a slot holds one attempt, and is free while its size is 0
-    slot := prompt tokens u64 · output tokens u64 · stage u32 · size u32 · intent in MessagePack
+    file   := header · slot*      each 1 KiB; a slot holds one attempt, and is free while its intent's size is 0
+    slot   := intent · row        of 512 bytes each; a long intent takes all of it, and has its row in the ledger alone
+    intent := prompt tokens u64 · output tokens u64 · stage u32 · size u32 · intent in MessagePack
+    row    := size u32 · row in MessagePack; if its size is not 0, it is what holds
 
-The size is written last and cleared first: a slot that was cut short by a death is free. The disk's space is taken
-before a slot is used, because a mapped page that finds no room on the disk ends the process.
-
-Used on the event loop's thread, but for `free`, which the journal's writer calls once the rows are on disk.
+Sizes are written last and cleared first: what was cut short by a death is not there. The disk's space is taken before a
+slot is used, because a mapped page that finds no room on the disk ends the process. Used on the event loop's thread.
 """
 
 import contextlib
@@ -27,22 +28,33 @@ from typing import Final
 import msgspec
 import structlog
 
+from gateway.accounting.rows import Row, entry_of, fits
 from gateway.domain.ledger import Intent, LedgerEntry, Note, Stage, orphaned
 
 SUFFIX: Final = ".intents"
 """The file's name is the ledger's with this behind it."""
-_MAGIC: Final = b"gateway intents 1\n"
+_MAGIC: Final = b"gateway intents 2\n"
+_WITHOUT_ROWS: Final = b"gateway intents 1\n"
+"""What older gateways write and read: they know of no rows. A file that holds nothing is left to them."""
 _SLOT: Final = 1024
 _FIRST_SLOTS = 1024
 _HEAD: Final = struct.Struct("<QQII")
 _NUMBERS: Final = struct.Struct("<QQI")
 _SIZE: Final = struct.Struct("<I")
 _SIZE_AT: Final = _NUMBERS.size
+_ROW_AT: Final = 512
+_ROW_BEGIN: Final = _ROW_AT + _SIZE.size
+_MOST_BESIDE_ROW: Final = _ROW_AT - _HEAD.size
+_MOST_ROW: Final = _SLOT - _ROW_BEGIN
 _FREE: Final = bytes(4)
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Intent).decode
+_decode_row = msgspec.msgpack.Decoder(Row).decode
 _log = structlog.get_logger()
+
+Noted = tuple[Intent, Note] | LedgerEntry
+"""An attempt that is not settled, or the row of one that is."""
 
 
 class IntentsUnreadable(Exception):
@@ -58,7 +70,7 @@ class Intents:
         self._path = path
         self._map: mmap.mmap | None = None
         self._free: deque[int] = deque()
-        """Where free slots begin; both threads take from and put to its end."""
+        """Where free slots begin; the last one is taken first."""
         self._held: dict[str, tuple[int, ...]] = {}
         """Exchange → where the slots of its attempts begin, in their order; 0 for one that has none."""
         self._is_full = False
@@ -70,13 +82,12 @@ class Intents:
         """
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            left = _rows(read(self._path)) if os.fstat(descriptor).st_size else []
+            left = _rows(_all(self._path)) if os.fstat(descriptor).st_size else []
             size = max(os.fstat(descriptor).st_size, _SLOT * (1 + _FIRST_SLOTS))
             _take_space(descriptor, 0, size)
             self._map = mmap.mmap(descriptor, size)
         finally:
             os.close(descriptor)
-        self._map[: len(_MAGIC)] = _MAGIC
         return left
 
     def clear(self) -> None:
@@ -86,10 +97,13 @@ class Intents:
             if self._map[offset + _SIZE_AT : offset + _HEAD.size] != _FREE:  # Else its page need not be touched.
                 self._map[offset + _SIZE_AT : offset + _HEAD.size] = _FREE
             self._free.append(offset)
+        self._map[: len(_MAGIC)] = _MAGIC  # Not before: what an older gateway left in a slot may look like a row.
 
     def close(self) -> None:
         """Unmap the file. What is in it stays."""
         if self._map is not None:
+            if (1 + len(self._free)) * _SLOT == len(self._map):
+                self._map[: len(_MAGIC)] = _WITHOUT_ROWS
             self._map.close()
             self._map = None
 
@@ -114,6 +128,7 @@ class Intents:
             _log.error("intent.too_long", exchange=intent.exchange, bytes=len(content))
             self._hold(intent.exchange, 0)
             return
+        self._map[offset + _ROW_AT : offset + _ROW_BEGIN] = _FREE
         self._map[begin:end] = content
         # A backend that has a whole answer to give may bill all of it, whether or not we are there to take it.
         output_tokens = 0 if intent.is_streamed else intent.output_tokens
@@ -135,6 +150,31 @@ class Intents:
         if offset is not None and self._map is not None:
             _NUMBERS.pack_into(self._map, offset, prompt_tokens, output_tokens, Stage.FAILED)
 
+    def settle(self, slots: tuple[int, ...], rows: Sequence[Row]) -> bool:
+        """Note the rows of all attempts of an exchange whose slots were taken; False, and nothing, where one has none.
+
+        Nor where a row is too long for its place, or fits no column: whoever waits for the ledger will be told.
+        """
+        noted = self._map
+        if noted is None or len(slots) != len(rows):
+            return False
+        contents = []
+        for offset, row in zip(slots, rows, strict=True):
+            if not fits(row) or _SIZE.unpack_from(noted, offset + _SIZE_AT)[0] > _MOST_BESIDE_ROW:
+                return False
+            try:
+                content = _encode(row)
+            except UnicodeEncodeError:
+                return False
+            if len(content) > _MOST_ROW:
+                return False
+            contents.append(content)
+        for offset, content in zip(slots, contents, strict=True):
+            begin = offset + _ROW_BEGIN
+            noted[begin : begin + len(content)] = content
+            _SIZE.pack_into(noted, offset + _ROW_AT, len(content))
+        return True
+
     def take(self, exchange: str) -> tuple[int, ...]:
         """The exchange is about to be settled: its slots, to be freed once its rows are on disk."""
         slots = self._held.pop(exchange, ())
@@ -152,9 +192,9 @@ class Intents:
         assert self._map is not None  # noqa: S101  # only an open journal looks
         late = []
         for slots in self._held.values():
-            noted = [_slot(self._map, offset) for offset in slots if offset]
-            if all(each is not None and each[0].ends_at < now for each in noted):
-                late.append(_rows([each for each in noted if each is not None]))
+            noted = [each for offset in slots if offset and (each := _slot(self._map, offset)) is not None]
+            if all(isinstance(each, tuple) and each[0].ends_at < now for each in noted):
+                late.append(_rows(noted))
         return late
 
     def _hold(self, exchange: str, offset: int) -> None:
@@ -185,18 +225,29 @@ class Intents:
 
 
 def read(path: Path) -> list[tuple[Intent, Note]]:
-    """What is noted in the file, in no order; nothing where there is no file. Raises OSError, IntentsUnreadable.
+    """The attempts in the file that are not settled, in no order. Raises OSError, IntentsUnreadable.
 
-    Of a living gateway: its attempts in flight, give or take those that come and go meanwhile.
+    Of a living gateway: those in flight, give or take what comes and goes meanwhile.
     """
+    return [each for each in _all(path) if isinstance(each, tuple)]
+
+
+def settled(path: Path) -> list[LedgerEntry]:
+    """The rows in the file, in no order: the ledger has them, or will within moments. Raises as `read` does."""
+    return [each for each in _all(path) if isinstance(each, LedgerEntry)]
+
+
+def _all(path: Path) -> list[Noted]:
+    """What the file holds, in no order; nothing where there is no file. Raises OSError, IntentsUnreadable."""
     content = b""
     with contextlib.suppress(FileNotFoundError):
         content = path.read_bytes()
     if not content.strip(b"\0"):
         return []
-    if not content.startswith(_MAGIC):
+    with_rows = content.startswith(_MAGIC)
+    if not with_rows and not content.startswith(_WITHOUT_ROWS):
         raise IntentsUnreadable(f"{path} is not a list of intents that this gateway understands")
-    found = (_slot(content, offset) for offset in range(_SLOT, len(content) - _SLOT + 1, _SLOT))
+    found = (_slot(content, offset, with_rows=with_rows) for offset in range(_SLOT, len(content) - _SLOT + 1, _SLOT))
     return [each for each in found if each is not None]
 
 
@@ -209,13 +260,18 @@ def _take_space(descriptor: int, begin: int, size: int) -> None:
         os.pwrite(descriptor, bytes(max(0, missing)), begin + size - missing)
 
 
-def _slot(content: bytes | mmap.mmap, offset: int) -> tuple[Intent, Note] | None:
+def _slot(content: bytes | mmap.mmap, offset: int, *, with_rows: bool = True) -> Noted | None:
     """What a slot holds; None when it is free."""
     prompt_tokens, output_tokens, stage, size = _HEAD.unpack_from(content, offset)
     if size == 0:
         return None
     begin = offset + _HEAD.size
     try:
+        if with_rows and size <= _MOST_BESIDE_ROW:
+            (row_size,) = _SIZE.unpack_from(content, offset + _ROW_AT)
+            if row_size:
+                begin = offset + _ROW_BEGIN
+                return entry_of(_decode_row(content[begin : begin + row_size]))
         intent = _decode(content[begin : begin + size])
         note = Note(Stage(stage), prompt_tokens, output_tokens)
     except (msgspec.DecodeError, ValueError) as error:
@@ -224,9 +280,14 @@ def _slot(content: bytes | mmap.mmap, offset: int) -> tuple[Intent, Note] | None
     return intent, note
 
 
-def _rows(noted: Sequence[tuple[Intent, Note]]) -> list[LedgerEntry]:
+def _rows(noted: Sequence[Noted]) -> list[LedgerEntry]:
+    """The rows of what is noted, as they were settled, or of attempts that nobody will settle any more."""
     rows = []
-    for intent, note in noted:
+    for each in noted:
+        if isinstance(each, LedgerEntry):
+            rows.append(each)
+            continue
+        intent, note = each
         try:
             rows.append(orphaned(intent, note))
         except ValueError as error:  # its prices

@@ -30,6 +30,10 @@ COLUMNS: Final = (
     "price_version",
     "policy",
 )
+_MOST: Final = 2**63 - 1
+# Plain strings: SQLite's module takes long to find out what a string of an enum is, and Python to take its value.
+_OUTCOMES: Final = {each: each.value for each in Outcome}
+_SOURCES: Final = {each: each.value for each in UsageSource}
 SHOWN: Final = COLUMNS[1:]
 """The columns of an exported row: names that programs rely on."""
 
@@ -47,18 +51,23 @@ def row_of(entry: LedgerEntry) -> Row:
         entry.model,
         entry.backend,
         entry.upstream_model,
-        entry.outcome.value,
+        _OUTCOMES[entry.outcome],
         usage.input_tokens,
         usage.cached_input_tokens,
         usage.cache_write_tokens,
         usage.output_tokens,
         usage.reasoning_tokens,
-        usage.source.value,
+        _SOURCES[usage.source],
         entry.charge_nano_usd,
         entry.cost_nano_usd,
         entry.price_version,
         entry.policy,
     )
+
+
+def fits(row: Row) -> bool:
+    """Whether a column takes every number: money alone may grow too large for one."""
+    return row[16] <= _MOST and row[17] <= _MOST
 
 
 def entry_of(row: Row) -> LedgerEntry:

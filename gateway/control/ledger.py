@@ -100,7 +100,7 @@ def _export(arguments: argparse.Namespace) -> int:
     from gateway.config.settings import of_workers
 
     with _readable():
-        found = books.rows(of_workers(ledger_path(arguments)), _filter(arguments, arguments.request_id))
+        found = books.rows(books.written(of_workers(ledger_path(arguments))), _filter(arguments, arguments.request_id))
         if arguments.format == "csv":
             writer = csv.writer(sys.stdout, lineterminator="\n")
             writer.writerow(SHOWN)
@@ -123,7 +123,7 @@ def _totals(arguments: argparse.Namespace) -> int:
         if arguments.fleet:
             found = _of_fleet(fleet, by, _filter(arguments))
         else:
-            found = books.totals(of_workers(path), by, _filter(arguments))
+            found = books.totals(books.written(of_workers(path)), by, _filter(arguments))
     if arguments.json:
         for total in found:
             named = dict(zip(by, total.by, strict=True)) | msgspec.structs.asdict(total)

@@ -1,6 +1,8 @@
 """Ledger entries for tests, and what the journal says when they are submitted."""
 
 import asyncio
+import sqlite3
+from pathlib import Path
 
 from gateway.accounting.journal import Journal
 from gateway.domain.ledger import LedgerEntry, Outcome
@@ -34,3 +36,16 @@ def submitted(journal: Journal, *entries: LedgerEntry) -> "asyncio.Future[Except
     future: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
     journal.submit(entries, future.set_result)
     return future
+
+
+class WriteLock:
+    """Somebody else, such as the sqlite3 shell, holding the file's write lock: commits wait for it, then fail."""
+
+    def __init__(self, path: Path) -> None:
+        self._connection = sqlite3.connect(path, isolation_level=None)
+        self._connection.execute("BEGIN IMMEDIATE")
+
+    def release(self) -> None:
+        """Let the journal write again."""
+        self._connection.execute("ROLLBACK")
+        self._connection.close()

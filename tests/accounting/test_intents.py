@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 
 from gateway.accounting import intents as module
 from gateway.accounting.database import JournalUnusable
-from gateway.accounting.intents import SUFFIX, Intents, IntentsUnreadable, read
+from gateway.accounting.intents import SUFFIX, Intents, IntentsUnreadable, read, settled
 from gateway.accounting.journal import Journal
+from gateway.accounting.rows import row_of
 from gateway.accounting.statement import rows
 from gateway.domain.ledger import Intent, LedgerEntry, Note, Outcome, Stage, orphaned
 from gateway.domain.usage import Usage, UsageSource
-from tests.accounting.entries import entry, submitted
+from tests.accounting.entries import WriteLock, entry, submitted
 
 PRICES = "3b9aca00-3b9aca00-3b9aca00-77359400"
 """1 and 2 USD per million tokens."""
@@ -94,6 +95,70 @@ def test_what_is_about_to_be_settled_stays_until_its_rows_are_on_disk(path: Path
     first.free(slots)
     assert noted(path) == {}
     first.close()
+
+
+def test_a_row_that_is_noted_is_told_to_the_next_process_as_it_was_settled(path: Path) -> None:
+    """From then on the attempt is not in flight; its slot is used again without a trace of the row."""
+    first, _ = opened(path)
+    for name in ("a", "b"):
+        first.put(intent(name))
+    slots = first.take("a")
+    assert first.settle(slots, [row_of(entry("a"))])
+    assert (settled(path), list(noted(path))) == ([entry("a")], [("b", 1)])
+    second = Intents(path)
+    assert [(row.exchange, row.outcome) for row in second.open()] == [("a", Outcome.OK), ("b", Outcome.ORPHANED)]
+    second.close()
+    first.free(slots)
+    first.put(intent("c"))
+    assert (settled(path), sorted(noted(path))) == ([], [("b", 1), ("c", 1)])
+    first.close()
+
+
+@pytest.mark.parametrize(
+    ("intended", "rows_of"),
+    [
+        ([intent("a")], [entry("a"), entry("a", 2)]),
+        ([], [entry("a", 0)]),
+        ([intent("a")], [entry("a", charge_nano_usd=2**63)]),
+        ([intent("a")], [entry("a", model="half a pair \ud800")]),
+        ([intent("a")], [entry("a", policy="p" * 450)]),
+        ([intent("a", policy="p" * 450)], [entry("a")]),
+        ([intent("a"), intent("a", 2)], [entry("a"), entry("a", 2, policy="p" * 450)]),
+    ],
+    ids=["one too many", "never tried", "65 bits", "surrogate", "long row", "long intent", "one of two is long"],
+)
+def test_rows_that_find_no_place_are_not_noted(path: Path, intended: list[Intent], rows_of: list[LedgerEntry]) -> None:
+    """None of them: what is settled together is noted together."""
+    intents, _ = opened(path)
+    for each in intended:
+        intents.put(each)
+    assert not intents.settle(intents.take("a"), [row_of(each) for each in rows_of])
+    assert (settled(path), len(noted(path))) == ([], len(intended))
+    intents.close()
+
+
+def test_what_an_older_gateway_left_is_no_row(path: Path) -> None:
+    """It used all of a slot for the intent, so that anything may stand where rows are now."""
+    intents, _ = opened(path)
+    intents.put(intent("a"))
+    intents.settle(intents.take("a"), [row_of(entry("a"))])
+    content = path.read_bytes()
+    assert content.startswith(b"gateway intents 2\n")
+    path.write_bytes(content.replace(b"intents 2", b"intents 1", 1))
+    assert [row.outcome for row in Intents(path).open()] == [Outcome.ORPHANED]
+    intents.close()
+
+
+async def test_an_older_gateway_may_open_a_file_that_holds_nothing(path: Path) -> None:
+    for left in (0, 1):
+        journal = Journal(path.with_suffix(""))
+        journal.open()
+        for number in range(1 + left):
+            journal.intend(intent(f"{number}"))
+        await submitted(journal, entry("0"))
+        await journal.close(30.0)
+        content = await anyio.Path(path).read_bytes()
+        assert content.startswith(b"gateway intents 2\n" if left else b"gateway intents 1\n")
 
 
 Command = tuple[str, int, int]
@@ -243,7 +308,64 @@ async def test_rows_take_the_place_of_their_intents(journal: Journal, path: Path
     journal.intend(intent("a", 2), after=(1, Usage(input_tokens=5)))
     assert noted(path) == {("a", 1): ("FAILED", 5, 0), ("a", 2): ("SENT", 100, 50)}
     await submitted(journal, entry("a"), entry("a", 2))
-    assert noted(path) == {}
+    assert (noted(path), settled(path)) == ({}, [entry("a"), entry("a", 2)])
+    journal.flush(30.0)
+    assert list(rows(path.with_suffix(""))) == [entry("a"), entry("a", 2)]
+
+
+async def test_few_rows_do_not_wait_for_the_ledger(journal: Journal, path: Path) -> None:
+    """They are safe once they are noted; whoever reads the ledger has them written first."""
+    disk = WriteLock(path.with_suffix(""))
+    for name in ("a", "b"):
+        journal.intend(intent(name))
+    told = [submitted(journal, entry("a")), submitted(journal, entry("b"))]
+    assert [await each for each in told] == [None, None]
+    assert list(rows(path.with_suffix(""))) == []
+    assert sorted(row.exchange for row in settled(path)) == ["a", "b"]
+    disk.release()
+    journal.flush(30.0)
+    assert [row.exchange for row in rows(path.with_suffix(""))] == ["a", "b"]
+    assert journal.commits == 1
+
+
+async def test_many_rows_of_one_turn_share_a_commit_and_wait_for_it(journal: Journal, path: Path) -> None:
+    """With those that were noted before."""
+    journal.intend(intent("first"))
+    await submitted(journal, entry("first"))
+    names = [f"e{number}" for number in range(9)]
+    for name in names:
+        journal.intend(intent(name))
+    await asyncio.gather(*(submitted(journal, entry(name)) for name in names))
+    assert [row.exchange for row in rows(path.with_suffix(""))] == ["first", *names]
+    assert (journal.commits, settled(path)) == (1, [])
+
+
+async def test_with_full_durability_every_row_waits_for_its_commit(path: Path) -> None:
+    """The file of intents is not on the disk when it is written."""
+    journal = Journal(path.with_suffix(""), durability="full")
+    journal.open()
+    journal.intend(intent("a"))
+    assert await submitted(journal, entry("a")) is None
+    assert [row.exchange for row in rows(path.with_suffix(""))] == ["a"]
+    await journal.close(30.0)
+
+
+async def test_a_noted_row_that_the_ledger_never_took_is_written_by_the_next(path: Path) -> None:
+    """Though the disk took nothing until the end."""
+    journal = Journal(path.with_suffix(""))
+    journal.open()
+    journal.intend(intent("a"))
+    disk = WriteLock(path.with_suffix(""))
+    with structlog.testing.capture_logs() as logs:
+        assert await submitted(journal, entry("a")) is None
+        await journal.close(0.0)
+    assert [(log["event"], log.get("rows")) for log in logs][-1] == ("journal.left", 1)
+    disk.release()
+    another = Journal(path.with_suffix(""))
+    with structlog.testing.capture_logs():
+        another.open()
+    assert list(rows(path.with_suffix(""))) == [entry("a")]
+    await another.close(30.0)
 
 
 async def test_a_row_that_no_column_takes_leaves_its_intent(journal: Journal, path: Path) -> None:

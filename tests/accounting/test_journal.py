@@ -18,26 +18,13 @@ from gateway.accounting import journal as module
 from gateway.accounting.database import Durability, JournalUnusable, connect
 from gateway.accounting.journal import Journal, NotJournaled
 from gateway.accounting.statement import rows
-from tests.accounting.entries import entry, submitted
+from tests.accounting.entries import WriteLock, entry, submitted
 
 PATIENCE_S = 30.0
 
 
 def exchanges(path: Path) -> list[str]:
     return [row.exchange for row in rows(path)]
-
-
-class WriteLock:
-    """Somebody else, such as the sqlite3 shell, holding the file's write lock: commits wait for it, then fail."""
-
-    def __init__(self, path: Path) -> None:
-        self._connection = sqlite3.connect(path, isolation_level=None)
-        self._connection.execute("BEGIN IMMEDIATE")
-
-    def release(self) -> None:
-        """Let the journal write again."""
-        self._connection.execute("ROLLBACK")
-        self._connection.close()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import redis
 import structlog
 
 from gateway.accounting import shipping
-from gateway.accounting.database import INSERT, connect
+from gateway.accounting.database import connect, insert
 from gateway.accounting.day_totals import SUMS, differences, field_of, summed, totals_of
 from gateway.accounting.rows import row_of
 from gateway.accounting.shipping import LedgerBehind, Shipper, Totals, compare, of_fleet
@@ -53,7 +53,7 @@ def ledger(tmp_path: Path) -> Path:
 def write(ledger: Path, entries: Sequence[LedgerEntry]) -> None:
     """As the journal does, in one transaction."""
     with closing(sqlite3.connect(ledger)) as connection:
-        connection.executemany(INSERT, [row_of(each) for each in entries])
+        insert(connection, [value for each in entries for value in row_of(each)])
         connection.commit()
 
 

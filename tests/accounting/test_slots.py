@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway.accounting import slots, statement
-from gateway.accounting.database import INSERT, connect
+from gateway.accounting.database import connect, insert
 from gateway.accounting.rows import row_of
 from gateway.accounting.slots import SLOT_S, Minute, Sum
 from gateway.domain.ledger import LedgerEntry, Outcome
@@ -35,7 +35,7 @@ def ledger(tmp_path: Path) -> Path:
 def write(ledger: Path, *entries: LedgerEntry) -> None:
     """As the journal does."""
     with closing(sqlite3.connect(ledger)) as connection:
-        connection.executemany(INSERT, [row_of(each) for each in entries])
+        insert(connection, [value for each in entries for value in row_of(each)])
         connection.commit()
 
 

@@ -30,7 +30,6 @@ import httpx
 import structlog
 import uvicorn
 
-from gateway.accounting import statement
 from gateway.admission.counting import TokenCounter
 from gateway.admission.limits import Answer, Dimension, Granted
 from gateway.admission.memory import MemoryLimiter
@@ -51,6 +50,7 @@ from tests.running import gateway as running_gateway
 from tests.running.client import CHAT
 from tests.running.configuration import PATIENT, Terms, Tree, configuration
 from tests.running.gateway import CRASHES, make_key
+from tests.running.ledgers import settled_rows
 
 SETTLES_WITHIN_S = 20.0
 """By when nothing may be left of a scenario, however little of a processor its one loop gets."""
@@ -104,7 +104,7 @@ class Rig:
 
     def rows(self, request_id: str | None = None) -> list[LedgerEntry]:
         """The ledger's rows, those of one request in the order of its attempts."""
-        return list(statement.rows(self.store, request_id=request_id))
+        return settled_rows(self.store, request_id=request_id)
 
     def rows_of(self, answer: answers.Answer) -> list[LedgerEntry]:
         """The rows of the request that was answered."""

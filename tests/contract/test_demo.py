@@ -18,7 +18,6 @@ import pytest
 from openai.types.chat import ChatCompletionMessageParam
 
 import gateway.demo
-from gateway.accounting import statement
 from gateway.domain.ledger import LedgerEntry, Outcome
 from gateway.domain.usage import UsageSource
 from tests.backends.openai_backend import raw_stream
@@ -26,6 +25,7 @@ from tests.backends.scripted import scripted_backend
 from tests.pipeline.wire import text_of
 from tests.running.configuration import configuration
 from tests.running.gateway import gateway as running_gateway
+from tests.running.ledgers import settled_rows
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
 
@@ -68,7 +68,7 @@ class Demo:
 
     def rows(self) -> list[LedgerEntry]:
         """Its ledger."""
-        return list(statement.rows(self.state / "gateway.sqlite"))
+        return settled_rows(self.state / "gateway.sqlite")
 
     def interrupt(self) -> None:
         """Ctrl-C; returns when it has ended."""

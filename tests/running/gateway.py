@@ -23,12 +23,11 @@ from typing import Any
 
 import httpx
 
-from gateway.accounting import books, statement
-from gateway.accounting.rows import entry_of
-from gateway.config.settings import HttpWay, key_store_beside, of_workers
+from gateway.config.settings import HttpWay, key_store_beside
 from gateway.control.keys import NewKey, create
 from gateway.domain.ledger import LedgerEntry
 from tests.running.configuration import Tree
+from tests.running.ledgers import settled_rows
 
 HTTP: HttpWay = "edge"
 """How gateways serve inference in this run of the tests: pytest's option `--http`."""
@@ -114,9 +113,8 @@ class RunningGateway:
         return make_key(self.store, tenant)
 
     def ledger(self, request_id: str | None = None, *, tenant: str | None = None) -> list[LedgerEntry]:
-        """The committed rows, those of one request in the order of its attempts."""
-        rows = books.rows(of_workers(self.store), statement.Filter(request_id=request_id, tenant=tenant))
-        return sorted(map(entry_of, rows), key=lambda row: (row.at, row.attempt))
+        """The rows of what is settled, those of one request in the order of its attempts."""
+        return settled_rows(self.store, request_id=request_id, tenant=tenant)
 
     def log(self) -> list[dict[str, Any]]:
         """The log's lines so far. Lines of a process that is still running may come a little later."""

@@ -13,7 +13,6 @@ from litestar.params import FromQuery, QueryParameter
 from gateway.accounting import slots, statement
 from gateway.api.admin.auth import needs
 from gateway.api.admin.office import AdminRequest, office
-from gateway.config.settings import of_workers
 from gateway.control.outlook import spent_of, sums_of
 from gateway.control.picture import Picture, picture
 from gateway.control.rehearsal import Rehearsal
@@ -38,12 +37,15 @@ async def get_independence(
     made = office(request)
     wanted = statement.Filter(tenant=tenant, since=made.wall() - window_s)
     # What workers of one gateway used is in files that are at hand: nothing of it is known to five minutes only.
-    own = of_workers(made.ledger) if made.shared is None else [made.ledger]
     others = () if made.shared is None else made.outlook.parts(window_s, own=False)
 
     def sums() -> list[slots.Sum]:
         found = [
-            *(each for ledger in own for each in slots.sums_of(ledger, wanted)),
+            *(
+                each
+                for ledger in made.ledgers(all_workers=made.shared is None)
+                for each in slots.sums_of(ledger, wanted)
+            ),
             *(each for each in sums_of(others) if tenant in {None, each.tenant}),
         ]
         return [each for each in found if each.backend]

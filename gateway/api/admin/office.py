@@ -1,7 +1,7 @@
 """What the admin API's handlers work with. Made once, by the app."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +9,9 @@ from litestar import Request
 from litestar.datastructures import State
 from litestar.params import HeaderParameter
 
+from gateway.accounting import books
 from gateway.api.machinery import Machinery
+from gateway.config.settings import of_workers
 from gateway.control.desk import Desk
 from gateway.control.drills import Drills
 from gateway.control.inquiries import Inquiries
@@ -56,6 +58,13 @@ class Office:
     """The Redis that the fleet shares; None where there is no fleet."""
     wall: Callable[[], float]
     random_bytes: Callable[[int], bytes]
+
+    def ledgers(self, *, all_workers: bool = True) -> Sequence[Path]:
+        """The ledgers of all workers, or this one's, once they have all that was settled by now.
+
+        Blocks for milliseconds, so it is for threads.
+        """
+        return books.written(of_workers(self.ledger) if all_workers else [self.ledger])
 
 
 def office(request: AdminRequest) -> Office:

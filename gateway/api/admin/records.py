@@ -15,7 +15,6 @@ from gateway.accounting import books, statement
 from gateway.accounting.rows import SHOWN, Row
 from gateway.api.admin.auth import needs
 from gateway.api.admin.office import AdminRequest, Office, office
-from gateway.config.settings import of_workers
 from gateway.control.decisions import DecisionShown
 from gateway.control.events import Event
 from gateway.control.explain import Asked, Explained, explain
@@ -51,7 +50,7 @@ def get_usage(
     wanted = statement.Filter(tenant=tenant, since=_instant("since", since), before=_instant("before", before))
     grouping = [name for name in known if name in names]
     made = office(request)
-    found = _of_fleet(made, grouping, wanted) if fleet else books.totals(of_workers(made.ledger), grouping, wanted)
+    found = _of_fleet(made, grouping, wanted) if fleet else books.totals(made.ledgers(), grouping, wanted)
     return Usage(by=tuple(grouping), totals=found)
 
 
@@ -87,7 +86,7 @@ def get_ledger(  # noqa: PLR0917  # the query's parameters
     wanted = statement.Filter(
         tenant=tenant, request_id=request_id, since=_instant("since", since), before=_instant("before", before)
     )
-    rows = list(_first(books.rows(of_workers(office(request).ledger), wanted), limit))
+    rows = list(_first(books.rows(office(request).ledgers(), wanted), limit))
     headers = {"x-next-since": _iso(rows[-1][3])} if len(rows) == limit else {}
     if format == "csv":
         out = io.StringIO()
