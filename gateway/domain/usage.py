@@ -23,7 +23,7 @@ class UsageSource(StrEnum):
     """By the settlement of an expired lease."""
 
 
-class Usage(msgspec.Struct, frozen=True, kw_only=True):
+class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Tokens of one attempt. The buckets do not overlap: their sum is what was processed."""
 
     input_tokens: int = 0

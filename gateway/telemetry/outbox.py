@@ -7,12 +7,12 @@ compression, timeout and repeats are what OpenTelemetry's variables say. Its enc
 `otlp` for why.
 """
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import structlog
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
 from gateway.telemetry import semconv
@@ -23,7 +23,7 @@ from gateway.telemetry.spans import Span, count_of
 
 _NANO: Final = 1_000_000_000
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger()
 
 
 class Outbox:
@@ -121,7 +121,7 @@ class Outbox:
             return encoded(spans, ids, place, longest=self._longest)
         except Exception:  # one request's mistake must not end all tracing
             self._lost += count
-            log.exception("spans that cannot be encoded")
+            log.exception("traces.unencodable")
             return []
 
     def _post(self, spans: Sequence[bytes]) -> None:

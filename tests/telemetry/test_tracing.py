@@ -3,6 +3,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -189,6 +190,24 @@ def test_shutdown_sends_what_is_queued(collector: OtlpReceiver) -> None:
     tracing.shutdown(deadline_s=10)
     assert len(collector.spans) == 5
     assert tracing.dropped == 0
+
+
+def test_a_full_batch_waits_for_nothing(collector: OtlpReceiver) -> None:
+    """The interval is for what does not fill one."""
+    settings = TracingSettings(endpoint=collector.endpoint, max_batch_spans=5, interval_s=600)
+    tracing = Tracing(settings, random=random.Random(11), version="1.2.3")
+    tracing.report(records.succeeded(tracing.begin(None)))
+    assert len(collector.wait_for(5)) == 5
+    tracing.shutdown()
+
+
+def test_a_request_that_cannot_be_told_costs_no_other(tracing: Tracing, collector: OtlpReceiver) -> None:
+    """A mistake of ours: its spans are counted as lost."""
+    broken: Any = records.limited(tracing.begin(None))
+    broken.routing = "not what it should be"
+    tracing.report(broken)
+    assert len(exported(tracing, collector, records.limited)) == 3
+    assert tracing.dropped == 3
 
 
 @pytest.fixture
