@@ -17,7 +17,7 @@ import structlog
 
 from gateway.control.decisions import Decisions
 from gateway.control.siblings import Answers, Question, Siblings
-from gateway.telemetry.families import Family, Point
+from gateway.telemetry.families import Family
 from gateway.telemetry.sums import Heard, Told
 
 _METRICS: Final = "metrics"
@@ -66,7 +66,7 @@ class Workers:
         return next(iter(found.values()), None)
 
     async def together(self, own: list[Family]) -> list[Family]:
-        """What all of them measured, and how many could be asked."""
+        """What all of them measured, as far as they can be asked."""
         told = {self._worker: Told(self._process, own)}
         for number, body in (await self._siblings.ask(Question(_METRICS))).items():
             told[number] = msgspec.msgpack.decode(body, type=Told)
@@ -76,7 +76,7 @@ class Workers:
             heard = self._heard
             found = heard.together(told)
             await anyio.to_thread.run_sync(self._keep, msgspec.msgpack.encode(heard))
-        return [*found, Family("gateway.workers", "gauge", "Workers that answer.", (), [Point((), len(told))])]
+        return found
 
     def _kept(self) -> Heard:
         """What a process in this one's place heard before it died."""

@@ -19,10 +19,10 @@ Measures what the gateway costs: CPU per request of its whole process tree, adde
 
 Everything runs on this machine, on loopback, and ends with the run: a fake model server that costs next to nothing,
 nginx as a plain proxy before it and other gateways (where they are installed), the gateway with limits, ledger and log
-as it comes, and the gateway that also traces 10 % of requests; for small chats also one that traces all of them, and
-one with its limits in a Redis. A further one is started, answers, and holds 500 slow streams at once. Each round
-measures every case at each of them in turn, so that drift of the machine hits all alike. Compare ratios to nginx, not
-microseconds, between machines or days.
+as it comes, and the gateway that also traces 10 % of requests; for small chats also one that traces all of them, one
+of two workers, and one with its limits in a Redis. A further one is started, answers, and holds 500 slow streams at
+once. Each round measures every case at each of them in turn, so that drift of the machine hits all alike. Compare
+ratios to nginx, not microseconds, between machines or days.
 """
 _CASES = "cases:\n" + "\n".join(f"  {case.name:<11} {case.what}" for case in CASES)
 _FULL = Size(rounds=5, seconds=0.4, warm_s=0.2)

@@ -38,6 +38,7 @@ def measured(made: Office, now: float) -> list[Family]:
 def gauges(made: Office, now: float) -> Iterator[Gauge]:
     """How things stand."""
     machinery = made.machinery
+    yield Gauge("gateway.workers", "Processes of this gateway that answer.", {}, 1)
     yield Gauge("gateway.requests.in_flight", "Requests that are not over.", {}, len(machinery.live))
     yield Gauge("gateway.connections", "Connections of clients.", {}, machinery.doors.open)
     yield Gauge("gateway.connections.turned_away", "Those that found no place.", {}, machinery.doors.turned_away)
