@@ -14,6 +14,7 @@ import anyio
 import uvicorn
 from litestar import Litestar
 
+from gateway.admission.cells import Slab
 from gateway.api.edge import EdgeProtocol
 from gateway.api.machinery import Machinery
 from gateway.api.turnstile import Turnstile
@@ -47,6 +48,23 @@ def serve(settings: Settings, sources: Sources, *, drain_s: float = 30.0) -> Non
         listen(settings.admin_host, settings.admin_port) as admin_listener,
     ):
         run(app, server, listener, admin_listener)
+
+
+def serve_as_worker(
+    settings: Settings,
+    sources: Sources,
+    *,
+    turnstile: Turnstile,
+    slab: Slab,
+    listener: socket.socket,
+    admin_listener: socket.socket | None,
+    drain_s: float,
+    opened: Callable[[], None],
+) -> None:
+    """Serve as one of several that share these; see `run`."""
+    app = create_app(settings, sources, slab)
+    server = make_server(app, drain_s=drain_s, http=settings.http, turnstile=turnstile)
+    run(app, server, listener, admin_listener, opened)
 
 
 def run(

@@ -14,16 +14,13 @@ import contextlib
 import gc
 import os
 import select
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import time
 import traceback
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn
 
@@ -34,11 +31,11 @@ from gateway.accounting.database import JournalUnusable
 from gateway.admission.cells import Slab
 from gateway.admission.limits import LimitsUnusable
 from gateway.api.turnstile import Loads, Turnstile
-from gateway.app import create_app
 from gateway.config.policies import Sources, assemble, read
 from gateway.config.problems import ConfigurationError
 from gateway.config.settings import Settings
-from gateway.serve import listen, make_server, run
+from gateway.control.workers_folder import clear_up, folder_of
+from gateway.serve import listen, serve_as_worker
 from gateway.telemetry.logs import DirectWriter, configure_logging
 
 _LONG_S: Final = 5.0
@@ -49,8 +46,6 @@ _HUNG_S: Final = 60.0
 _LOOK_S: Final = 1.0
 _CLOSE_S: Final = 15.0
 """What a worker may take beyond the time for running requests, until its books are closed."""
-_LONGEST_FOLDER: Final = 80
-"""Bytes, without what makes it the only one of that name: that of a socket in it has to fit into 108."""
 _READY: Final = b"\0"
 _STOPS: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -96,7 +91,7 @@ def serve(settings: Settings, sources: Sources, *, drain_s: float) -> int:
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(listen(settings.host, settings.port))
         admin_listener = stack.enter_context(listen(settings.admin_host, settings.admin_port))
-        folder = stack.enter_context(_folder(settings.store))
+        folder = stack.enter_context(folder_of(settings.store))
         group = _Group(replace(settings, group=folder), sources, listener, admin_listener, drain_s=drain_s)
         stack.callback(group.close)
         return group.run()
@@ -171,7 +166,7 @@ class _Group:
                         raise StartFailed(reason or f"worker {worker.number} cannot start")
         if self._stops == 0:
             log.info("gateway.started", version=__version__, workers=len(self._workers))
-            _clear_up(self._settings)
+            clear_up(self._settings.store, but=self._settings.group)
 
     def _turn(self) -> None:
         """Wait for what comes next, and do what it asks for."""
@@ -316,7 +311,6 @@ class _Group:
 
     def _work(self, number: int, tells: int) -> int:
         """Serve as that worker; the exit code."""
-        settings = replace(self._settings, worker=number)
 
         def opened() -> None:
             asyncio.get_running_loop().add_reader(self._life[0], _end_with_parent, self._life[0])
@@ -324,10 +318,16 @@ class _Group:
             os.close(tells)
 
         try:
-            app = create_app(settings, self._sources, self._limits)
-            turnstile = Turnstile(self._loads, number, self._listener)
-            server = make_server(app, drain_s=self._drain_s, http=settings.http, turnstile=turnstile)
-            run(app, server, self._listener, self._admin_listener if number == 1 else None, opened)
+            serve_as_worker(
+                replace(self._settings, worker=number),
+                self._sources,
+                turnstile=Turnstile(self._loads, number, self._listener),
+                slab=self._limits,
+                listener=self._listener,
+                admin_listener=self._admin_listener if number == 1 else None,
+                drain_s=self._drain_s,
+                opened=opened,
+            )
         except (ConfigurationError, JournalUnusable, LimitsUnusable) as error:
             os.write(tells, str(error).encode())
             return 1
@@ -342,23 +342,3 @@ def _end_with_parent(life: int) -> None:
 
 def _heed(_signal: int, _frame: FrameType | None) -> None:
     """Signals are read from the wakeup descriptor."""
-
-
-def _clear_up(settings: Settings) -> None:
-    """Remove what parents that were killed have left. The ledgers are ours, so theirs are not there any more."""
-    for left in settings.store.parent.glob(f".{settings.store.name}-workers-*"):
-        if left != settings.group:
-            shutil.rmtree(left, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _folder(store: Path) -> Iterator[Path]:
-    """The workers' own, beside the ledger if its name is not too long for sockets; gone with them."""
-    store.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    prefix = f".{store.name}-workers-"
-    beside = store.parent if len(os.fsencode(store.parent / prefix)) <= _LONGEST_FOLDER else None
-    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=beside))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
