@@ -4,7 +4,7 @@ In this process, in files that the workers of one gateway share, or in the Redis
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -19,6 +19,7 @@ import structlog
 from anyio.abc import TaskGroup
 
 from gateway.accounting import books, statement
+from gateway.accounting.database import JournalUnusable
 from gateway.accounting.journal import Journal
 from gateway.admission import fleet_size
 from gateway.admission.cells import Slab
@@ -110,7 +111,7 @@ def open_books(settings: Settings, stores: Stores, journal: Journal, recorder: R
         stack.push_async_callback(stores.shipper.finish)
     journal.open()
     stack.push_async_callback(journal.close, _JOURNAL_CLOSE_S)
-    if settings.worker == 1:
+    if settings.worker == 1 and settings.is_first:
         _take_over(settings)
     if stores.shared is not None:
         stores.shared.open(anyio.current_time(), journal.name)
@@ -125,16 +126,17 @@ def open_books(settings: Settings, stores: Stores, journal: Journal, recorder: R
 
 
 def _take_over(settings: Settings) -> None:
-    """Make the ledgers of workers that are no more a part of the first one's.
+    """Make the ledgers of workers that are no more a part of the first one's, and close what others left in flight.
 
-    In a fleet they stay: its totals have their rows under their own names.
+    In a fleet the former stay: its totals have their rows under their own names.
     """
-    for number, gone in enumerate(of_workers(settings.store), 1):
-        if number > 1 and gone not in _ledgers(settings):
-            if isinstance(settings.limits, RedisPlace):
-                log.warning("ledger.of_a_former_worker", path=str(gone))
-            else:
-                log.info("ledger.taken_over", path=str(gone), rows=books.absorb(settings.store, gone))
+    for ledger in of_workers(settings.store)[1:]:
+        if ledger not in _ledgers(settings) and not isinstance(settings.limits, RedisPlace):
+            log.info("ledger.taken_over", path=str(ledger), rows=books.absorb(settings.store, ledger))
+            continue
+        with suppress(JournalUnusable):  # Its own worker will tell of it.
+            if closed := books.close_left(ledger):
+                log.warning("ledger.reaped", path=str(ledger), attempts=closed)
 
 
 def _ledgers(settings: Settings) -> list[Path]:

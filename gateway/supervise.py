@@ -319,7 +319,7 @@ class _Group:
 
         try:
             serve_as_worker(
-                replace(self._settings, worker=number),
+                replace(self._settings, worker=number, is_first=not any(each.is_ready for each in self._workers)),
                 self._sources,
                 turnstile=Turnstile(self._loads, number, self._listener),
                 slab=self._limits,

@@ -21,7 +21,6 @@ from gateway.accounting.database import JournalUnusable, connect, insert, lock
 from gateway.accounting.intents import SUFFIX, Intents, IntentsUnreadable, settled
 from gateway.accounting.rows import COLUMNS, Row, row_of
 from gateway.accounting.statement import ALL, SUMMED, By, Filter, Total
-from gateway.domain.ledger import LedgerEntry
 
 _WRITTEN_WITHIN_S: Final = 0.25
 _LOOK_S: Final = 0.002
@@ -80,23 +79,42 @@ def absorb(ledger: Path, gone: Path) -> int:
     The file is then deleted. May be cut short and done again. Blocks, for seconds where there are millions of rows.
     Whoever calls this holds `ledger`'s lock. Raises `JournalUnusable`, also while somebody writes `gone`.
     """
-    held = lock(gone)
-    intents = Intents(gone.with_name(gone.name + SUFFIX))
-    try:
-        left: list[LedgerEntry] = intents.open()
-        connect(gone, "full").close()  # What an older gateway wrote is brought up to date.
-        with contextlib.closing(connect(ledger, "full")) as connection:
-            connection.execute("ATTACH DATABASE ? AS gone", (str(gone),))
-            connection.execute("BEGIN IMMEDIATE")
-            taken = connection.execute(_TAKE).rowcount
-            insert(connection, [value for each in left for value in row_of(each)])
-            connection.execute("COMMIT")
-            connection.execute("DETACH DATABASE gone")
+    close_left(gone)
+    with _held(gone), contextlib.closing(connect(ledger, "full")) as connection:
+        connection.execute("ATTACH DATABASE ? AS gone", (str(gone),))
+        connection.execute("BEGIN IMMEDIATE")
+        taken = connection.execute(_TAKE).rowcount
+        connection.execute("COMMIT")
+        connection.execute("DETACH DATABASE gone")
         for suffix in ("", "-wal", "-shm", SUFFIX, ".lock"):
             gone.with_name(gone.name + suffix).unlink(missing_ok=True)
+    return taken
+
+
+def close_left(ledger: Path) -> int:
+    """Write what a worker left in flight that is not there; how many rows that are. Blocks and raises as `absorb`."""
+    intents = Intents(ledger.with_name(ledger.name + SUFFIX))
+    with (
+        _held(ledger),
+        contextlib.closing(intents),
+        contextlib.closing(connect(ledger, "full")) as connection,
+    ):
+        left = intents.open()
+        if left:
+            connection.execute("BEGIN IMMEDIATE")
+            insert(connection, [value for each in left for value in row_of(each)])
+            connection.execute("COMMIT")
+        intents.clear()
+    return len(left)
+
+
+@contextlib.contextmanager
+def _held(ledger: Path) -> Iterator[None]:
+    """Keep others from it. Raises `JournalUnusable`, also for what goes wrong inside."""
+    held = lock(ledger)
+    try:
+        yield
     except (OSError, sqlite3.Error, IntentsUnreadable) as error:
-        raise JournalUnusable(f"cannot take the rows of {gone} into {ledger}: {error}") from error
+        raise JournalUnusable(f"cannot use {ledger}, of a worker that is not there: {error}") from error
     finally:
-        intents.close()
         os.close(held)
-    return taken + len(left)

@@ -100,6 +100,8 @@ class Settings:
     """How many processes serve together, behind one port and as one gateway."""
     worker: int = 1
     """Which of them this is; the first one serves the admin API."""
+    is_first: bool = True
+    """Whether no other worker has served before this one in this run: what is found in files is of former ones."""
     group: Path | None = None
     """The folder through which they know of one another, made anew for each run; None where there is one process."""
 

@@ -262,13 +262,19 @@ async def test_one_signal_lets_both_finish_what_they_stream(both: RunningGateway
 async def test_workers_end_with_their_parent_and_one_alone_goes_on_with_their_books(
     tmp_path: Path, only: ScriptedBackend
 ) -> None:
-    """What the second one wrote, or had in flight, is in the ledger of a gateway without it."""
+    """What the second one wrote is in the ledger of a gateway without it. Before, one that stood still was replaced."""
     told = configuration(backends={"only": only.base_url}, models={"assistant": ["only"]}, tenants=TENANTS)
-    with gateway(tmp_path, told, workers=2) as running:
+    with gateway(tmp_path, told, workers=2, patience={"gateway.supervise._HUNG_S": 3.0}) as running:
         async with AsyncExitStack() as stack:
             clients = await connected(stack, running, "acme", 4)
             assert await statuses_of(clients, 2) == {200: 8}
             written = running.ledger()
+            os.kill(pids_of(running)[2][-1], signal.SIGSTOP)
+
+            async def is_replaced() -> bool | None:
+                return len(pids_of(running)[2]) > 1 or None
+
+            await eventually(is_replaced, "another worker", 20.0)
             pids = [pid for each in pids_of(running).values() for pid in each]
             running.kill()
 
