@@ -2,7 +2,7 @@
 
     event loop:  intend ─▶ intents file      submit(rows, done) ─▶ intents file ─▶ done(None)
                                                      │
-                                    20 ms later, or at once if somebody waits
+                                   100 ms later, or at once if somebody waits
                                                      ▼
                                  writer thread:  take what waits · one statement · done(None | error) of who waits
 
@@ -44,10 +44,8 @@ Done = Callable[[Exception | None], None]
 
 MOST_QUEUED = 50_000
 """Rows that may wait; some 30 MB. More are refused."""
-_GATHER_S = 0.02
-"""So long rows wait for company while nobody waits for them."""
-_FEW = 4
-"""Submissions in one turn of the loop that are noted, and not committed at once."""
+_GATHER_S = 0.1
+"""So long rows wait for company while nobody waits for them: each commit has both threads wait for one another."""
 _LOOK_S = 0.001
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.05, 2.0
 _LAST_TRY_S = 2.0
@@ -231,11 +229,7 @@ class Journal:
             time.sleep(_LOOK_S)
 
     def _end_turn(self) -> None:
-        """Note what the last turn of the loop has submitted, or have it committed at once where it was much.
-
-        A commit is waited for in another thread, which costs both threads more than a note does; but one for many
-        costs each of them less.
-        """
+        """Note what the last turn of the loop has submitted; have it committed at once where it cannot be noted."""
         turn, self._turn = self._turn, []
         if not turn:
             return
@@ -243,15 +237,13 @@ class Journal:
         batch = self._gathered
         if batch is None:
             batch = self._gathered = _Batch()
-        is_few = self._notes_rows and len(turn) <= _FEW
         noted: list[Done | None] = []
         for rows, slots, done in turn:
             for row in rows:
                 batch.values += row
             batch.sizes.append(len(rows) * len(COLUMNS))
             batch.slots.append(slots)
-            is_noted = is_few and self._intents.settle(slots, rows)
-            if is_noted:
+            if self._notes_rows and self._intents.settle(slots, rows):
                 noted.append(done)
                 batch.waiting.append(None)
             else:
