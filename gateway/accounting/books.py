@@ -22,7 +22,7 @@ from gateway.accounting.intents import SUFFIX, Intents, IntentsUnreadable, settl
 from gateway.accounting.rows import COLUMNS, Row, row_of
 from gateway.accounting.statement import ALL, SUMMED, By, Filter, Total
 
-_WRITTEN_WITHIN_S: Final = 0.25
+_WRITTEN_WITHIN_S: Final = 1.0
 _LOOK_S: Final = 0.002
 _COUNTED: Final = ("requests", "attempts", *SUMMED)
 _AT: Final = COLUMNS.index("at")
@@ -36,7 +36,7 @@ _TAKE: Final = f"""
 def written(ledgers: Sequence[Path], most_s: float = _WRITTEN_WITHIN_S) -> Sequence[Path]:
     """The same ledgers, once each has the rows of what its worker had settled by now, or after so many seconds. Blocks.
 
-    A living worker's rows come some milliseconds after its clients have their answers; those of one that was killed,
+    A living worker's rows come a tenth of a second after its clients have their answers; those of one that was killed,
     with the next.
     """
     by = time.monotonic() + most_s

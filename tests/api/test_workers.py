@@ -269,7 +269,11 @@ async def test_workers_end_with_their_parent_and_one_alone_goes_on_with_their_bo
             clients = await connected(stack, running, "acme", 4)
             assert await statuses_of(clients, 2) == {200: 8}
             written = running.ledger()
-            os.kill(pids_of(running)[2][-1], signal.SIGSTOP)
+
+            async def is_told() -> list[int] | None:
+                return pids_of(running)[2] or None
+
+            os.kill((await eventually(is_told, "the second worker's start in the log"))[-1], signal.SIGSTOP)
 
             async def is_replaced() -> bool | None:
                 return len(pids_of(running)[2]) > 1 or None
