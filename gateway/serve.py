@@ -96,8 +96,11 @@ def run(
         except ExceptionGroup as group:
             raise _cause(group) from None  # Litestar opens everything inside a task group of its own.
 
-    # uvicorn raises the signal again once everything is closed: that is how a stop is meant to end, not an error.
-    signal.signal(signal.SIGTERM, lambda _signal, _frame: None)
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        """Before uvicorn listens to signals, and after: it raises the signal again once everything is closed."""
+        server.should_exit = True
+
+    signal.signal(signal.SIGTERM, stop)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner, contextlib.suppress(KeyboardInterrupt):
         runner.run(serve_all())
 

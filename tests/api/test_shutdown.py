@@ -1,6 +1,8 @@
 """SIGTERM and kill -9 while requests run: what is finished, what is said, what is in the ledger afterwards."""
 
 import asyncio
+import signal
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from tests.backends.openai_backend import chat_reply, chat_stream, openai_backen
 from tests.backends.scripted import Script, ScriptedBackend
 from tests.running.client import CHAT, chat, client_of, error_of, events, next_text
 from tests.running.configuration import Tree, charge, configuration
-from tests.running.gateway import RunningGateway, gateway
+from tests.running.gateway import START_S, RunningGateway, gateway, start, wait_until
 from tests.running.polling import eventually
 
 SILENT = Script(framing="raw", end="hang")
@@ -90,6 +92,21 @@ async def test_what_lasts_longer_is_ended_honestly(tmp_path: Path, house: Tree, 
         assert (row.outcome, row.usage.source, row.charge_nano_usd) == (Outcome.SHUTDOWN, UsageSource.ESTIMATED, 0)
         assert row.cost_nano_usd > 0
     await backend.wait_until(lambda: all(request.closed_at is not None for request in backend.requests))
+
+
+async def test_a_signal_that_comes_amid_the_start_is_heeded(tmp_path: Path, house: Tree) -> None:
+    """The port is open by then, and the server does not listen to signals yet."""
+    running = start(tmp_path, house)
+
+    def is_open() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", running.port)) == 0
+
+    wait_until(is_open, START_S, running, "open its port")
+    running.terminate()
+    for holder in running.holders:
+        holder.close()
+    assert running.wait() in {0, -signal.SIGTERM}
 
 
 async def test_no_new_connection_is_taken_while_draining(tmp_path: Path, house: Tree, backend: ScriptedBackend) -> None:
