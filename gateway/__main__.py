@@ -147,6 +147,13 @@ def _add_serve(commands: Commands) -> None:
         "--drain", type=float, default=30.0, metavar="SECONDS", help="time for running requests (default: %(default)s)"
     )
     parser.add_argument(
+        "--durability",
+        choices=["normal", "full"],
+        default="normal",
+        help="what the ledger has of an answer that its client has: `normal`, whatever kills the gateway; `full`, also "
+        "if the machine loses power, for which every answer waits until the disk has it (default: %(default)s)",
+    )
+    parser.add_argument(
         "--http",
         choices=["edge", "asgi"],
         default="edge",
@@ -174,6 +181,7 @@ def _serve(arguments: argparse.Namespace) -> int:
             host=arguments.host,
             port=arguments.port,
             http=arguments.http,
+            durability=arguments.durability,
             admin_host=arguments.admin_host,
             admin_port=arguments.admin_port,
             workers=arguments.workers,

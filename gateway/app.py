@@ -102,7 +102,7 @@ def create_app(settings: Settings, sources: Sources, slab: Slab | None = None) -
     last_use = LastUse(stores.log)
     metrics = Metrics(tenants=settings.told_tenants)
     counter = TokenCounter()
-    journal = Journal(settings.ledger)
+    journal = Journal(settings.ledger, durability=settings.durability)
     writer = LogWriter(sys.stderr.buffer, whole_bytes=None if settings.group is None else select.PIPE_BUF)
     tracer = Tracing(settings.tracing, random=source, version=__version__)
     seam = Seam(Transport())

@@ -5,12 +5,10 @@ import os
 import secrets
 import sqlite3
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from gateway.accounting.rows import COLUMNS
-
-Durability = Literal["normal", "full"]
-"""What a commit survives. `normal`: the death of the process. `full`: also the loss of power, at one fsync a commit."""
+from gateway.domain.ledger import Durability
 
 SCHEMA_VERSION: Final = 2
 MOST_AT_ONCE: Final = 128

@@ -33,10 +33,10 @@ from pathlib import Path
 import anyio.to_thread
 import structlog
 
-from gateway.accounting.database import Durability, JournalUnusable, connect, insert, lock
+from gateway.accounting.database import JournalUnusable, connect, insert, lock
 from gateway.accounting.intents import SUFFIX, Intents, IntentsUnreadable, settled
 from gateway.accounting.rows import COLUMNS, Row, row_of
-from gateway.domain.ledger import Intent, LedgerEntry
+from gateway.domain.ledger import Durability, Intent, LedgerEntry
 from gateway.domain.usage import Usage, UsageSource
 
 Done = Callable[[Exception | None], None]

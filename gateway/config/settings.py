@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import unquote, urlsplit
 
+from gateway.domain.ledger import Durability
 from gateway.domain.store import RedisPlace, is_redis, redis_place
 from gateway.telemetry import push, tracing
 from gateway.telemetry.push import PushSettings
@@ -79,6 +80,8 @@ class Settings:
     memory."""
     http: HttpWay = "edge"
     """The other way is for diagnosis: slower, and by other code."""
+    durability: Durability = "normal"
+    """What the ledger survives."""
     admin_port: int = 8081
     """The admin API's, on loopback unless `admin_host` says otherwise."""
     admin_host: str = "127.0.0.1"
@@ -141,6 +144,7 @@ def read(
     host: str = "127.0.0.1",
     port: int = 8080,
     http: HttpWay = "edge",
+    durability: Durability = "normal",
     admin_host: str = "127.0.0.1",
     admin_port: int = 8081,
     workers: int = 1,
@@ -160,6 +164,7 @@ def read(
         host=host,
         port=port,
         http=http,
+        durability=durability,
         admin_host=admin_host,
         admin_port=admin_port,
         admin_key=environ.get(ADMIN_KEY) or None,

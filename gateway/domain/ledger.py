@@ -5,10 +5,15 @@ came, the row of an attempt that nobody can settle any more is made, `orphaned`.
 """
 
 from enum import IntEnum, StrEnum
+from typing import Literal
 
 import msgspec
 
 from gateway.domain.usage import Usage, UsageSource, price_table
+
+Durability = Literal["normal", "full"]
+"""What a row that was told of survives. `normal`: the death of the process. `full`: also the loss of power, at one sync
+of the disk a commit, which every answer waits for."""
 
 
 class Outcome(StrEnum):

@@ -15,9 +15,10 @@ import pytest
 import structlog
 
 from gateway.accounting import journal as module
-from gateway.accounting.database import Durability, JournalUnusable, connect
+from gateway.accounting.database import JournalUnusable, connect
 from gateway.accounting.journal import Journal, NotJournaled
 from gateway.accounting.statement import rows
+from gateway.domain.ledger import Durability
 from tests.accounting.entries import WriteLock, entry, submitted
 
 PATIENCE_S = 30.0
