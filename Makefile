@@ -21,6 +21,7 @@ test: $(COMPILED)/.done  ## every test, in parallel; those of the hot path compi
 	cd $(COMPILED) && $(CURDIR)/$(BIN)/python -m pytest -q tests/pipeline tests/contract tests/accounting
 	cd $(COMPILED) && $(CURDIR)/$(BIN)/python -m pytest -q tests/api --http asgi
 	$(BIN)/python -m tests.bench.gate
+	cd $(COMPILED) && $(CURDIR)/$(BIN)/python -m tests.bench.gate
 
 check: $(VENV)/.dev  ## format, lint, types, import contracts, schema freshness
 	$(BIN)/ruff format --check .

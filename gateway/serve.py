@@ -84,7 +84,7 @@ def run(
             async with app.lifespan():
                 if hasattr(signal, "SIGHUP"):
                     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app.state.files.want)
-                _collect_rarely()
+                collect_rarely()
                 sys.setswitchinterval(0.0005)
                 async with anyio.create_task_group() as tasks:
                     admin = _AdminServer(_admin_config(app))
@@ -105,7 +105,7 @@ def run(
         runner.run(serve_all())
 
 
-def _collect_rarely() -> None:
+def collect_rarely() -> None:
     """Spare requests the pauses of the garbage collector.
 
     What exists by now stays. What comes later lives for one request and leaves no cycles behind (tests hold it to

@@ -30,6 +30,7 @@ from gateway.auth.keys import digest, mint
 from gateway.auth.store import KeyStore
 from gateway.config import policies, settings
 from gateway.domain.tenant import ApiKey
+from gateway.serve import collect_rarely
 from tests.bench.load import Address, request_bytes
 from tests.bench.processes import CONFIGURATION
 from tests.bench.upstream import BURST, PIECES, PLAIN
@@ -182,6 +183,7 @@ def run(measure: Callable[[Ask], Any]) -> None:
     async def within(folder: Path) -> None:
         async with gateway(folder) as ask:
             await ask.small_chats(500, connections=32)
+            collect_rarely()
             await measure(ask)
 
     with (
