@@ -11,6 +11,7 @@ nothing depends on the machine's other work, and the same requests take the same
 
 import asyncio
 import contextlib
+import gc
 import io
 import os
 import sys
@@ -192,10 +193,13 @@ def run(measure: Callable[[Ask], Any]) -> None:
         asyncio.Runner(loop_factory=_Loop) as runner,
     ):
         errors, sys.stderr = sys.stderr, cast("Any", io.TextIOWrapper(nowhere))  # The log goes there.
+        thresholds = gc.get_threshold()
         try:
             runner.run(within(Path(name)))
         finally:
             sys.stderr = errors
+            gc.set_threshold(*thresholds)
+            gc.unfreeze()
 
 
 async def _timed(ask: Ask) -> None:
