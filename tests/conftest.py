@@ -1,7 +1,6 @@
 """What every test can ask for."""
 
 import gc
-import os
 from collections.abc import AsyncIterator, Generator
 from functools import cache
 from itertools import zip_longest
@@ -46,11 +45,6 @@ def pytest_configure(config: pytest.Config) -> None:
     gateway.HTTP = config.getoption("--http")
     # Each client would read the certificates of all the world anew, for 17 ms, longer than most tests take.
     transports.create_ssl_context = cache(httpx.create_ssl_context)  # type: ignore[attr-defined]  # its own name
-
-
-def pytest_xdist_auto_num_workers() -> int:
-    """For `-n auto`: more than there are processors, for a third of what tests take is waiting."""
-    return (os.cpu_count() or 1) * 3 // 2
 
 
 @pytest.hookimpl(wrapper=True)
