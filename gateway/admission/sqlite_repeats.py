@@ -1,7 +1,6 @@
 """Requests under one `Idempotency-Key` for the gateways of one machine that share a file of limits.
 
-In front of the file stands this process's own memory, so most of what comes again costs no way there. A file that
-cannot be used takes nothing but the others' knowledge. A process that is killed while it runs a request holds its key
+A process that is killed while it runs a request holds its key
 until the time that the request had.
 """
 
@@ -9,15 +8,8 @@ import hashlib
 from collections.abc import Callable
 from typing import Final
 
-from gateway.admission.repeats import (
-    KEPT_S,
-    MOST_ANSWER_BYTES,
-    MOST_BYTES,
-    Kept,
-    MemoryRepeats,
-    Recollection,
-    Repeat,
-)
+from gateway.admission.repeats import KEPT_S, MOST_ANSWER_BYTES, MOST_BYTES, Kept, Recollection, Repeat
+from gateway.admission.shared_repeats import SharedRepeats
 from gateway.admission.sqlite_limits import SqliteLimiter
 from gateway.admission.sqlite_tally import SqliteTally
 
@@ -33,38 +25,16 @@ DELETE FROM once WHERE state <> 'running' AND id IN (
 """
 
 
-class SqliteRepeats:
+class SqliteRepeats(SharedRepeats):
     """The store of all gateways that use the same file."""
 
-    __slots__ = ("_claims", "_limits", "_memory", "_process", "_tokens")
+    __slots__ = ("_limits",)
 
     def __init__(self, limits: SqliteLimiter, *, process: str) -> None:
-        """`process` names this run of this gateway."""
+        super().__init__(process=process)
         self._limits = limits
-        self._memory = MemoryRepeats()
-        self._process = process
-        self._claims = 0
-        self._tokens: dict[tuple[str, str], str] = {}
-        """Of what runs here, by tenant and key."""
 
-    def __repr__(self) -> str:
-        return f"SqliteRepeats({len(self._tokens)} running here, {self._memory!r})"
-
-    def claim(self, request: Repeat, now: float, ttl_s: float, answer: Callable[[Recollection], None]) -> None:
-        """Ask what is known of the request; see `Repeats.claim`."""
-        known = self._memory.claim_now(request, now)
-        if known != "first":
-            answer(known)
-            return
-        self._claims += 1
-        token = self._tokens[request.tenant, request.key] = f"{self._process}:{self._claims}"
-
-        def told(found: Recollection) -> None:
-            if found != "first":
-                del self._tokens[request.tenant, request.key]
-                self._memory.conclude(request, None, now)
-            answer(found)
-
+    def _ask(self, request: Repeat, token: str, now: float, ttl_s: float, told: Callable[[Recollection], None]) -> None:
         def work(tally: SqliteTally) -> Callable[[], None]:
             found = _recall(tally, request, now)
             if found == "first":
@@ -73,12 +43,7 @@ class SqliteRepeats:
 
         self._limits.transact(work, lambda: told("first"))
 
-    def conclude(self, request: Repeat, body: bytes | None, now: float) -> None:
-        """The request has ended; see `Repeats.conclude`."""
-        self._memory.conclude(request, body, now)
-        token = self._tokens.pop((request.tenant, request.key), None)
-        if token is None:
-            return
+    def _tell(self, request: Repeat, token: str, body: bytes | None, now: float) -> None:
         is_tidying = self._claims % _TIDY_EVERY == 0
 
         def work(tally: SqliteTally) -> None:
